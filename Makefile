@@ -1,0 +1,33 @@
+# Everything installs into ./.venv and ./.local (downloads, databases, results); nothing outside this folder.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+LOCALS := packages/contracts packages/service-kit services/consumer services/generator services/sizing-api deploy/local
+UNPUBLISHED := $(foreach p,wearon-contracts wearon-service-kit wearon-consumer wearon-generator wearon-sizing wearon-local,--no-emit-package $(p))
+
+.PHONY: help setup lock lint test
+
+help: ## List what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+.venv/.installed: requirements-dev.lock $(addsuffix /pyproject.toml,$(LOCALS))
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed"; exit 1; }
+	@python3 -m venv .venv || { echo "python3 -m venv failed; on Debian: apt-get install python3-venv"; exit 1; }
+	.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-dev.lock
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation $(addprefix -e ,$(LOCALS))
+	@touch $@
+
+setup: .venv/.installed ## Install every package and service, editable, into .venv (hash-checked)
+
+COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --overrides lock-overrides.txt $(UNPUBLISHED)
+
+lock: setup ## Compile the hash-checked locks again: all tools and services, then one per deployable
+	$(COMPILE) requirements-dev.in --all-extras $(addsuffix /pyproject.toml,$(LOCALS)) -o requirements-dev.lock
+	for s in consumer generator sizing-api; do \
+	  $(COMPILE) -c requirements-dev.lock services/$$s/pyproject.toml -o services/$$s/requirements.lock || exit 1; done
+
+lint: setup ## Format check, lint, types, import borders
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy packages services
+	.venv/bin/lint-imports
