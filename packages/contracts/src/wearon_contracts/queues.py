@@ -1,0 +1,41 @@
+"""Names in Redis and Celery that more than one program uses."""
+
+from __future__ import annotations
+
+from typing import Final
+
+TASK_LIST: Final = "wearon:tasks:generation"
+"""Redis list the producer LPUSHes to; FIFO means taking from the right."""
+
+DEAD_LETTER_LIST: Final = "wearon:tasks:generation:dead"
+"""Redis list of `DeadLetter` elements, newest at the left."""
+
+INFLIGHT_PREFIX: Final = "wearon:tasks:generation:inflight:"
+"""Prefix of the per-consumer lists of elements that are taken but not yet handed to Celery."""
+
+CONSUMER_HEARTBEAT_PREFIX: Final = "wearon:consumers:"
+"""Prefix of the expiring keys by which a consumer is known to live."""
+
+CELERY_QUEUE: Final = "wearon.generation"
+"""The Celery queue, which is also the Redis list that the broker keeps it in."""
+
+PROCESS_GENERATION_TASK: Final = "wearon.process_generation"
+"""Celery task; one positional argument: a `GenerationTask` as a JSON object."""
+
+REJECT_GENERATION_TASK: Final = "wearon.reject_generation"
+"""Celery task; one positional argument: a `RejectedTask` as a JSON object."""
+
+UNACKED_HASH: Final = "wearon:celery:unacked"
+UNACKED_INDEX: Final = "wearon:celery:unacked_index"
+UNACKED_MUTEX: Final = "wearon:celery:unacked_mutex"
+"""Where the Redis broker keeps what workers have taken but not acknowledged."""
+
+
+def inflight_list(consumer_id: str) -> str:
+    """Name of the list in which the consumer `consumer_id` keeps what it has taken."""
+    return INFLIGHT_PREFIX + consumer_id
+
+
+def consumer_heartbeat(consumer_id: str) -> str:
+    """Name of the expiring key that shows the consumer `consumer_id` to be alive."""
+    return CONSUMER_HEARTBEAT_PREFIX + consumer_id
