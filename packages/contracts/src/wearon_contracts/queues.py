@@ -19,6 +19,9 @@ CONSUMER_HEARTBEAT_PREFIX: Final = "wearon:consumers:"
 CELERY_QUEUE: Final = "wearon.generation"
 """The Celery queue, which is also the Redis list that the broker keeps it in."""
 
+CELERY_FIRST_QUEUE: Final = "wearon.generation.first"
+"""Jobs that have waited once already (retried, recovered, given back); workers empty it before `CELERY_QUEUE`."""
+
 PROCESS_GENERATION_TASK: Final = "wearon.process_generation"
 """Celery task; one positional argument: a `GenerationTask` as a JSON object."""
 
