@@ -19,8 +19,9 @@ CONSUMER_HEARTBEAT_PREFIX: Final = "wearon:consumers:"
 CELERY_QUEUE: Final = "wearon.generation"
 """The Celery queue, which is also the Redis list that the broker keeps it in."""
 
-CELERY_FIRST_QUEUE: Final = "wearon.generation.first"
-"""Jobs that have waited once already (retried, recovered, given back); workers empty it before `CELERY_QUEUE`."""
+CELERY_AGAIN_QUEUE: Final = "wearon.again"
+"""Jobs that have waited once already: retried, recovered, given back. Workers take queues in the order of
+their names, so this one is emptied before `CELERY_QUEUE`."""
 
 PROCESS_GENERATION_TASK: Final = "wearon.process_generation"
 """Celery task; one positional argument: a `GenerationTask` as a JSON object."""

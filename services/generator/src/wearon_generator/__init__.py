@@ -1,1 +1,1 @@
-"""PLACEHOLDER"""
+"""Celery worker that turns a queued try-on into a finished picture."""
