@@ -1,1 +1,1 @@
-"""PLACEHOLDER"""
+"""What every WearOn service needs once: settings, logs, health and metrics, Redis, safe image download."""

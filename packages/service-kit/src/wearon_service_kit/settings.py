@@ -1,0 +1,190 @@
+"""Settings from the environment, read once where a process starts.
+
+Each service derives a class from `ServiceSettings`; a field `redis_url` is the variable REDIS_URL. A `.env`
+file in the working directory is read too, real variables win over it. Blank counts as not set.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+
+from wearon_service_kit.origins import parse_base_url, parse_origin
+
+_NOT_A_REDIS_URL = "must look like redis://host:port/0 or rediss://:password@host:port/0"
+
+
+def _check_redis_url(url: SecretStr) -> SecretStr:
+    """What redis-py would silently ignore (a database that is no number) is refused as well."""
+    try:
+        parts = urlsplit(url.get_secret_value())
+        acceptable = (
+            parts.scheme in ("redis", "rediss")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and (parts.path in ("", "/") or parts.path[1:].isdecimal())
+        )
+    except ValueError:
+        acceptable = False
+    if not acceptable:
+        raise ValueError(_NOT_A_REDIS_URL)
+    return url
+
+
+def _split_commas(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(item.strip() for item in value.split(",") if item.strip())
+    return value
+
+
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
+RedisUrl = Annotated[
+    SecretStr, AfterValidator(_check_redis_url), Field(examples=["redis://localhost:6379/0"])
+]
+"""A redis:// or rediss:// URL; secret, since it may hold a password."""
+
+HttpOrigin = Annotated[str, AfterValidator(parse_origin), Field(examples=["https://example.com"])]
+"""`scheme://host[:port]` in its canonical spelling, without a slash at the end."""
+
+HttpUrl = Annotated[str, AfterValidator(parse_base_url), Field(examples=["https://example.com/v1"])]
+"""An http(s) URL that paths are appended to, without a slash at the end."""
+
+OriginList = Annotated[tuple[HttpOrigin, ...], NoDecode, BeforeValidator(_split_commas)]
+"""Comma-separated origins."""
+
+SecretList = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_commas)]
+"""Comma-separated secrets."""
+
+
+class ServiceSettings(BaseSettings):
+    """What every service can be told. Subclasses add their own fields, each with a description."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"],
+        BeforeValidator(_upper),
+        Field(description="Least severe lines to log: DEBUG, INFO, WARNING or ERROR."),
+    ] = "INFO"
+    log_format: Annotated[
+        Literal["json", "console"], Field(description="json for machines, console for people.")
+    ] = "json"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _strip(cls, values: Any) -> Any:
+        """Spaces and newlines around a value (secrets mounted from files end in one) are not part of it."""
+        if not isinstance(values, dict):
+            return values
+        stripped = {
+            name: value.strip() if isinstance(value, str) else value for name, value in values.items()
+        }
+        return {name: value for name, value in stripped.items() if value != ""}
+
+
+Settings = TypeVar("Settings", bound=ServiceSettings)
+
+
+def load_settings(cls: type[Settings]) -> Settings:
+    """Read `cls` from the environment and `.env`.
+
+    When anything is missing or malformed, prints one line to stderr that names every offending variable, what
+    is wrong with it and what to set (never a value that was given), and raises SystemExit(2).
+    """
+    try:
+        return cls()
+    except ValidationError as error:
+        problems = [_problem(cls, detail) for detail in error.errors(include_input=False, include_url=False)]
+    except SettingsError as error:
+        problems = [str(error)]
+    except (OSError, UnicodeDecodeError) as error:
+        problems = [f"the file .env cannot be read ({type(error).__name__})"]
+    one_line = "; ".join(dict.fromkeys(" ".join(problem.split()) for problem in problems))
+    print(f"Configuration error: {one_line}", file=sys.stderr)  # noqa: T201
+    raise SystemExit(2)
+
+
+def _problem(cls: type[ServiceSettings], detail: ErrorDetails) -> str:
+    reason = str(detail.get("ctx", {}).get("error", detail["msg"]))
+    if not detail["loc"]:  # a check across fields names its variables itself
+        return reason
+    name = str(detail["loc"][0])
+    field = cls.model_fields.get(name)
+    example = f", for example {field.examples[0]}" if field and field.examples else ""
+    if detail["type"] == "missing":
+        purpose = f" ({field.description.rstrip('.')})" if field and field.description else ""
+        return f"{name.upper()} is not set{example}{purpose}"
+    if detail["type"] != "value_error":
+        reason = "is wrong: " + reason[:1].lower() + reason[1:]
+    entry = (
+        f" (entry {detail['loc'][1] + 1})"
+        if len(detail["loc"]) > 1 and isinstance(detail["loc"][1], int)
+        else ""
+    )
+    return f"{name.upper()}{entry} {reason}"
+
+
+def env_example(services: Mapping[str, type[ServiceSettings]]) -> str:
+    """The text of `.env.example`: every variable of every service once, what it is for, who reads it.
+
+    Required ones stand uncommented with an example where there is one; the others as comments with their
+    default.
+    `services` maps the name to show to the settings class.
+    """
+    users: dict[str, dict[str, FieldInfo]] = {}
+    for service, cls in services.items():
+        for name, field in cls.model_fields.items():
+            users.setdefault(name.upper(), {})[service] = field
+    required_first = sorted(users.items(), key=lambda item: not _required_by(item[1]))
+    blocks = [_example_block(variable, fields, len(services)) for variable, fields in required_first]
+    head = "# Copy to .env and fill in. Generated from the services' settings: edit those, not this file.\n"
+    return "\n".join([head, *blocks])
+
+
+def _required_by(fields: Mapping[str, FieldInfo]) -> list[str]:
+    return [service for service, field in fields.items() if field.is_required()]
+
+
+def _example_block(variable: str, fields: Mapping[str, FieldInfo], service_count: int) -> str:
+    first = next(iter(fields.values()))
+    lines = [f"# {first.description}"] if first.description else []
+    lines.append(f"# Read by: {', '.join(fields) if len(fields) < service_count else 'every service'}.")
+    required = _required_by(fields)
+    if required:
+        if len(required) < len(fields):
+            lines.append(f"# Required by: {', '.join(required)}.")
+        example = next((str(field.examples[0]) for field in fields.values() if field.examples), "")
+        lines.append(f"{variable}={example}")
+        return "\n".join([*lines, ""])
+    defaults = {service: _render_default(field.default) for service, field in fields.items()}
+    if len(set(defaults.values())) > 1:
+        lines.append(
+            "# Default: " + ", ".join(f"{value} ({service})" for service, value in defaults.items()) + "."
+        )
+    lines.append(f"# {variable}={next(iter(defaults.values()))}")
+    return "\n".join([*lines, ""])
+
+
+def _render_default(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, tuple):
+        return ",".join(str(item) for item in value)
+    return str(value)
