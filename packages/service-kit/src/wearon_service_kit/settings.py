@@ -98,6 +98,15 @@ class ServiceSettings(BaseSettings):
         }
         return {name: value for name, value in stripped.items() if value != ""}
 
+    def secret_values(self) -> tuple[str, ...]:
+        """Every secret among the settings, for `configure_logging` to hide; of a URL, only its password."""
+        found: list[str] = []
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            items = value if isinstance(value, tuple) else (value,)
+            found += [item.get_secret_value() for item in items if isinstance(item, SecretStr)]
+        return tuple(urlsplit(text).password or "" if "://" in text else text for text in found)
+
 
 Settings = TypeVar("Settings", bound=ServiceSettings)
 
