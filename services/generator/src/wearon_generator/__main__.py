@@ -1,0 +1,121 @@
+"""`python -m wearon_generator`: one Celery worker process."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any, Final
+
+import structlog
+from celery import signals
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+
+from wearon_generator.runtime import Runtime
+from wearon_generator.settings import GeneratorSettings
+from wearon_service_kit.health import CheckResult, HealthServer
+from wearon_service_kit.logs import configure_logging
+from wearon_service_kit.settings import load_settings
+
+log = structlog.get_logger()
+
+_LOOK_AGAIN_SECONDS: Final = 5.0
+_M_ARENA_MAX: Final = -8
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m wearon_generator",
+        description="Takes try-on jobs from Celery's queue and turns each into a finished picture. "
+        "Configured by environment variables and a .env file; .env.example lists them.",
+    )
+    parser.parse_args(arguments)
+    settings = load_settings(GeneratorSettings)
+    configure_logging("generator", settings.log_level, settings.log_format, secrets=settings.secret_values())
+    _limit_malloc_arenas()
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    runtime = Runtime(settings, registry)
+    worker_ready = threading.Event()
+    checks = {
+        "worker": lambda: CheckResult(worker_ready.is_set(), "" if worker_ready.is_set() else "not started"),
+        "redis": runtime.check_redis,
+        "database": runtime.check_database,
+        "storage": runtime.check_storage,
+        "provider_quota": runtime.check_quota,
+    }
+    with HealthServer(settings.health_port, checks, registry) as health:
+        log.info("generator_started", replica=runtime.replica, health_port=health.port)
+        if not _wait_until_ready(runtime):
+            return 0
+        runtime.start()
+        exit_code = _run_worker(runtime, worker_ready)
+        runtime.stop()
+        log.info("generator_stopped", replica=runtime.replica)
+    return exit_code
+
+
+def _limit_malloc_arenas() -> None:
+    """Keep glibc from giving each of the many threads a heap of its own, which they hardly use."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 2)
+
+
+def _wait_until_ready(runtime: Runtime) -> bool:
+    """Take no job before the database and the bucket are there; False if asked to stop meanwhile."""
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    said = None
+    try:
+        while not stop.is_set():
+            reason = runtime.why_not_ready()
+            if reason is None:
+                return True
+            if reason != said:
+                log.error("generator_not_ready", reason=reason)
+                said = reason
+            stop.wait(_LOOK_AGAIN_SECONDS)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return False
+
+
+def _run_worker(runtime: Runtime, worker_ready: threading.Event) -> int:
+    def on_ready(**_: Any) -> None:
+        worker_ready.set()
+        log.info("worker_ready", replica=runtime.replica)
+
+    def on_shutting_down(**_: Any) -> None:
+        worker_ready.clear()
+        log.info("worker_stopping", replica=runtime.replica)
+        runtime.begin_stopping()
+
+    def keep_our_logging(**_: Any) -> None:
+        """A receiver of this signal is what stops Celery from setting up logging of its own."""
+
+    signals.worker_ready.connect(on_ready, weak=False)
+    signals.worker_shutting_down.connect(on_shutting_down, weak=False)
+    signals.setup_logging.connect(keep_our_logging, weak=False)
+    worker = runtime.celery.Worker(
+        hostname=f"generator@{runtime.replica}",
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
+    worker.start()
+    return int(worker.exitcode or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""The Celery application: how tasks reach this process and how they are published again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from kombu.entity import Exchange, Queue
+
+from wearon_contracts.queues import (
+    CELERY_AGAIN_QUEUE,
+    CELERY_QUEUE,
+    PROCESS_GENERATION_TASK,
+    UNACKED_HASH,
+    UNACKED_INDEX,
+    UNACKED_MUTEX,
+)
+from wearon_generator.jobs import VISIBILITY_TIMEOUT
+
+
+def create_celery_app(redis_url: str, concurrency: int) -> Celery:
+    """Configure Celery; nothing is connected yet."""
+    app = Celery("wearon_generator", broker=redis_url, set_as_current=False)
+    app.conf.update(
+        task_queues=[_queue(name) for name in (CELERY_AGAIN_QUEUE, CELERY_QUEUE)],
+        task_default_queue=CELERY_QUEUE,
+        task_default_exchange=CELERY_QUEUE,
+        task_default_routing_key=CELERY_QUEUE,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        result_backend=None,
+        task_serializer="json",
+        accept_content=["json"],
+        worker_pool="threads",
+        worker_concurrency=concurrency,
+        worker_prefetch_multiplier=1,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "visibility_timeout": VISIBILITY_TIMEOUT,
+            "unacked_key": UNACKED_HASH,
+            "unacked_index_key": UNACKED_INDEX,
+            "unacked_mutex_key": UNACKED_MUTEX,
+            "queue_order_strategy": "sorted",
+            "socket_keepalive": True,
+            "socket_connect_timeout": 5,
+            "health_check_interval": 15,
+            "client_name": "wearon-generator-broker",
+        },
+    )
+    return app
+
+
+def _queue(name: str) -> Queue:
+    return Queue(name, Exchange(name), routing_key=name)  # type: ignore[no-untyped-call]
+
+
+def publish_again(app: Celery, task: dict[str, Any]) -> None:
+    """Put a task that the ledger kept back on the queue, ahead of new ones.
+
+    Raises kombu's OperationalError while Redis is away.
+    """
+    app.send_task(
+        PROCESS_GENERATION_TASK,
+        args=[task],
+        task_id=task["task_id"],
+        queue=CELERY_AGAIN_QUEUE,
+        retry=False,
+        ignore_result=True,
+    )

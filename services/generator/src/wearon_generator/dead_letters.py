@@ -1,0 +1,36 @@
+"""Tasks that belong to no session of theirs: kept for a person, as the consumer keeps invalid ones."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from redis.asyncio import Redis
+
+from wearon_contracts.queues import DEAD_LETTER_LIST
+from wearon_contracts.tasks import DeadLetter, DeadLetterReason, RejectedTask
+
+
+class DeadLetters:
+    """The generator's side of `DEAD_LETTER_LIST`."""
+
+    def __init__(self, redis: Redis, replica: str) -> None:
+        self._redis = redis
+        self._replica = replica
+
+    async def add(
+        self, message: dict[str, Any], reason: DeadLetterReason, detail: str, session: RejectedTask | None
+    ) -> None:
+        """Set the task `message` of `session` aside; raises `RedisError` if that did not work."""
+        letter = DeadLetter(
+            reason=reason,
+            detail=detail,
+            raw=json.dumps(message, ensure_ascii=False),
+            set_aside_at=datetime.now(UTC),
+            set_aside_by=self._replica,
+            channel=session.channel if session else None,
+            session_id=session.session_id if session else None,
+            request_id=session.request_id if session else None,
+        )
+        await self._redis.lpush(DEAD_LETTER_LIST, letter.model_dump_json())

@@ -1,0 +1,86 @@
+"""Gets the pictures of a task: downloaded safely, upright, at most 1024 pixels on the longer side."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Final
+
+import structlog
+from wearon_service_kit.images.decode import prepare_jpeg
+from wearon_service_kit.images.fetch import FetchedImage, ImageFetcher, ImageRefused, ImageUnreachable
+
+from wearon_contracts.errors import ErrorCode, sentence
+from wearon_generator.metrics import Metrics
+from wearon_generator.prompts import image_label
+
+log = structlog.get_logger()
+
+MAX_SIDE: Final = 1024
+DOWNLOADS_AT_ONCE: Final = 16
+FOREIGN_HOST_PATIENCE: Final = 60.0
+"""Seconds for which a host that is not ours is tried again before the job fails."""
+_FIRST_PAUSE: Final = 0.5
+_LONGEST_PAUSE: Final = 8.0
+
+
+class ImageError(Exception):
+    """An input image cannot be used; `sentence` says which one and why."""
+
+    def __init__(self, code: ErrorCode, index: int, detail: str) -> None:
+        super().__init__(f"{code.value} (image {index}): {detail}")
+        self.code = code
+        self.detail = detail
+        self.sentence = sentence(code, image_label(index))
+
+
+class ImageProcessor:
+    """Downloads and resizes for all jobs of the process, within its limits."""
+
+    def __init__(self, fetcher: ImageFetcher, decoders: Executor, metrics: Metrics) -> None:
+        self._fetcher = fetcher
+        self._decoders = decoders
+        self._metrics = metrics
+        self._downloads = asyncio.Semaphore(DOWNLOADS_AT_ONCE)
+
+    async def download_and_resize(self, urls: list[str]) -> list[bytes]:
+        """JPEG bytes of all `urls`, in their order; raises `ImageError` for the first that fails.
+
+        An unreachable trusted origin (our own Storage) is tried for as long as the caller lets it.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._prepare(index, url)) for index, url in enumerate(urls)]
+        except BaseExceptionGroup as errors:
+            first = errors.exceptions[0]
+            if isinstance(first, ImageError):
+                self._metrics.image_errors.labels(code=first.code.value).inc()
+            raise first from None
+        return [task.result() for task in tasks]
+
+    async def _prepare(self, index: int, url: str) -> bytes:
+        give_up_at = time.monotonic() + FOREIGN_HOST_PATIENCE
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                async with self._downloads:
+                    fetched = await self._fetcher.fetch(url)
+                    return await self._resize(fetched)
+            except ImageRefused as error:
+                raise ImageError(error.code, index, error.detail) from error
+            except ImageUnreachable as error:
+                wait = max(pause * random.uniform(0.5, 1.5), error.retry_after or 0.0)  # noqa: S311
+                if not error.trusted_origin and time.monotonic() + wait > give_up_at:
+                    raise ImageError(error.code, index, error.detail) from error
+                log.warning(
+                    "image_unreachable", image=index, code=error.code.value, retry_in_seconds=round(wait, 2)
+                )
+            await asyncio.sleep(wait)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _resize(self, fetched: FetchedImage) -> bytes:
+        resize: Callable[[], bytes] = lambda: prepare_jpeg(fetched.data, max_side=MAX_SIDE).jpeg  # noqa: E731
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, resize)

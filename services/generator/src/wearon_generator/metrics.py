@@ -1,0 +1,104 @@
+"""Every metric of the generator, in one place."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_STEP_BUCKETS = (
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    5,
+    10,
+    20,
+    30,
+    45,
+    60,
+    90,
+    120,
+    180,
+    300,
+    600,
+    1800,
+)
+
+
+class Metrics:
+    """Counters, gauges and histograms of one generator process; times are in seconds."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.jobs = Counter(
+            "wearon_generator_jobs",
+            "Deliveries of a task, by how this process was done with them.",
+            ["channel", "outcome"],
+            registry=registry,
+        )
+        self.failures = Counter(
+            "wearon_generator_failures", "Sessions failed, by error code.", ["code"], registry=registry
+        )
+        self.refunds = Counter(
+            "wearon_generator_refunds",
+            "Failed sessions by what became of the credit.",
+            ["state"],
+            registry=registry,
+        )
+        self.flagged = Counter(
+            "wearon_generator_flagged", "Sessions flagged for a person to look at.", registry=registry
+        )
+        self.waiting = Gauge(
+            "wearon_generator_jobs_waiting", "Jobs held, waiting for their slot.", registry=registry
+        )
+        self.working = Gauge("wearon_generator_jobs_working", "Jobs claimed and in work.", registry=registry)
+        self.steps = Histogram(
+            "wearon_generator_step_seconds",
+            "Time of one step of a job.",
+            ["step"],
+            buckets=_STEP_BUCKETS,
+            registry=registry,
+        )
+        self.provider_calls = Counter(
+            "wearon_generator_provider_calls",
+            "Calls of the image model, by outcome.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.provider_seconds = Histogram(
+            "wearon_generator_provider_seconds",
+            "Time of one call of the image model.",
+            buckets=_STEP_BUCKETS,
+            registry=registry,
+        )
+        self.cost_usd = Counter(
+            "wearon_generator_cost_usd", "Estimated cost of the provider's answers.", registry=registry
+        )
+        self.image_errors = Counter(
+            "wearon_generator_image_errors",
+            "Input images refused or not reached, by error code.",
+            ["code"],
+            registry=registry,
+        )
+        self.leases_lost = Counter(
+            "wearon_generator_leases_lost", "Sessions another replica took over.", registry=registry
+        )
+        self.recovered = Counter(
+            "wearon_generator_recovered", "Jobs of dead holders put back on the queue.", registry=registry
+        )
+        self.reaped = Counter(
+            "wearon_generator_reaped",
+            "Sessions failed because nothing would ever run them.",
+            registry=registry,
+        )
+        self.supabase_away = Counter(
+            "wearon_generator_supabase_away", "Calls of Supabase that failed.", registry=registry
+        )
+        self.quota_pause = Gauge(
+            "wearon_generator_quota_pause",
+            "1 while no jobs are started because the provider's quota is exhausted.",
+            registry=registry,
+        )

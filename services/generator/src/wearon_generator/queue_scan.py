@@ -1,0 +1,94 @@
+"""What waits in Redis, wherever it is: the producer's list, the consumers, the broker, the workers."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any, Final
+
+from redis.asyncio import Redis
+
+from wearon_contracts.queues import (
+    CELERY_AGAIN_QUEUE,
+    CELERY_QUEUE,
+    INFLIGHT_PREFIX,
+    TASK_LIST,
+    UNACKED_HASH,
+)
+
+_CHUNK: Final = 500
+
+
+def task_in(element: bytes | str) -> dict[str, Any]:
+    """The task inside a list element (JSON) or a Celery message (base64 inside JSON); empty if unreadable."""
+    try:
+        message = json.loads(element)
+        if isinstance(message, list):  # an entry of the unacked hash: [message, exchange, routing key]
+            message = message[0]
+        if isinstance(message.get("body"), str):
+            message = json.loads(base64.b64decode(message["body"]))[0][0]
+        return message if isinstance(message, dict) else {}
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
+        return {}
+
+
+def created_at(task: dict[str, Any]) -> datetime | None:
+    """When the task was made; None if it does not say so readably."""
+    try:
+        moment = datetime.fromisoformat(task["created_at"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return moment if moment.tzinfo is not None else None
+
+
+class QueueScan:
+    """Reads the lists and the hash without taking anything."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def oldest(self) -> datetime | None:
+        """When the oldest task that waits anywhere was made; None if none waits.
+
+        Lists are first in, first out, so the element at the right end of each is looked at, and the whole
+        hash of what workers have taken, which is no longer than they have jobs in flight.
+        """
+        moments = []
+        for name in await self._lists():
+            element = await self._redis.lindex(name, -1)
+            if element is not None:
+                moments.append(created_at(task_in(element)))
+        async for _, element in self._redis.hscan_iter(UNACKED_HASH, count=_CHUNK):
+            moments.append(created_at(task_in(element)))
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    async def sessions_among(self, wanted: set[str]) -> set[str]:
+        """Which of the session ids `wanted` have a task somewhere in Redis.
+
+        A task moves from the producer's list to the consumer's, the broker's, the workers': read in that
+        order, one that moves meanwhile is met at least once.
+        """
+        found: set[str] = set()
+        for name in await self._lists():
+            async for element in self._elements(name):
+                found |= wanted & {str(task_in(element).get("session_id", "")).lower()}
+        async for _, element in self._redis.hscan_iter(UNACKED_HASH, count=_CHUNK):
+            found |= wanted & {str(task_in(element).get("session_id", "")).lower()}
+        return found
+
+    async def _lists(self) -> list[str]:
+        inflight = [
+            name.decode() async for name in self._redis.scan_iter(f"{INFLIGHT_PREFIX}*", count=_CHUNK)
+        ]
+        return [TASK_LIST, *inflight, CELERY_QUEUE, CELERY_AGAIN_QUEUE]
+
+    async def _elements(self, name: str) -> AsyncIterator[bytes | str]:
+        # From the left, where elements are added: what is added meanwhile shifts the rest to the right, so
+        # an element may be met twice, but none is passed over.
+        start = 0
+        while chunk := await self._redis.lrange(name, start, start + _CHUNK - 1):
+            for element in chunk:
+                yield element
+            start += len(chunk)

@@ -1,0 +1,52 @@
+"""The generator's settings, all from the environment."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+
+from wearon_service_kit.settings import HttpOrigin, HttpUrl, OriginList, RedisUrl, ServiceSettings
+
+
+class GeneratorSettings(ServiceSettings):
+    """Environment of `python -m wearon_generator`."""
+
+    redis_url: Annotated[RedisUrl, Field(description="Redis that the consumer and all generators share.")]
+    supabase_url: Annotated[HttpOrigin, Field(description="Supabase project, as the generator reaches it.")]
+    supabase_public_url: Annotated[
+        HttpOrigin | None,
+        Field(description="The same Supabase as browsers and the producer see it, if that differs."),
+    ] = None
+    supabase_service_role_key: Annotated[
+        SecretStr, Field(min_length=1, description="Service-role key: full access to database and storage.")
+    ]
+    openai_api_key: Annotated[SecretStr, Field(min_length=1, description="Key for the image model.")]
+    openai_base_url: Annotated[
+        HttpUrl | None, Field(description="Another server that speaks OpenAI's API; with its /v1.")
+    ] = None
+    openai_model: Annotated[str, Field(min_length=1, description="Image model.")] = "gpt-image-1.5"
+    openai_max_retries: Annotated[
+        int, Field(ge=1, le=10, description="Calls per try-on on errors of the provider, the first included.")
+    ] = 3
+    openai_timeout_seconds: Annotated[
+        float, Field(gt=0, le=600, description="Longest wait for one call.")
+    ] = 180
+    storage_bucket: Annotated[str, Field(min_length=1, description="Bucket for results.")] = "images"
+    signed_url_ttl_seconds: Annotated[
+        int, Field(ge=60, description="How long the link to a result works.")
+    ] = 21600
+    generations_per_minute: Annotated[
+        int, Field(ge=1, le=60000, description="Limit over all replicas together.")
+    ] = 300
+    generator_concurrency: Annotated[
+        int, Field(ge=1, le=1024, description="Jobs in flight in one replica.")
+    ] = 128
+    stuck_after_seconds: Annotated[
+        int, Field(ge=1, description="When a session that nothing will ever run counts as stuck.")
+    ] = 300
+    image_fetch_trusted_origins: Annotated[
+        OriginList,
+        Field(description="Comma-separated scheme://host:port that may be fetched although private."),
+    ] = ()
+    health_port: Annotated[int, Field(ge=0, le=65535, description="/live, /ready, /metrics.")] = 8002

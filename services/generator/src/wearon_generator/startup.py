@@ -1,0 +1,146 @@
+"""Looks after sessions whose worker died or whose task was lost, at start and ever after.
+
+Safe with any number of replicas: what a live replica holds, and what waits in any queue, is never touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import structlog
+from redis.exceptions import RedisError
+
+from wearon_contracts.errors import ErrorCode, sentence
+from wearon_generator.ledger import LEASE_SECONDS, Ledger
+from wearon_generator.metrics import Metrics
+from wearon_generator.queue_scan import QueueScan
+from wearon_generator.supabase_client import SupabaseAway, ask
+
+log = structlog.get_logger()
+
+SWEEP_SECONDS: Final = 10.0
+RECOVERY_GRACE: Final = 60
+"""Seconds a recovered job has to be picked up before it is recovered again."""
+BATCH: Final = 100
+
+Publish = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """How many jobs went back to the queue, and how many sessions were failed."""
+
+    recovered: int
+    reaped: int
+
+
+async def recover_jobs(ledger: Ledger, publish: Publish, metrics: Metrics) -> int:
+    """Put jobs whose leases ran out back on the queue; each lease is extended before its job is published."""
+    rows = await ask(lambda: ledger.recover(BATCH, RECOVERY_GRACE))
+    for row in rows:
+        task = row["task"]
+        await asyncio.to_thread(publish, task)
+        metrics.recovered.inc()
+        log.warning(
+            "job_recovered",
+            request_id=task.get("request_id"),
+            session_id=row["session_id"],
+            channel=row["channel"],
+            attempts_so_far=row["attempt"],
+        )
+    return len(rows)
+
+
+async def reap_orphans(ledger: Ledger, queues: QueueScan, stuck_after: int, metrics: Metrics) -> int:
+    """Fail and refund sessions that nothing in Redis and nobody in the ledger will ever run."""
+    oldest = await queues.oldest()
+    before = min(oldest or datetime.now(UTC), datetime.now(UTC))
+    candidates = await ask(lambda: ledger.orphans(before, stuck_after, BATCH))
+    if not candidates:
+        return 0
+    # Twice, so that a task which a consumer's recovery moves back during the first look is met in the second.
+    for _ in range(2):
+        waiting = await queues.sessions_among({str(session.session_id) for session in candidates})
+        candidates = [session for session in candidates if str(session.session_id) not in waiting]
+    if not candidates:
+        return 0
+    code = ErrorCode.STUCK
+    results = await ask(lambda: ledger.reap(candidates, stuck_after, code, sentence(code)))
+    reaped = [row for row in results if row["verdict"] == "failed"]
+    for row in reaped:
+        refund = (row.get("refund") or {}).get("state") or "none"
+        metrics.reaped.inc()
+        metrics.failures.labels(code=code.value).inc()
+        metrics.refunds.labels(state=refund).inc()
+        if row.get("flagged"):
+            metrics.flagged.inc()
+        log.warning(
+            "session_reaped",
+            session_id=row["session_id"],
+            channel=row["channel"],
+            code=code.value,
+            refund=refund,
+        )
+    return len(reaped)
+
+
+async def cleanup_stuck_sessions(
+    ledger: Ledger, queues: QueueScan, publish: Publish, stuck_after: int, metrics: Metrics
+) -> Swept:
+    """One sweep: recover what a dead worker held, then reap what was lost.
+
+    Raises `SupabaseAway` or `RedisError`; the next sweep goes on where this one stopped.
+    """
+    recovered = await recover_jobs(ledger, publish, metrics)
+    reaped = await reap_orphans(ledger, queues, stuck_after, metrics)
+    return Swept(recovered, reaped)
+
+
+class Sweeper:
+    """Sweeps every `SWEEP_SECONDS`."""
+
+    def __init__(self, sweep: Callable[[], Any]) -> None:
+        """`sweep`: makes the coroutine of one sweep."""
+        self._sweep = sweep
+        self._resume_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Sweep now, and then periodically."""
+        self._task = asyncio.create_task(self._run(), name="sweeper")
+
+    async def stop(self) -> None:
+        """Sweep no more."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    def supabase_was_away(self) -> None:
+        """While Supabase was away nobody could renew: leave everybody one lease period to do so."""
+        self._resume_at = time.monotonic() + LEASE_SECONDS
+
+    async def _run(self) -> None:
+        while True:
+            if time.monotonic() >= self._resume_at:
+                await self._once()
+            # Replicas that start together should not sweep together.
+            await asyncio.sleep(SWEEP_SECONDS * random.uniform(0.9, 1.1))  # noqa: S311
+
+    async def _once(self) -> None:
+        try:
+            await self._sweep()
+        except SupabaseAway as error:
+            self.supabase_was_away()
+            log.warning("sweep_failed", reason=str(error))
+        except (RedisError, OSError) as error:
+            log.warning("sweep_failed", reason=type(error).__name__)
+        except Exception:
+            log.exception("sweep_crashed")

@@ -1,0 +1,62 @@
+"""The Celery tasks: thin doors to the jobs, which run on the process's event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import structlog
+from celery import Celery, Task
+from celery.exceptions import Reject, Retry
+from pydantic import ValidationError
+
+from wearon_contracts.queues import CELERY_AGAIN_QUEUE, PROCESS_GENERATION_TASK, REJECT_GENERATION_TASK
+from wearon_contracts.tasks import GenerationTask, RejectedTask
+from wearon_generator.jobs import Again, Ending, JobRunner
+
+log = structlog.get_logger()
+
+CRASH_PAUSE: Final = 10
+
+RunOnLoop = Callable[[Coroutine[Any, Any, Ending]], Ending]
+
+
+def register_tasks(app: Celery, runner: JobRunner, run_on_loop: RunOnLoop) -> None:
+    """Give `app` its two tasks."""
+
+    @app.task(name=PROCESS_GENERATION_TASK, bind=True, max_retries=None)  # type: ignore[untyped-decorator]
+    def process_generation(self: Task, payload: dict[str, Any]) -> None:
+        """Make the picture of one `GenerationTask`."""
+        again = (self.request.delivery_info or {}).get("routing_key") == CELERY_AGAIN_QUEUE
+        try:
+            task = GenerationTask.model_validate(payload)
+        except ValidationError as error:
+            # Only a program other than our consumer publishes such a thing.
+            fields = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
+            _finish(self, run_on_loop, runner.refuse(payload, fields))
+            return
+        _finish(self, run_on_loop, runner.process(task, again=again))
+
+    @app.task(name=REJECT_GENERATION_TASK, bind=True, max_retries=None)  # type: ignore[untyped-decorator]
+    def reject_generation(self: Task, payload: dict[str, Any]) -> None:
+        """Fail and refund the session of an element that the consumer set aside."""
+        _finish(self, run_on_loop, runner.reject(RejectedTask.model_validate(payload)))
+
+
+def _finish(celery_task: Task, run_on_loop: RunOnLoop, job: Coroutine[Any, Any, Ending]) -> None:
+    """Run `job`; acknowledge its message only when it is settled or published again."""
+    try:
+        ending = run_on_loop(job)
+    except Exception:
+        log.exception("delivery_crashed")
+        ending = Again("crashed", CRASH_PAUSE)
+    if not isinstance(ending, Again):
+        return
+    try:
+        celery_task.retry(countdown=ending.after_seconds, queue=CELERY_AGAIN_QUEUE)
+    except Retry:
+        raise
+    except Exception as error:
+        # Redis is away (Celery would drop the message then): it stays unacknowledged, and comes back.
+        log.warning("not_published_again", reason=type(error).__name__)
+        raise Reject(reason="not published again", requeue=True) from error
