@@ -109,6 +109,7 @@ def _run_worker(runtime: Runtime, worker_ready: threading.Event) -> int:
     signals.setup_logging.connect(keep_our_logging, weak=False)
     worker = runtime.celery.Worker(
         hostname=f"generator@{runtime.replica}",
+        quiet=True,
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery import Celery
+from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 
 from wearon_contracts.queues import (
@@ -15,11 +16,22 @@ from wearon_contracts.queues import (
     UNACKED_INDEX,
     UNACKED_MUTEX,
 )
-from wearon_generator.jobs import VISIBILITY_TIMEOUT
 
 
-def create_celery_app(redis_url: str, concurrency: int) -> Celery:
-    """Configure Celery; nothing is connected yet."""
+class SteadyConnection(Connection):
+    """Tries a lost broker every two seconds; kombu's default waits ever longer, up to 30 s."""
+
+    def _ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
+        return super()._ensure_connection(  # type: ignore[no-untyped-call]
+            *args, **{"interval_start": 0.5, "interval_step": 0.5, "interval_max": 2, **kwargs}
+        )
+
+
+def create_celery_app(redis_url: str, *, concurrency: int, visibility_timeout: int) -> Celery:
+    """Configure Celery; nothing is connected yet.
+
+    `visibility_timeout`: seconds after which the broker hands out an unacknowledged message again.
+    """
     app = Celery("wearon_generator", broker=redis_url, set_as_current=False)
     app.conf.update(
         task_queues=[_queue(name) for name in (CELERY_AGAIN_QUEUE, CELERY_QUEUE)],
@@ -44,7 +56,7 @@ def create_celery_app(redis_url: str, concurrency: int) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
-            "visibility_timeout": VISIBILITY_TIMEOUT,
+            "visibility_timeout": visibility_timeout,
             "unacked_key": UNACKED_HASH,
             "unacked_index_key": UNACKED_INDEX,
             "unacked_mutex_key": UNACKED_MUTEX,
@@ -55,6 +67,7 @@ def create_celery_app(redis_url: str, concurrency: int) -> Celery:
             "client_name": "wearon-generator-broker",
         },
     )
+    app.amqp.Connection = SteadyConnection
     return app
 
 

@@ -21,7 +21,7 @@ from wearon_generator.breaker import QuotaBreaker
 from wearon_generator.celery_app import create_celery_app, publish_again
 from wearon_generator.dead_letters import DeadLetters
 from wearon_generator.image_processor import ImageProcessor
-from wearon_generator.jobs import JobRunner, Provider, Stopping
+from wearon_generator.jobs import VISIBILITY_TIMEOUT, JobRunner, Provider, Stopping
 from wearon_generator.leases import LeaseKeeper
 from wearon_generator.ledger import Ledger, MigrationsMissing
 from wearon_generator.metrics import Metrics
@@ -62,7 +62,9 @@ class Runtime:
         self.replica = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.metrics = Metrics(registry)
         self.celery: Celery = create_celery_app(
-            settings.redis_url.get_secret_value(), settings.generator_concurrency
+            settings.redis_url.get_secret_value(),
+            concurrency=settings.generator_concurrency,
+            visibility_timeout=VISIBILITY_TIMEOUT,
         )
         self._settings = settings
         self._thread = EventLoopThread()
