@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from wearon_contracts.queues import CELERY_AGAIN_QUEUE, CELERY_QUEUE, TASK_LIST, UNACKED_HASH, inflight_list
+from wearon_generator.celery_app import create_celery_app, publish_again
+from wearon_generator.queue_scan import QueueScan, task_in
+from wearon_service_kit.redis_clients import connect, connect_async
+
+
+def _task(created_at: str) -> dict[str, Any]:
+    return {"task_id": str(uuid4()), "session_id": str(uuid4()), "created_at": created_at}
+
+
+def _celery_message(redis_url: str, task: dict[str, Any]) -> bytes:
+    app = create_celery_app(redis_url, concurrency=1, visibility_timeout=60)
+    publish_again(app, task)
+    client = connect(redis_url, name="test")
+    message = client.rpop(CELERY_AGAIN_QUEUE)
+    assert isinstance(message, bytes)
+    return message
+
+
+def _oldest(redis_url: str) -> datetime | None:
+    async def run() -> datetime | None:
+        client = connect_async(redis_url, name="test")
+        try:
+            return await QueueScan(client).oldest()
+        finally:
+            await client.aclose()
+
+    return asyncio.run(run())
+
+
+def _among(redis_url: str, wanted: set[str]) -> set[str]:
+    async def run() -> set[str]:
+        client = connect_async(redis_url, name="test")
+        try:
+            return await QueueScan(client).sessions_among(wanted)
+        finally:
+            await client.aclose()
+
+    return asyncio.run(run())
+
+
+def test_nothing_waits_in_an_empty_redis(redis_url: str) -> None:
+    assert _oldest(redis_url) is None
+    assert _among(redis_url, {str(uuid4())}) == set()
+
+
+@pytest.mark.parametrize(
+    "place", [TASK_LIST, inflight_list("some-consumer"), CELERY_QUEUE, CELERY_AGAIN_QUEUE]
+)
+def test_a_task_is_found_wherever_it_waits(redis_url: str, place: str) -> None:
+    old, new = _task("2026-01-01T00:00:00.000Z"), _task("2026-02-01T00:00:00.000Z")
+    encode = (
+        (lambda task: json.dumps(task).encode())
+        if place in (TASK_LIST, inflight_list("some-consumer"))
+        else (lambda task: _celery_message(redis_url, task))
+    )
+    elements = [encode(old), encode(new)]
+    client = connect(redis_url, name="test")
+    client.lpush(place, *elements)
+    assert _oldest(redis_url) == datetime(2026, 1, 1, tzinfo=UTC)
+    assert _among(redis_url, {old["session_id"], new["session_id"], str(uuid4())}) == {
+        old["session_id"],
+        new["session_id"],
+    }
+
+
+def test_a_task_that_a_worker_has_taken_is_found(redis_url: str) -> None:
+    task = _task("2026-01-01T00:00:00.000Z")
+    entry = json.dumps([json.loads(_celery_message(redis_url, task)), CELERY_QUEUE, CELERY_QUEUE])
+    connect(redis_url, name="test").hset(UNACKED_HASH, mapping={"tag": entry})
+    assert _oldest(redis_url) == datetime(2026, 1, 1, tzinfo=UTC)
+    assert _among(redis_url, {task["session_id"]}) == {task["session_id"]}
+
+
+def test_every_element_of_a_long_list_is_looked_at(redis_url: str) -> None:
+    tasks = [_task("2026-01-01T00:00:00.000Z") for _ in range(1501)]
+    connect(redis_url, name="test").lpush(TASK_LIST, *(json.dumps(task) for task in tasks))
+    wanted = {tasks[0]["session_id"], tasks[750]["session_id"], tasks[1500]["session_id"]}
+    assert _among(redis_url, wanted) == wanted
+
+
+@pytest.mark.parametrize(
+    "element", [b"", b"nonsense", b"[]", b"3", b'{"body": "!"}', b'[[["x"]]]', b"[" * 100000]
+)
+def test_what_cannot_be_read_holds_no_task(element: bytes) -> None:
+    assert task_in(element) == {}

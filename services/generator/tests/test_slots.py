@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from wearon_generator.slots import RedisSlots, SlotLine
+from wearon_local.redis_server import RedisServer
+from wearon_service_kit.redis_clients import connect_async
+
+
+async def _open() -> None:
+    return
+
+
+class Paced:
+    """Slots that come when the test says so."""
+
+    def __init__(self) -> None:
+        self.slots: asyncio.Queue[None] = asyncio.Queue()
+        self.reserved = 0
+
+    async def reserve(self) -> float:
+        self.reserved += 1
+        await self.slots.get()
+        return 0.0
+
+
+async def _in_line(source: Paced, gate: Callable[[], Awaitable[None]] = _open) -> SlotLine:
+    line = SlotLine(source, gate)
+    line.start()
+    return line
+
+
+def test_slots_are_evenly_spaced_over_all_replicas(redis_url: str) -> None:
+    async def run() -> list[float]:
+        clients = [connect_async(redis_url, name="test") for _ in range(3)]
+        lines = [SlotLine(RedisSlots(client, per_minute=1200), _open) for client in clients]
+        came: list[float] = []
+
+        async def one(line: SlotLine) -> None:
+            await line.take(2)
+            came.append(time.monotonic())
+
+        for line in lines:
+            line.start()
+        await asyncio.gather(*(one(line) for line in lines for _ in range(10)))
+        for line, client in zip(lines, clients, strict=True):
+            await line.stop()
+            await client.aclose()
+        return sorted(came)
+
+    came = asyncio.run(run())
+    # 30 slots of 50 ms: the last comes 1.45 s after the first, never sooner.
+    assert 1.44 <= came[-1] - came[0] < 2.5
+
+
+def test_replicas_share_the_slots_fairly(redis_url: str) -> None:
+    async def run() -> list[int]:
+        clients = [connect_async(redis_url, name="test") for _ in range(2)]
+        lines = [SlotLine(RedisSlots(client, per_minute=1200), _open) for client in clients]
+        order: list[int] = []
+
+        async def one(number: int) -> None:
+            await lines[number].take(2)
+            order.append(number)
+
+        for line in lines:
+            line.start()
+        # One replica has many more jobs in line than the other.
+        await asyncio.gather(*(one(0) for _ in range(30)), *(one(1) for _ in range(10)))
+        for line, client in zip(lines, clients, strict=True):
+            await line.stop()
+            await client.aclose()
+        return order
+
+    order = asyncio.run(run())
+    assert 8 <= order[:20].count(1) <= 12
+
+
+def test_calls_made_again_go_before_jobs_that_waited_and_those_before_new_ones() -> None:
+    async def run() -> list[str]:
+        source = Paced()
+        line = await _in_line(source)
+        order: list[str] = []
+
+        async def one(name: str, precedence: int) -> None:
+            await line.take(precedence)
+            order.append(name)
+
+        takers = [
+            asyncio.create_task(one(name, precedence))
+            for name, precedence in (("new 1", 2), ("new 2", 2), ("waited", 1), ("again", 0))
+        ]
+        for _ in takers:
+            source.slots.put_nowait(None)
+        await asyncio.gather(*takers)
+        await line.stop()
+        return order
+
+    assert asyncio.run(run()) == ["again", "waited", "new 1", "new 2"]
+
+
+def test_a_process_reserves_one_slot_at_a_time() -> None:
+    async def run() -> int:
+        source = Paced()
+        line = await _in_line(source)
+        takers = [asyncio.create_task(line.take(2)) for _ in range(20)]
+        source.slots.put_nowait(None)
+        await asyncio.wait(takers, return_when=asyncio.FIRST_COMPLETED)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        reserved = source.reserved
+        for taker in takers:
+            taker.cancel()
+        await line.stop()
+        return reserved
+
+    assert asyncio.run(run()) == 2  # the one that was given, and the next
+
+
+def test_one_who_left_the_line_does_not_get_a_slot() -> None:
+    async def run() -> str:
+        source = Paced()
+        line = await _in_line(source)
+        gone = asyncio.create_task(line.take(2))
+        stays = asyncio.create_task(line.take(2))
+        await asyncio.sleep(0)
+        gone.cancel()
+        source.slots.put_nowait(None)
+        await stays
+        await line.stop()
+        return "stays" if gone.cancelled() else "gone"
+
+    assert asyncio.run(run()) == "stays"
+
+
+def test_no_slot_is_reserved_while_the_gate_is_shut() -> None:
+    async def run() -> tuple[int, int]:
+        source, gate = Paced(), asyncio.Event()
+
+        async def wait() -> None:
+            await gate.wait()
+
+        line = await _in_line(source, wait)
+        taker = asyncio.create_task(line.take(2))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        shut = source.reserved
+        gate.set()
+        source.slots.put_nowait(None)
+        await taker
+        await line.stop()
+        return shut, source.reserved
+
+    shut, opened = asyncio.run(run())
+    assert (shut, opened >= 1) == (0, True)
+
+
+def test_slots_come_again_once_redis_is_back(redis_server: RedisServer, redis_url: str) -> None:
+    async def run() -> None:
+        client = connect_async(redis_url, name="test")
+        line = SlotLine(RedisSlots(client, per_minute=6000), _open)
+        line.start()
+        await line.take(2)
+        await asyncio.to_thread(redis_server.kill)
+        taker = asyncio.create_task(line.take(2))
+        await asyncio.to_thread(redis_server.start)
+        async with asyncio.timeout(10):
+            await taker
+        await line.stop()
+        await client.aclose()
+
+    asyncio.run(run())
