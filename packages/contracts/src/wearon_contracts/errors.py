@@ -42,6 +42,7 @@ class ErrorCode(StrEnum):
     IMAGE_TIMEOUT = "image_timeout"
     IMAGE_TYPE_REFUSED = "image_type_refused"
     IMAGE_TYPE_MISMATCH = "image_type_mismatch"
+    IMAGE_ENCODING_REFUSED = "image_encoding_refused"
     IMAGE_TOO_LARGE = "image_too_large"
     IMAGE_TOO_MANY_PIXELS = "image_too_many_pixels"
     IMAGE_EMPTY = "image_empty"
@@ -130,6 +131,9 @@ _INFO: Final[dict[ErrorCode, ErrorInfo]] = {
     _E.IMAGE_TIMEOUT: ErrorInfo("Downloading the {image} took too long. Please try again later.", True),
     _E.IMAGE_TYPE_REFUSED: ErrorInfo("The {image} must be a JPEG, PNG or WebP picture.", False),
     _E.IMAGE_TYPE_MISMATCH: ErrorInfo("The {image} is not the kind of file it claims to be.", False),
+    _E.IMAGE_ENCODING_REFUSED: ErrorInfo(
+        "The web site of the {image} compresses it in a way we cannot read. Please upload it instead.", False
+    ),
     _E.IMAGE_TOO_LARGE: ErrorInfo("The {image} is larger than 10 MB. Please use a smaller file.", False),
     _E.IMAGE_TOO_MANY_PIXELS: ErrorInfo(
         "The {image} has more than 50 megapixels. Please use a smaller picture.", False
