@@ -1,0 +1,111 @@
+-- The ledger: who works on which session, how often it was tried, how it ended, what was given back.
+--
+-- The session tables belong to the application, and the owner of a b2c row may write to it. What is settled
+-- and what was paid therefore stands here, where no user can reach it. Neither table is in the publication
+-- supabase_realtime: a lease renewed every 10 seconds is no news for a browser.
+
+create table if not exists public.generation_ledger (
+  channel text not null check (channel in ('b2c', 'b2b')),
+  session_id uuid not null,
+  -- The user or store of the session row, never of the payload.
+  owner_id uuid not null,
+  -- Kept as it came, so that a lost job can be put back on the queue; dropped when the session is settled,
+  -- because it holds a prompt and signed addresses.
+  task jsonb,
+  request_id text,
+
+  -- waiting: held (or given up by its holder), not begun. working: claimed. retrying: waits for a rate limit.
+  state text not null default 'waiting' check (state in ('waiting', 'working', 'retrying', 'settled')),
+  -- Counts claims and is the fencing token of everything that follows one.
+  attempt integer not null default 0,
+  rate_limit_retries integer not null default 0,
+  -- One delivery of one task, null once it was given up. last_holder lets a call repeat after a lost answer.
+  holder text,
+  last_holder text,
+  lease_expires_at timestamptz,
+  -- Put back on the queue by a sweeper: whoever asks first has it, the old holder included.
+  recovering boolean not null default false,
+  due_at timestamptz,
+  deadline_at timestamptz,
+  held_at timestamptz not null default now(),
+  claimed_at timestamptz,
+
+  outcome text check (outcome in ('completed', 'failed')),
+  -- elsewhere: the row was found settled by the application or by its owner. gone: there was no row any more.
+  settled_by text check (settled_by in ('worker', 'rejection', 'reaper', 'elsewhere', 'gone')),
+  settled_at timestamptz,
+  error_code text,
+  object_path text,
+  refund_state text
+    check (refund_state in ('refunded', 'already_refunded', 'overage', 'nothing_deducted', 'owed', 'none')),
+  refund_amount integer,
+  refund_payer text check (refund_payer in ('user', 'store', 'shopper')),
+  refunded_at timestamptz,
+  -- SQLSTATE of the refund that could not be made.
+  refund_error text,
+  -- Why a person should look at this session.
+  flagged_reason text,
+
+  primary key (channel, session_id),
+  -- Whatever is not settled has an expiry, so the jobs of a killed process are found whatever it was doing.
+  constraint generation_ledger_lease check ((state = 'settled') = (lease_expires_at is null)),
+  constraint generation_ledger_outcome check ((state = 'settled') = (outcome is not null))
+);
+
+-- One row per answer of the image provider, whatever became of the attempt: what was really paid.
+create table if not exists public.generation_usage (
+  call_id uuid primary key,
+  channel text not null check (channel in ('b2c', 'b2b')),
+  session_id uuid not null,
+  attempt integer not null,
+  model text not null,
+  input_tokens integer,
+  output_tokens integer,
+  cost_usd numeric(12, 6),
+  created_at timestamptz not null default now()
+);
+
+alter table public.generation_ledger enable row level security;
+alter table public.generation_usage enable row level security;
+revoke all on public.generation_ledger, public.generation_usage from public, anon, authenticated;
+grant select, insert, update, delete on public.generation_ledger, public.generation_usage to service_role;
+
+-- What is settled is history and must not slow down the sweep, hence partial indexes.
+create index if not exists generation_ledger_lease_idx
+  on public.generation_ledger (lease_expires_at) where state <> 'settled';
+create index if not exists generation_ledger_holder_idx
+  on public.generation_ledger (holder) where holder is not null;
+create index if not exists generation_ledger_flagged_idx
+  on public.generation_ledger (settled_at) where flagged_reason is not null;
+create index if not exists generation_usage_session_idx on public.generation_usage (channel, session_id);
+create index if not exists generation_usage_created_at_idx on public.generation_usage (created_at);
+
+-- The search for orphans reads the oldest unsettled sessions only.
+create index if not exists generation_sessions_waiting_idx
+  on public.generation_sessions (created_at) where status in ('queued', 'pending');
+create index if not exists generation_sessions_processing_idx
+  on public.generation_sessions (created_at) where status = 'processing';
+create index if not exists store_generation_sessions_waiting_idx
+  on public.store_generation_sessions (created_at) where status in ('queued', 'pending');
+create index if not exists store_generation_sessions_processing_idx
+  on public.store_generation_sessions (created_at) where status = 'processing';
+
+-- The few refunds of the application's own cron, which every b2c refund looks for first.
+create index if not exists credit_transactions_stuck_refund_idx
+  on public.credit_transactions (user_id, description)
+  where type = 'refund' and description like 'Stuck job recovery: session %';
+
+-- Sessions from before the ledger that are settled stay so, even if their owner writes 'queued' into one:
+-- it would be taken for an orphan, and its credit given back although the picture was delivered.
+insert into public.generation_ledger
+  (channel, session_id, owner_id, state, outcome, settled_by, settled_at, held_at)
+select 'b2c', id, user_id, 'settled', status, 'elsewhere',
+       coalesce(completed_at, created_at, now()), coalesce(created_at, now())
+  from public.generation_sessions where status in ('completed', 'failed')
+on conflict do nothing;
+insert into public.generation_ledger
+  (channel, session_id, owner_id, request_id, state, outcome, settled_by, settled_at, held_at)
+select 'b2b', id, store_id, request_id, 'settled', status, 'elsewhere',
+       coalesce(completed_at, created_at, now()), coalesce(created_at, now())
+  from public.store_generation_sessions where status in ('completed', 'failed')
+on conflict do nothing;

@@ -1,0 +1,125 @@
+-- What the owner of a session, the operator and the metrics may ask.
+
+-- How a session stands, as data: to its owner (b2c) or to the service role. Null to anybody else, and for one
+-- that does not exist.
+create or replace function public.generation_outcome(p_session_id uuid) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  -- The role of the request; current_user is the owner of this function.
+  v_is_service boolean := coalesce(current_setting('role', true), '') = 'service_role';
+  v_channel text;
+  v_session record;
+  v_row public.generation_ledger;
+begin
+  foreach v_channel in array array['b2c', 'b2b'] loop
+    select * into v_session from generation_private.read_session(v_channel, p_session_id, 'none');
+    exit when v_session.status is not null
+      and (v_is_service or (v_channel = 'b2c' and v_session.owner_id = (select auth.uid())));
+    v_session := null;
+  end loop;
+  if v_session is null then
+    return null;
+  end if;
+  select * into v_row from public.generation_ledger l
+   where l.channel = v_channel and l.session_id = p_session_id;
+  return jsonb_build_object(
+    'session_id', p_session_id,
+    'channel', v_channel,
+    'status', v_session.status,
+    'outcome', v_row.outcome,
+    'error_code', v_row.error_code,
+    'attempts', coalesce(v_row.attempt, 0),
+    'rate_limit_retries', coalesce(v_row.rate_limit_retries, 0),
+    'retry_at', v_row.due_at,
+    'settled_at', v_row.settled_at,
+    'given_back', coalesce(v_row.refund_state in ('refunded', 'already_refunded'), false),
+    'given_back_at', v_row.refunded_at,
+    'refund', case when v_row.refund_state is not null then jsonb_build_object(
+      'state', v_row.refund_state, 'amount', v_row.refund_amount, 'payer', v_row.refund_payer
+    ) end,
+    'flagged', v_row.flagged_reason is not null
+  );
+end
+$$;
+
+-- Sessions that this project settled and whose credit the application's cron gave back on top of that: it does
+-- not look at the status it overwrites. Nothing here can prevent it, so it is reported.
+create or replace view generation_private.paid_by_cron_too as
+select l.channel, l.session_id,
+       case l.outcome when 'completed' then 'completed_and_refunded_by_cron' else 'refunded_by_cron_too' end
+         as reason
+  from public.credit_transactions t
+  join public.generation_ledger l
+    on l.channel = 'b2c'
+   and l.owner_id = t.user_id
+   and l.session_id = substring(
+     t.description from '^Stuck job recovery: session ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}) timed out'
+   )::uuid
+ where t.type = 'refund'
+   and t.description like 'Stuck job recovery: session %'
+   and l.settled_by in ('worker', 'rejection', 'reaper')
+   and (l.outcome = 'completed' or l.refund_state = 'refunded');
+grant select on generation_private.paid_by_cron_too to service_role;
+
+-- Sessions a person should look at and why, last settled first.
+-- Answers [{channel, session_id, owner_id, reason, outcome, error_code, attempts, settled_by, settled_at,
+-- refund: {state, amount, payer, error}}].
+create or replace function public.generation_flagged(p_limit integer) returns jsonb
+language sql stable set search_path = ''
+as $$
+  select coalesce(jsonb_agg(to_jsonb(f) order by f.settled_at desc), '[]')
+    from (
+      select l.channel, l.session_id, l.owner_id, r.reason, l.outcome, l.error_code,
+             l.attempt as attempts, l.settled_by, l.settled_at,
+             jsonb_build_object(
+               'state', l.refund_state, 'amount', l.refund_amount,
+               'payer', l.refund_payer, 'error', l.refund_error
+             ) as refund
+        from (
+          (select channel, session_id, flagged_reason as reason
+             from public.generation_ledger where flagged_reason is not null
+            order by settled_at desc limit p_limit)
+          union all
+          select channel, session_id, reason from generation_private.paid_by_cron_too
+        ) r
+        join public.generation_ledger l using (channel, session_id)
+       order by l.settled_at desc
+       limit p_limit
+    ) f
+$$;
+
+-- Figures for the metrics. Ages in seconds. Costs as much as there are unsettled and flagged sessions.
+-- Answers {waiting, working, retrying, expired, oldest_held_seconds, flagged, owed, paid_by_cron_too}.
+create or replace function public.generation_backlog() returns jsonb
+language sql stable set search_path = ''
+as $$
+  select jsonb_build_object(
+      'waiting', count(*) filter (where l.state = 'waiting'),
+      'working', count(*) filter (where l.state = 'working'),
+      'retrying', count(*) filter (where l.state = 'retrying'),
+      'expired', count(*) filter (where l.lease_expires_at <= now()),
+      'oldest_held_seconds',
+        coalesce(round(extract(epoch from now() - min(l.held_at)), 3), 0)
+    ) || (
+      select jsonb_build_object(
+        'flagged', count(*), 'owed', count(*) filter (where f.flagged_reason = 'refund_owed')
+      )
+        from public.generation_ledger f where f.flagged_reason is not null
+    ) || (
+      select jsonb_build_object('paid_by_cron_too', count(*)) from generation_private.paid_by_cron_too
+    )
+    from public.generation_ledger l where l.state <> 'settled'
+$$;
+
+revoke execute on function
+  public.generation_outcome(uuid),
+  public.generation_flagged(integer),
+  public.generation_backlog()
+from public, anon, authenticated;
+grant execute on function
+  public.generation_outcome(uuid),
+  public.generation_flagged(integer),
+  public.generation_backlog()
+to service_role;
+grant execute on function public.generation_outcome(uuid) to authenticated;

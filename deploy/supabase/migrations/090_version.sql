@@ -1,0 +1,10 @@
+-- Last in order: a generator that finds this version knows that everything before is there too.
+
+create or replace function public.generation_schema_version() returns integer
+language sql immutable set search_path = ''
+as $$ select 1 $$;
+
+revoke execute on function public.generation_schema_version() from public, anon, authenticated;
+grant execute on function public.generation_schema_version() to service_role;
+
+notify pgrst, 'reload schema';
