@@ -59,6 +59,7 @@ class ErrorCode(StrEnum):
     LEANING = "leaning"
     LIMBS_HIDDEN = "limbs_hidden"
     ARMS_COVER_TORSO = "arms_cover_torso"
+    ARMS_RAISED = "arms_raised"
     PERSON_TOO_SMALL = "person_too_small"
     TOO_DARK = "too_dark"
     BLURRED = "blurred"
@@ -155,6 +156,9 @@ _INFO: Final[dict[ErrorCode, ErrorInfo]] = {
     _E.LIMBS_HIDDEN: ErrorInfo("Part of your body is hidden. Please keep arms and legs in view.", False),
     _E.ARMS_COVER_TORSO: ErrorInfo(
         "Your arms cover your body. Please let them hang a little away from it.", False
+    ),
+    _E.ARMS_RAISED: ErrorInfo(
+        "Your arms are raised. Please let them hang a little away from your body.", False
     ),
     _E.PERSON_TOO_SMALL: ErrorInfo("You are too far away. Please come closer to the camera.", False),
     _E.TOO_DARK: ErrorInfo("The photo is too dark. Please take it in better light.", False),

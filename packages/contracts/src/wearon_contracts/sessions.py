@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from wearon_contracts.fields import Timestamp
 
 SessionStatus = Literal["queued", "pending", "processing", "completed", "failed"]
 """`pending` is an old word for `queued`."""
@@ -31,13 +32,13 @@ def can_follow(old: SessionStatus, new: SessionStatus) -> bool:
 class SessionUpdate(BaseModel):
     """The columns of a session row that this project writes, as Supabase Realtime brings them."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     status: SessionStatus
     generated_image_url: str | None = Field(default=None, description="Signed, valid for six hours.")
     error_message: str | None = Field(default=None, description="A sentence for the shopper.")
     processing_time_ms: int | None = Field(default=None, ge=0)
-    completed_at: datetime | None = None
+    completed_at: Timestamp | None = None
     input_tokens: int | None = Field(default=None, ge=0)
     output_tokens: int | None = Field(default=None, ge=0)
-    estimated_cost_usd: float | None = Field(default=None, ge=0)
+    estimated_cost_usd: float | None = Field(default=None, ge=0, allow_inf_nan=False)

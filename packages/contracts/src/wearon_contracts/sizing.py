@@ -55,8 +55,10 @@ class EstimateBodyRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     image_url: str = Field(min_length=1, max_length=8192, description="Where the photo can be downloaded.")
-    height_cm: float = Field(ge=100, le=250, allow_inf_nan=False, description="Height in centimetres.")
-    weight_kg: float | None = Field(default=None, ge=25, le=300, allow_inf_nan=False)
+    height_cm: float = Field(
+        ge=100, le=250, allow_inf_nan=False, strict=True, description="Height in centimetres."
+    )
+    weight_kg: float | None = Field(default=None, ge=25, le=300, allow_inf_nan=False, strict=True)
     gender: Gender | None = None
     fit_preference: FitPreference | None = None
 
@@ -95,8 +97,8 @@ class EstimateBodyResponse(BaseModel):
     body_type: BodyType
     size_range: SizeRange
     intervals: dict[Measured, Interval]
-    warnings: list[str] = Field(default_factory=list)
-    inputs_used: list[str] = Field(default_factory=list)
+    warnings: list[str]
+    inputs_used: list[str]
     method_version: str
 
 

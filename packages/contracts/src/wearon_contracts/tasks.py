@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import urlsplit
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 from wearon_contracts.errors import ErrorCode
+from wearon_contracts.fields import Text, UrlString, UtcTimestamp, UuidString
 
 TASK_VERSION: Final = 1
 MAX_TASK_BYTES: Final = 64 * 1024
@@ -19,80 +18,17 @@ MAX_TASK_BYTES: Final = 64 * 1024
 MAX_READABLE_BYTES: Final = 1024 * 1024
 """An invalid element up to this size is still read for the session it belongs to."""
 MAX_IMAGES: Final = 16
-MAX_URL_LENGTH: Final = 8192
-
-_UUID_PATTERN: Final = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
-_CREATED_AT_PATTERN: Final = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?Z$"
-
-
-def _uuid_string(value: object) -> object:
-    if isinstance(value, UUID):
-        return value
-    if not isinstance(value, str) or re.fullmatch(_UUID_PATTERN[1:-1], value) is None:
-        raise ValueError("must be a UUID string of the form 8-4-4-4-12")
-    return UUID(value)
-
-
-def _utc_timestamp(value: object) -> object:
-    if isinstance(value, datetime):
-        return value
-    if not isinstance(value, str) or re.fullmatch(_CREATED_AT_PATTERN[1:-1], value) is None:
-        raise ValueError("must be an ISO 8601 string ending in Z")
-    return datetime.fromisoformat(value)
-
-
-def _timestamp_with_z(value: datetime) -> str:
-    return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _storable(value: object) -> object:
-    # PostgreSQL's text and jsonb cannot hold U+0000.
-    if isinstance(value, str) and "\x00" in value:
-        raise ValueError("must not contain the NUL character")
-    return value
-
-
-def _absolute_url(value: object) -> object:
-    if isinstance(value, str):
-        try:
-            parts = urlsplit(value)
-        except ValueError as error:
-            raise ValueError("must be an absolute URL") from error
-        if not parts.scheme or not parts.netloc or any(c.isspace() or c == "\x00" for c in value):
-            raise ValueError("must be an absolute URL")
-    return value
 
 
 def _version_or_default(value: object) -> object:
-    # Literal[1] alone would take True and 1.0 for 1.
+    # Literal[1] alone would take True for 1; in JSON, 1.0 is 1.
     if value is None:
         return TASK_VERSION
+    if type(value) is float and value.is_integer():
+        return int(value)
     if type(value) is not int:
         raise ValueError("must be an integer")
     return value
-
-
-UuidString = Annotated[
-    UUID, BeforeValidator(_uuid_string, json_schema_input_type=Annotated[str, Field(pattern=_UUID_PATTERN)])
-]
-Text = Annotated[str, BeforeValidator(_storable, json_schema_input_type=str)]
-UrlString = Annotated[
-    str,
-    Field(min_length=1, max_length=MAX_URL_LENGTH),
-    BeforeValidator(
-        _absolute_url,
-        json_schema_input_type=Annotated[
-            str, Field(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#]+", max_length=MAX_URL_LENGTH)
-        ],
-    ),
-]
-UtcTimestamp = Annotated[
-    datetime,
-    BeforeValidator(
-        _utc_timestamp, json_schema_input_type=Annotated[str, Field(pattern=_CREATED_AT_PATTERN)]
-    ),
-    PlainSerializer(_timestamp_with_z, return_type=str, when_used="json"),
-]
 
 
 class Channel(StrEnum):
@@ -102,13 +38,28 @@ class Channel(StrEnum):
     B2B = "b2b"
 
 
+_OWNER_KEYS: Final[dict[Channel, str]] = {Channel.B2C: "user_id", Channel.B2B: "store_id"}
+
+
+def _owner_rule(channel: Channel, key: str) -> JsonDict:
+    return {
+        "if": {"properties": {"channel": {"const": channel.value}}, "required": ["channel"]},
+        "then": {"properties": {key: {"type": "string"}}, "required": [key]},
+    }
+
+
 class GenerationTask(BaseModel):
     """One try-on to make, version 1: an element of `TASK_LIST` as the producer pushes it.
 
     Unknown keys are ignored; optional keys may be absent or null. One credit has been deducted already.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        strict=True,
+        json_schema_extra={"allOf": [_owner_rule(channel, key) for channel, key in _OWNER_KEYS.items()]},
+    )
 
     task_id: UuidString = Field(description="Unique per enqueue.")
     channel: Annotated[Channel, Field(strict=False)] = Field(description="Decides table, credits and path.")
@@ -131,8 +82,7 @@ class GenerationTask(BaseModel):
     @model_validator(mode="after")
     def _owner_is_named(self) -> Self:
         if self.owner_id is None:
-            key = "user_id" if self.channel is Channel.B2C else "store_id"
-            raise ValueError(f"{key} is required for channel {self.channel.value}")
+            raise ValueError(f"{_OWNER_KEYS[self.channel]} is required for channel {self.channel.value}")
         return self
 
     @property
