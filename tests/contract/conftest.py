@@ -1,0 +1,65 @@
+"""What the contract tests share: the TypeScript package's tools and a running ajv."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "packages/contracts"
+TYPESCRIPT = PACKAGE / "typescript"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether ajv takes a message, and the top-level keys it is refused for."""
+
+    valid: bool
+    keys: list[str]
+
+
+class Ajv:
+    """A Node process that judges messages by the generated JSON Schemas."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def judge(self, message: str, text: str) -> Verdict:
+        """ajv's verdict on the JSON document `text`."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"message": message, "text": text}) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        assert answer, "the Node validator ended; its error stands above"
+        return Verdict(**json.loads(answer))
+
+
+@pytest.fixture(scope="session")
+def typescript() -> Path:
+    """The TypeScript package's folder, its locked tools installed."""
+    lock = TYPESCRIPT / "package-lock.json"
+    installed = TYPESCRIPT / "node_modules/.package-lock.json"
+    if not installed.is_file() or installed.stat().st_mtime < lock.stat().st_mtime:
+        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=TYPESCRIPT, check=True)
+    return TYPESCRIPT
+
+
+@pytest.fixture(scope="session")
+def ajv(typescript: Path) -> Iterator[Ajv]:
+    """ajv with every schema of the repository."""
+    with subprocess.Popen(
+        ["node", "tools/verdicts.js"],
+        cwd=typescript,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    ) as process:
+        yield Ajv(process)
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(timeout=10) == 0
