@@ -1,0 +1,200 @@
+"""What a photo must show before anything is measured in it. Pure; each refusal has one code.
+
+The thresholds were set on the training renders (docs/sizing.md has the distances kept): loose enough to let
+all but a handful of them pass, with the nine unusable photographs on the other side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wearon_contracts.errors import ErrorCode
+from wearon_sizing.silhouette import (
+    ANKLE_L,
+    ANKLE_R,
+    ELBOW_L,
+    ELBOW_R,
+    HIP_L,
+    HIP_R,
+    INDEX_L,
+    INDEX_R,
+    KNEE_L,
+    KNEE_R,
+    SHOULDER_L,
+    SHOULDER_R,
+    WRIST_L,
+    WRIST_R,
+    Array,
+    Person,
+    Silhouette,
+    middle,
+)
+
+HEEL_L, HEEL_R, TOE_L, TOE_R = 29, 30, 31, 32
+HEAD: Final = [*range(11)]
+FEET: Final = [ANKLE_L, ANKLE_R, HEEL_L, HEEL_R, TOE_L, TOE_R]
+TRUNK_AND_LEGS: Final = [SHOULDER_L, SHOULDER_R, HIP_L, HIP_R, KNEE_L, KNEE_R, ANKLE_L, ANKLE_R]
+LEGS: Final = [KNEE_L, KNEE_R, ANKLE_L, ANKLE_R]
+ARMS: Final = [ELBOW_L, ELBOW_R, WRIST_L, WRIST_R]
+
+# A second person counts from this share of the first one's height on; a passer-by far away does not.
+SECOND_PERSON_SHARE: Final = 0.35
+DARKEST_HIGHLIGHT: Final = 60.0
+LEAST_SHARPNESS: Final = 0.2
+LEAST_HEIGHT_PIXELS: Final = 200
+TRUNK_VISIBILITY: Final = 0.5
+ARM_VISIBILITY: Final = 0.3
+MOST_YAW_DEGREES: Final = 45.0
+LEAST_SHOULDERS_PER_TORSO: Final = 0.45
+LEGS_PER_TORSO: Final = (1.1, 2.1)
+LEAST_KNEE_DEGREES: Final = 155.0
+LEAST_HIP_DEGREES: Final = 150.0
+MOST_TILT_DEGREES: Final = 12.0
+MOST_STRIDE_PER_LEG: Final = 0.75
+# Of the edges between ribs and hip, both sides together: how many may be those of an arm.
+MOST_ROWS_CUT: Final = 0.8
+
+
+def angle(a: Array, b: Array, c: Array) -> float:
+    """Degrees between the lines b-a and b-c; 180 is straight."""
+    u, v = a - b, c - b
+    cosine = float(u @ v) / max(float(np.linalg.norm(u) * np.linalg.norm(v)), 1e-9)
+    return math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
+
+
+def highlight(picture: NDArray[np.uint8]) -> float:
+    """How bright the brightest twentieth of the picture is, 0 to 255."""
+    return float(np.quantile(picture[::4, ::4].max(axis=2), 0.95))
+
+
+def sharpness(picture: NDArray[np.uint8]) -> float:
+    """How much of the finest detail a slight blur takes away: near 0 where there was none."""
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    blurred = cv2.blur(grey, (5, 5))
+    before = np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean()
+    after = np.abs(np.diff(blurred, axis=0)).mean() + np.abs(np.diff(blurred, axis=1)).mean()
+    return float(1 - after / max(before, 1e-6))
+
+
+def extent(person: Person) -> float:
+    """Height of the person's landmarks in pixels."""
+    return float(np.ptp(person.points[:, 1]))
+
+
+def refuse_picture(picture: NDArray[np.uint8]) -> ErrorCode | None:
+    """What is wrong with the light or the focus."""
+    if highlight(picture) < DARKEST_HIGHLIGHT:
+        return ErrorCode.TOO_DARK
+    if sharpness(picture) < LEAST_SHARPNESS:
+        return ErrorCode.BLURRED
+    return None
+
+
+def refuse_people(people: Sequence[Person]) -> ErrorCode | None:
+    """Whether there is exactly one person, whole and upright and facing the camera."""
+    if not people:
+        return ErrorCode.NO_PERSON
+    person, *others = people
+    if any(extent(other) >= SECOND_PERSON_SHARE * extent(person) for other in others):
+        return ErrorCode.SEVERAL_PEOPLE
+    return (
+        refuse_missing(person)
+        or refuse_stance(person)
+        or refuse_edges(person)
+        or refuse_hidden(person)
+        or refuse_arms(person)
+    )
+
+
+def refuse_missing(person: Person) -> ErrorCode | None:
+    """Whether the detector had to guess head or feet beyond the picture; a guessed stance means nothing."""
+    y = person.points[:, 1]
+    if (y[HEAD] < 0).any():
+        return ErrorCode.HEAD_OUTSIDE_FRAME
+    legs_seen = (person.visibility[LEGS] >= TRUNK_VISIBILITY).all()
+    touches = (person.mask[-1] > 0.5).any()
+    if (y[FEET] > person.mask.shape[0] - 1).any() or (touches and not legs_seen):
+        return ErrorCode.FEET_OUTSIDE_FRAME
+    return None
+
+
+def refuse_edges(person: Person) -> ErrorCode | None:
+    """Whether the body ends inside the picture on all sides and is large enough."""
+    mask = person.mask > 0.5
+    if mask[0].any():
+        return ErrorCode.HEAD_OUTSIDE_FRAME
+    if mask[-1].any():
+        return ErrorCode.FEET_OUTSIDE_FRAME
+    x = person.points[ARMS, 0]
+    if mask[:, 0].any() or mask[:, -1].any() or (x < 0).any() or (x > mask.shape[1] - 1).any():
+        return ErrorCode.LIMBS_HIDDEN
+    if not mask.any() or np.ptp(np.flatnonzero(mask.any(axis=1))) < LEAST_HEIGHT_PIXELS:
+        return ErrorCode.PERSON_TOO_SMALL
+    return None
+
+
+def refuse_hidden(person: Person) -> ErrorCode | None:
+    """Whether the joints that are measured from can be seen."""
+    trunk, arms = person.visibility[TRUNK_AND_LEGS], person.visibility[ARMS]
+    if (trunk < TRUNK_VISIBILITY).any() or (arms < ARM_VISIBILITY).any():
+        return ErrorCode.LIMBS_HIDDEN
+    return None
+
+
+def yaw(person: Person) -> float:
+    """How far the shoulders are turned away from the camera, in degrees; 0 faces it, 180 faces away."""
+    left, right = person.world[SHOULDER_L], person.world[SHOULDER_R]
+    return abs(math.degrees(math.atan2(left[2] - right[2], left[0] - right[0])))
+
+
+def refuse_stance(person: Person) -> ErrorCode | None:
+    """Whether the person stands upright and faces the camera."""
+    p = person.points
+    if p[SHOULDER_L, 0] < p[SHOULDER_R, 0] and p[HIP_L, 0] < p[HIP_R, 0]:
+        return ErrorCode.FACING_AWAY
+    shoulders, hips, ankles = (
+        middle(p, *pair) for pair in ((SHOULDER_L, SHOULDER_R), (HIP_L, HIP_R), (ANKLE_L, ANKLE_R))
+    )
+    torso = max(float(np.linalg.norm(hips - shoulders)), 1.0)
+    legs = float(np.linalg.norm(ankles - hips))
+    sides = ((SHOULDER_L, HIP_L, KNEE_L, ANKLE_L), (SHOULDER_R, HIP_R, KNEE_R, ANKLE_R))
+    if not LEGS_PER_TORSO[0] <= legs / torso <= LEGS_PER_TORSO[1] or any(
+        angle(p[hip], p[knee], p[ankle]) < LEAST_KNEE_DEGREES
+        or angle(p[shoulder], p[hip], p[knee]) < LEAST_HIP_DEGREES
+        for shoulder, hip, knee, ankle in sides
+    ):
+        return ErrorCode.SEATED_OR_BENT
+    if np.linalg.norm(p[ANKLE_L] - p[ANKLE_R]) > MOST_STRIDE_PER_LEG * legs:
+        return ErrorCode.SEATED_OR_BENT
+    wide_enough = np.linalg.norm(p[SHOULDER_L] - p[SHOULDER_R]) / torso >= LEAST_SHOULDERS_PER_TORSO
+    if yaw(person) > MOST_YAW_DEGREES or not wide_enough:
+        return ErrorCode.TURNED
+    across, down = np.abs(ankles - shoulders)
+    if math.degrees(math.atan2(across, down)) > MOST_TILT_DEGREES:
+        return ErrorCode.LEANING
+    return None
+
+
+def refuse_arms(person: Person) -> ErrorCode | None:
+    """Whether both hands hang beside the body: not above the shoulders, not in front of the torso."""
+    p = person.points
+    if (p[[WRIST_L, WRIST_R], 1] < p[[SHOULDER_L, SHOULDER_R], 1].mean()).any():
+        return ErrorCode.ARMS_RAISED
+    for wrist, index in ((WRIST_L, INDEX_L), (WRIST_R, INDEX_R)):
+        hand = (p[wrist] + p[index]) / 2
+        inner, outer = sorted((p[HIP_L, 0], p[HIP_R, 0]))
+        if inner < hand[0] < outer:
+            return ErrorCode.ARMS_COVER_TORSO
+    return None
+
+
+def refuse_silhouette(silhouette: Silhouette) -> ErrorCode | None:
+    """Whether the torso's own edges can be seen beside the arms."""
+    waist = silhouette.cut[18:36]
+    return ErrorCode.ARMS_COVER_TORSO if waist.mean() > MOST_ROWS_CUT else None

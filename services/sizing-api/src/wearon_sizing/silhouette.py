@@ -1,0 +1,318 @@
+"""From one detected person to a row of numbers: widths of the body, lengths of its bones, folds of its cloth.
+
+Pure: takes arrays, returns arrays. Everything is measured along lines laid into the soft segmentation mask,
+with the mask's values added up along the line, so an edge is placed more finely than a pixel. Left and right
+are always averaged, so a mirrored photo gives the same numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+NOSE, EYE_L, EYE_R, EAR_L, EAR_R, MOUTH_L, MOUTH_R = 0, 3, 6, 7, 8, 9, 10
+SHOULDER_L, SHOULDER_R, ELBOW_L, ELBOW_R, WRIST_L, WRIST_R, INDEX_L, INDEX_R = 11, 12, 13, 14, 15, 16, 19, 20
+HIP_L, HIP_R, KNEE_L, KNEE_R, ANKLE_L, ANKLE_R = 23, 24, 25, 26, 27, 28
+
+# Rows across the torso, 0 shoulder line to 1 hip line; across the body, 0 crown to 1 soles; across a limb,
+# 0 its upper joint to 1 its lower one.
+TORSO_ROWS = np.linspace(0.0, 1.15, 47)
+BODY_ROWS = np.linspace(0.02, 0.98, 49)
+LIMB_ROWS = np.linspace(0.1, 1.0, 19)
+# Levels of the girths on the torso, where the picture of an explanation draws them.
+LEVELS = {"chest": 0.45, "waist": 0.70, "hip": 1.0}
+
+STEP_CM = 0.25
+TORSO_HALF_CM = 40.0
+LIMBS: Final = (
+    ("upper_arm", (SHOULDER_L, ELBOW_L), (SHOULDER_R, ELBOW_R), 14.0),
+    ("forearm", (ELBOW_L, WRIST_L), (ELBOW_R, WRIST_R), 11.0),
+    ("thigh", (HIP_L, KNEE_L), (HIP_R, KNEE_R), 18.0),
+    ("calf", (KNEE_L, ANKLE_L), (KNEE_R, ANKLE_R), 14.0),
+)
+# A torso edge nearer than this to the bone of an arm was cut off there.
+CUT_CM = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """One detected person. `points` (33, 2) pixels, `depth` (33,) pixels, `visibility` (33,) 0 to 1, `world`
+    (33, 3) metres around the hips, `mask` (rows, columns) 0 to 1, without islands."""
+
+    points: Array
+    depth: Array
+    visibility: Array
+    world: Array
+    mask: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The body's own coordinates in the picture: `origin` between the shoulders, `down` and `across` unit
+    vectors (pixels), `torso` shoulder line to hip line, `top` and `bottom` the ends of the mask along `down`
+    (all pixels from the origin), `cm` centimetres per pixel."""
+
+    origin: Array
+    down: Array
+    across: Array
+    torso: float
+    top: float
+    bottom: float
+    cm: float
+
+    def place(self, points: Array) -> Array:
+        """Picture coordinates (n, 2) to body coordinates (n, 2): across and down, in pixels."""
+        return np.stack([(points - self.origin) @ self.across, (points - self.origin) @ self.down], axis=-1)
+
+
+def middle(points: Array, left: int, right: int) -> Array:
+    centre: Array = (points[left] + points[right]) / 2
+    return centre
+
+
+def lay_frame(person: Person, mask: NDArray[np.float32], height_cm: float) -> Frame:
+    """Straighten the body by the line from its shoulders to its ankles and scale it by the mask's height."""
+    p = person.points
+    origin = middle(p, SHOULDER_L, SHOULDER_R)
+    down = middle(p, ANKLE_L, ANKLE_R) - origin
+    down = down / np.linalg.norm(down)
+    across = np.array([down[1], -down[0]])
+    rows, columns = np.nonzero(mask > 0.5)
+    along = (columns - origin[0]) * down[0] + (rows - origin[1]) * down[1]
+    top, bottom = float(along.min()) - 0.5, float(along.max()) + 0.5
+    torso = float((middle(p, HIP_L, HIP_R) - origin) @ down)
+    return Frame(origin, down, across, torso, top, bottom, height_cm / (bottom - top))
+
+
+def sample(mask: NDArray[np.float32], x: Array, y: Array) -> Array:
+    """Bilinear values of the mask at pixel coordinates; nothing outside the picture."""
+    height, width = mask.shape
+    x0, y0 = np.floor(x).astype(np.intp), np.floor(y).astype(np.intp)
+    fx, fy = x - x0, y - y0
+    inside = (x0 >= 0) & (y0 >= 0) & (x0 < width - 1) & (y0 < height - 1)
+    x0, y0 = np.clip(x0, 0, width - 2), np.clip(y0, 0, height - 2)
+    flat, at = mask.ravel(), y0 * width + x0
+    upper = flat[at] * (1 - fx) + flat[at + 1] * fx
+    lower = flat[at + width] * (1 - fx) + flat[at + width + 1] * fx
+    result: Array = np.where(inside, upper * (1 - fy) + lower * fy, 0.0)
+    return result
+
+
+def reach(values: Array) -> Array:
+    """How far the body goes on from the first column, in steps: the sum of the values up to the first gap."""
+    solid = np.cumprod(values > 0.5, axis=1).sum(axis=1)
+    near = np.arange(values.shape[1])[None] < solid[:, None] + 3
+    total: Array = (values * near).sum(axis=1)
+    return total
+
+
+def halves(
+    mask: NDArray[np.float32],
+    centres: Array,
+    across: Array,
+    *,
+    half_cm: float,
+    cm: float,
+    limits: Array | None = None,
+) -> Array:
+    """Distance in cm from each centre (n, 2) to the body's edge on either side: (n, 2).
+
+    `limits` (n, 2): where to stop at the latest, in pixels to the minus and to the plus side.
+    """
+    steps = np.arange(0, half_cm + STEP_CM / 2, STEP_CM) / cm
+    sides = []
+    for side, sign in enumerate((-1.0, 1.0)):
+        x = centres[:, :1] + sign * steps[None] * across[0]
+        y = centres[:, 1:] + sign * steps[None] * across[1]
+        values = sample(mask, x, y)
+        if limits is not None:
+            values = np.where(steps[None] < limits[:, side : side + 1], values, 0.0)
+        # The first column lies on the centre line and belongs half to either side.
+        sides.append((reach(values) - values[:, 0] / 2) * STEP_CM)
+    return np.stack(sides, axis=1)
+
+
+def arm_limits(person: Person, frame: Frame, rows: Array, centre: Array) -> Array:
+    """How far from the centre line the bones of the arms cross the rows, in pixels to either side (n, 2).
+
+    An arm that touches the torso is cut off there. Infinite where no arm crosses."""
+    limits = np.full((len(rows), 2), np.inf)
+    for chain in ((SHOULDER_L, ELBOW_L, WRIST_L, INDEX_L), (SHOULDER_R, ELBOW_R, WRIST_R, INDEX_R)):
+        placed = frame.place(person.points[list(chain)])
+        order = np.argsort(placed[:, 1])
+        x = np.interp(rows, placed[order, 1], placed[order, 0]) - centre
+        crosses = (rows >= placed[0, 1]) & (rows <= placed[:, 1].max() + 0.15 * frame.torso)
+        side = int(placed[1:3, 0].mean() > centre.mean())
+        limits[crosses, side] = np.maximum(np.abs(x[crosses]), 1.0)
+    return limits
+
+
+def centre_line(person: Person, frame: Frame, down: Array) -> Array:
+    """Where the middle of the body lies (pixels across) at `down` pixels below the shoulder line."""
+    hip_x = float(frame.place(middle(person.points, HIP_L, HIP_R)[None])[0, 0])
+    line: Array = np.clip(down / frame.torso, 0, 1) * hip_x
+    return line
+
+
+def limb_halves(mask: NDArray[np.float32], frame: Frame, upper: Array, lower: Array, half_cm: float) -> Array:
+    """Half widths (n, 2) in cm across the bone between two joints."""
+    along = (lower - upper) / max(float(np.linalg.norm(lower - upper)), 1.0)
+    centres = upper + LIMB_ROWS[:, None] * (lower - upper)
+    return halves(mask, centres, np.array([along[1], -along[0]]), half_cm=half_cm, cm=frame.cm)
+
+
+def body_widths(person: Person, mask: NDArray[np.float32], frame: Frame) -> Array:
+    """Width in cm of everything between the arms at BODY_ROWS."""
+    down = frame.top + BODY_ROWS * (frame.bottom - frame.top)
+    centre = centre_line(person, frame, down)
+    limits = arm_limits(person, frame, down, centre)
+    steps = np.arange(-45.0, 45.1, 2 * STEP_CM) / frame.cm
+    across = centre[:, None] + steps[None]
+    x = frame.origin[0] + down[:, None] * frame.down[0] + across * frame.across[0]
+    y = frame.origin[1] + down[:, None] * frame.down[1] + across * frame.across[1]
+    between = (steps[None] > -limits[:, :1]) & (steps[None] < limits[:, 1:])
+    widths: Array = (sample(mask, x, y) * between).sum(axis=1) * 2 * STEP_CM
+    return widths
+
+
+def folds(profile: Array) -> list[float]:
+    """How folded an outline is: the mean size of its second differences at three spacings, in cm.
+
+    `profile` (..., n, edges). Skin and tight clothing run smoothly, loose clothing hangs in folds; this is
+    what tells how much of a width is cloth.
+    """
+    return [
+        float(
+            np.minimum(
+                np.abs(profile[..., : -2 * s, :] - 2 * profile[..., s:-s, :] + profile[..., 2 * s :, :]), 3.0
+            ).mean()
+        )
+        for s in (1, 2, 4)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Silhouette:
+    """What was measured in the picture. `values` in the order of `FEATURES`; `torso` (n, 2) half widths in cm
+    at TORSO_ROWS, taken from `centres` (n, 2) pixels; `cut` (n, 2) where an arm ended the row."""
+
+    frame: Frame
+    values: Array
+    torso: Array
+    centres: Array
+    cut: NDArray[np.bool_]
+
+
+def measure_silhouette(person: Person, height_cm: float) -> Silhouette:
+    """Every width, length and fold of one person whose height is known, in cm."""
+    mask = person.mask
+    frame = lay_frame(person, mask, height_cm)
+
+    down = TORSO_ROWS * frame.torso
+    centre = centre_line(person, frame, down)
+    centres = frame.origin + down[:, None] * frame.down + centre[:, None] * frame.across
+    limits = arm_limits(person, frame, down, centre)
+    torso = halves(mask, centres, frame.across, half_cm=TORSO_HALF_CM, cm=frame.cm, limits=limits)
+    cut = limits * frame.cm - torso < CUT_CM
+
+    limbs = {}
+    for name, left, right, half_cm in LIMBS:
+        one, other = (
+            limb_halves(mask, frame, person.points[upper], person.points[lower], half_cm)
+            for upper, lower in (left, right)
+        )
+        limbs[name] = np.stack([one, other[:, ::-1]])
+    body = body_widths(person, mask, frame)
+
+    mean = {name: sides.mean(axis=0) for name, sides in limbs.items()}
+    values = [
+        [height_cm],
+        torso[::2].sum(axis=1),
+        body,
+        *(mean[name].sum(axis=1)[1::3] for name, *_ in LIMBS),
+        *(mean[name][2::4].ravel() for name in ("upper_arm", "thigh")),
+        bone_lengths(person, frame),
+        folds(torso[16:45]),
+        folds(np.concatenate([limbs["thigh"][:, 6:], limbs["calf"]], axis=1)),
+        folds(np.concatenate([limbs["upper_arm"][:, 4:], limbs["forearm"]], axis=1)),
+        folds(body[25:48, None]),
+        [float(cut[rows].sum()) for rows in CUT_BANDS],
+    ]
+    return Silhouette(frame, np.concatenate(values), torso, centres, cut)
+
+
+CUT_BANDS: Final = (slice(8, 18), slice(18, 26), slice(26, 36), slice(36, 47))
+
+
+def bone_lengths(person: Person, frame: Frame) -> Array:
+    """Distances between landmarks in cm, left and right averaged."""
+    p = person.points
+
+    def apart(*pairs: tuple[int, int]) -> float:
+        return float(np.mean([np.linalg.norm(p[a] - p[b]) for a, b in pairs])) * frame.cm
+
+    below = frame.place(p)[:, 1] * frame.cm
+    return np.array(
+        [
+            apart((SHOULDER_L, SHOULDER_R)),
+            apart((HIP_L, HIP_R)),
+            frame.torso * frame.cm,
+            apart((SHOULDER_L, ELBOW_L), (SHOULDER_R, ELBOW_R)),
+            apart((ELBOW_L, WRIST_L), (ELBOW_R, WRIST_R)),
+            apart((HIP_L, KNEE_L), (HIP_R, KNEE_R)),
+            apart((KNEE_L, ANKLE_L), (KNEE_R, ANKLE_R)),
+            apart((EAR_L, EAR_R)),
+            apart((EYE_L, EYE_R)),
+            apart((MOUTH_L, MOUTH_R)),
+            apart((ANKLE_L, ANKLE_R)),
+            apart((KNEE_L, KNEE_R)),
+            apart((ELBOW_L, ELBOW_R)),
+            apart((WRIST_L, WRIST_R)),
+            below[NOSE],
+            -frame.top * frame.cm,
+            (below[KNEE_L] + below[KNEE_R]) / 2,
+            (below[ANKLE_L] + below[ANKLE_R]) / 2,
+        ]
+    )
+
+
+BONES: Final = (
+    "shoulders",
+    "hips",
+    "torso",
+    "upper_arm",
+    "forearm",
+    "thigh",
+    "calf",
+    "ears",
+    "eyes",
+    "mouth",
+    "ankles_apart",
+    "knees_apart",
+    "elbows_apart",
+    "wrists_apart",
+    "nose_down",
+    "crown_up",
+    "knees_down",
+    "ankles_down",
+)
+FEATURES: Final = (
+    "height",
+    *(f"torso_{row:.2f}" for row in TORSO_ROWS[::2]),
+    *(f"body_{row:.2f}" for row in BODY_ROWS),
+    *(f"{name}_{row:.2f}" for name, *_ in LIMBS for row in LIMB_ROWS[1::3]),
+    *(
+        f"{name}_{row:.2f}_{side}"
+        for name in ("upper_arm", "thigh")
+        for row in LIMB_ROWS[2::4]
+        for side in ("outer", "inner")
+    ),
+    *(f"bone_{name}" for name in BONES),
+    *(f"folds_{part}_{s}" for part in ("torso", "legs", "arms", "body") for s in (1, 2, 4)),
+    *(f"cut_{band}" for band in ("chest", "waist", "belly", "hip")),
+)

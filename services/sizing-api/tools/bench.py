@@ -1,0 +1,278 @@
+"""Measures every render of a folder and prints how far off the method is, beside the constant factors it replaced.
+
+    python services/sizing-api/tools/bench.py --renders FOLDER/dev
+
+The folder holds images and a table in the layout of the sizing data. Exit code 1 when a limit is missed.
+"""
+# ruff: noqa: T201 - printing is what this is for
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from renders import Render, detect_all, read_renders
+
+from wearon_contracts.sizing import Gender
+from wearon_sizing.measuring import MEASURED, Method, load_method
+from wearon_sizing.pose import Landmarker
+from wearon_sizing.silhouette import (
+    HIP_L,
+    HIP_R,
+    SHOULDER_L,
+    SHOULDER_R,
+    Array,
+    Person,
+)
+from wearon_sizing.sizes import SIZES, size_of
+from wearon_sizing.sizing import LONG_SIDE, Assessment, PhotoRefusedError, Shopper, assess, find_person
+
+# Mean absolute errors that must not be exceeded on renders/dev, in the order of MEASURED.
+LIMITS = {"height": (4.0, 3.3, 3.2, 1.0), "height and weight": (2.9, 2.5, 1.9, 0.9)}
+MOST_REFUSED = 0.01
+COVERAGE = (0.75, 0.88)
+MOST_VIEW_DEVIATION = 2.0
+CONFIDENCE_BINS = (0.0, 0.45, 0.55, 0.65, 0.75, 0.85, 1.01)
+SMALLEST_BIN = 40
+
+
+@dataclass(frozen=True)
+class Look:
+    """One render as measured: an assessment per way of asking, or the code of the refusal."""
+
+    render: Render
+    assessments: dict[str, Assessment]
+    baseline: Array | None
+    refusal: str | None
+
+
+def baseline(person: Person, height_cm: float) -> Array:
+    """What the first version of this service did: joint distances in world landmarks, scaled by their own extent
+    to the shopper's height, times fixed factors."""
+    world = person.world
+    scale = height_cm / float(np.ptp(world[:, 1]))
+    shoulders = float(np.linalg.norm(world[SHOULDER_L] - world[SHOULDER_R])) * scale
+    hips = float(np.linalg.norm(world[HIP_L] - world[HIP_R])) * scale
+    return np.array([shoulders * 2.4, (shoulders + hips) / 2 * 2.1, hips * 2.6, shoulders])
+
+
+def measure(landmarker: Landmarker, render: Render, method: Method) -> Look:
+    picture = ImageOps.exif_transpose(Image.open(render.path)).convert("RGB")
+    picture.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.LANCZOS)
+    gender = Gender.FEMALE if render.female else Gender.MALE
+    ways = {
+        "height": Shopper(render.height),
+        "height and sex": Shopper(render.height, gender=gender),
+        "height and weight": Shopper(render.height, render.weight),
+        "height, weight and sex": Shopper(render.height, render.weight, gender),
+    }
+    try:
+        person = find_person(landmarker, np.asarray(picture))
+        assessments = {way: assess(person, shopper, method) for way, shopper in ways.items()}
+    except PhotoRefusedError as refusal:
+        return Look(render, {}, None, refusal.code)
+    return Look(render, assessments, baseline(person, render.height), None)
+
+
+def values(looks: Sequence[Look], way: str) -> Array:
+    """Estimates in cm (n, 4)."""
+    if way == "baseline":
+        return np.array([look.baseline for look in looks])
+    return np.array([[look.assessments[way].measurements[name].value for name in MEASURED] for look in looks])
+
+
+def truths(looks: Sequence[Look]) -> Array:
+    return np.array([[look.render.truth[name] for name in MEASURED] for look in looks])
+
+
+def cells(numbers: Array, form: str = "6.2f") -> str:
+    return " ".join(format(float(number), form) for number in numbers)
+
+
+def thirds(looks: Sequence[Look], key: Callable[[Render], float], name: str) -> list[tuple[str, list[Look]]]:
+    edges = np.quantile([key(look.render) for look in looks], [1 / 3, 2 / 3])
+    groups: list[list[Look]] = [[], [], []]
+    for look in looks:
+        groups[int(np.searchsorted(edges, key(look.render)))].append(look)
+    return [
+        (f"{name}, {part} third", group) for part, group in zip(("low", "mid", "high"), groups, strict=True)
+    ]
+
+
+def groups_of(looks: Sequence[Look]) -> list[tuple[str, list[Look]]]:
+    """Everything, each view, each sex, thirds of BMI and of height; without the empty ones."""
+    views = list(dict.fromkeys(look.render.view for look in looks))
+    groups = [
+        ("all", list(looks)),
+        *((f"view {view}", [look for look in looks if look.render.view == view]) for view in views),
+        ("women", [look for look in looks if look.render.female]),
+        ("men", [look for look in looks if not look.render.female]),
+        *thirds(looks, lambda r: r.weight / (r.height / 100) ** 2, "BMI"),
+        *thirds(looks, lambda r: r.height, "height"),
+    ]
+    return [(name, group) for name, group in groups if group]
+
+
+def clustered_error(hits: Array, bodies: Sequence[str]) -> float:
+    """Standard error of the mean of `hits` when pictures of one body err together."""
+    sums: dict[str, float] = {}
+    for hit, body in zip(hits - hits.mean(), bodies, strict=True):
+        sums[body] = sums.get(body, 0.0) + float(hit)
+    return float(np.sqrt(sum(value**2 for value in sums.values()))) / len(hits)
+
+
+def print_errors(looks: Sequence[Look], ways: Sequence[str]) -> None:
+    measured = [look for look in looks if look.refusal is None]
+    for way in ways:
+        print(f"\nErrors in cm from {way}: chest waist hip shoulder")
+        print(
+            f"{'':20s} {'n':>4s} {'refused':>7s}   mean absolute error         | bias                        | 90th percentile"
+        )
+        for name, group in groups_of(looks):
+            seen = [look for look in group if look.refusal is None]
+            refused = 1 - len(seen) / len(group)
+            if not seen:
+                print(f"{name:20s} {len(group):4d} {refused:7.1%}")
+                continue
+            errors = values(seen, way) - truths(seen)
+            print(
+                f"{name:20s} {len(group):4d} {refused:7.1%}   {cells(np.abs(errors).mean(axis=0))} | "
+                f"{cells(errors.mean(axis=0))} | {cells(np.quantile(np.abs(errors), 0.9, axis=0))}"
+            )
+    assert measured, "every picture was refused"
+
+
+def print_sizes(looks: Sequence[Look]) -> list[str]:
+    """Sizes, confidence and ranges per way of asking; returns what misses its limit."""
+    missed = []
+    bodies = [look.render.body for look in looks]
+    for way in ("height", "height and sex", "height and weight", "height, weight and sex"):
+        genders = [
+            (Gender.FEMALE if look.render.female else Gender.MALE) if "sex" in way else None for look in looks
+        ]
+        right = np.array(
+            [
+                SIZES.index(size_of(look.render.truth["chest_cm"], gender))
+                for look, gender in zip(looks, genders, strict=True)
+            ]
+        )
+        advice = [look.assessments[way].advice for look in looks]
+        chosen = np.array([SIZES.index(a.size) for a in advice])
+        lower = np.array([SIZES.index(a.lower) for a in advice])
+        upper = np.array([SIZES.index(a.upper) for a in advice])
+        confidence = np.array([a.confidence for a in advice])
+        hits = (chosen == right).astype(float)
+        inside = (lower <= right) & (right <= upper)
+        print(
+            f"\nSizes from {way}: {hits.mean():.1%} exact, {(np.abs(chosen - right) <= 1).mean():.1%} exact or neighbouring; "
+            f"size_range holds {inside.mean():.1%}, {(upper - lower + 1).mean():.2f} sizes wide; mean confidence {confidence.mean():.3f}"
+        )
+        if inside.mean() < 0.8:
+            missed.append(f"size_range from {way}: holds {inside.mean():.1%}")
+        print("  confidence        n  stated   right  2 s.e.  allowed")
+        for low, high in zip(CONFIDENCE_BINS, CONFIDENCE_BINS[1:], strict=False):
+            rows = np.flatnonzero((confidence >= low) & (confidence < high))
+            if not len(rows):
+                continue
+            doubled = 2 * clustered_error(hits[rows], [bodies[row] for row in rows])
+            stated, share = confidence[rows].mean(), hits[rows].mean()
+            allowed = max(0.08, doubled)
+            verdict = "" if len(rows) >= SMALLEST_BIN else "(few)"
+            if len(rows) >= SMALLEST_BIN and abs(stated - share) > allowed:
+                verdict = "MISSED"
+                missed.append(
+                    f"confidence {low:.2f}-{high:.2f} from {way}: {stated:.2f} stated, {share:.2f} right"
+                )
+            print(
+                f"  {low:.2f} to {min(high, 1):.2f} {len(rows):6d} {stated:7.3f} {share:7.3f} {doubled:7.3f} {allowed:8.3f} {verdict}"
+            )
+    return missed
+
+
+def print_intervals(looks: Sequence[Look]) -> list[str]:
+    missed = []
+    truth = truths(looks)
+    print(
+        "\nShare of true values inside the 80 % intervals, and their mean width in cm: chest waist hip shoulder"
+    )
+    for way in LIMITS:
+        ends = np.array(
+            [[look.assessments[way].measurements[name].interval for name in MEASURED] for look in looks]
+        )
+        inside = ((ends[:, :, 0] <= truth) & (truth <= ends[:, :, 1])).mean(axis=0)
+        print(f"  {way:18s} {cells(inside, '6.1%')}   {cells((ends[:, :, 1] - ends[:, :, 0]).mean(axis=0))}")
+        missed += [
+            f"interval of {name} from {way}: covers {share:.1%}"
+            for name, share in zip(MEASURED, inside, strict=True)
+            if not COVERAGE[0] <= share <= COVERAGE[1]
+        ]
+    return missed
+
+
+def print_views(looks: Sequence[Look]) -> list[str]:
+    """How much the views of one body differ."""
+    missed = []
+    print(
+        "\nStandard deviation over the views of one body in cm (n - 1), mean over bodies: chest waist hip shoulder"
+    )
+    by_body: dict[str, list[int]] = {}
+    for number, look in enumerate(looks):
+        by_body.setdefault(look.render.body, []).append(number)
+    several = [numbers for numbers in by_body.values() if len(numbers) > 1]
+    if not several:
+        print("  (one view of each body)")
+        return []
+    for way in (*LIMITS, "baseline"):
+        estimates = values(looks, way)
+        deviations = np.array([estimates[numbers].std(axis=0, ddof=1) for numbers in several])
+        rms = np.sqrt((deviations**2).mean(axis=0))
+        print(f"  {way:18s} {cells(deviations.mean(axis=0))}   root mean square {cells(rms)}")
+        if way == "height":
+            missed += [
+                f"deviation over views of {name}: {deviation:.2f} cm"
+                for name, deviation in zip(MEASURED[:3], deviations.mean(axis=0), strict=False)
+                if deviation > MOST_VIEW_DEVIATION
+            ]
+    return missed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--renders", type=Path, required=True, help="folder of renders with its table")
+    parser.add_argument("--model", type=Path, default=Path(".local/models/pose_landmarker_full.task"))
+    options = parser.parse_args()
+    method = load_method()
+    renders = read_renders(options.renders)
+    looks = detect_all(options.model, renders, lambda landmarker, render: measure(landmarker, render, method))
+    refused = [look for look in looks if look.refusal]
+    measured = [look for look in looks if not look.refusal]
+    print(
+        f"{len(looks)} pictures of {len({r.body for r in renders})} bodies, method {method.version}; refused {len(refused)}"
+    )
+    for look in refused:
+        print(f"  {look.render.path.name}: {look.refusal}")
+
+    print_errors(looks, (*LIMITS, "baseline"))
+    missed = print_sizes(measured) + print_intervals(measured) + print_views(measured)
+    if len(refused) > MOST_REFUSED * len(looks):
+        missed.append(f"refusals: {len(refused) / len(looks):.1%}")
+    for way, limits in LIMITS.items():
+        errors = np.abs(values(measured, way) - truths(measured)).mean(axis=0)
+        missed += [
+            f"mean absolute error of {name} from {way}: {error:.2f} cm, at most {limit}"
+            for name, error, limit in zip(MEASURED, errors, limits, strict=True)
+            if error > limit
+        ]
+    print("\nEvery limit holds." if not missed else "\nMissed: " + "; ".join(missed))
+    sys.exit(bool(missed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Reads folders in the layout of the sizing data: `<split>.csv` beside the images it names."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import local
+from typing import TypeVar
+
+import cv2
+
+from wearon_sizing.pose import Landmarker
+
+GIRTH_BREADTHS = ("chest_breadth_cm", "waist_breadth_cm", "hip_breadth_cm")
+Result = TypeVar("Result")
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Render:
+    """One rendered picture and what is true of the body in it, lengths in cm, weight in kg."""
+
+    path: Path
+    body: str
+    view: str
+    female: bool
+    truth: dict[str, float]
+
+    @property
+    def height(self) -> float:
+        return self.truth["height_cm"]
+
+    @property
+    def weight(self) -> float:
+        return self.truth["weight_kg"]
+
+
+def read_renders(folder: Path) -> list[Render]:
+    """The renders of `folder`: a split such as renders/dev (its table is renders/dev.csv), or a folder with
+    one or more tables in it, then all of them."""
+    folder = folder.resolve()
+    beside = folder.with_name(folder.name + ".csv")
+    tables = [beside] if beside.is_file() else sorted(folder.glob("*.csv"))
+    if not tables:
+        raise SystemExit(f"{folder}: no table of renders, neither {beside.name} beside it nor a .csv in it")
+    return [render for table in tables for render in _read(table)]
+
+
+def _read(table: Path) -> Iterator[Render]:
+    with table.open(newline="") as file:
+        for row in csv.DictReader(file):
+            texts = {name: row.pop(name) for name in ("image", "body", "view", "sex")}
+            yield Render(
+                table.parent / texts["image"],
+                texts["body"],
+                texts["view"],
+                texts["sex"] == "F",
+                {name: float(value) for name, value in row.items()},
+            )
+
+
+def detect_all(
+    model: Path, items: Iterable[Item], work: Callable[[Landmarker, Item], Result]
+) -> list[Result]:
+    """`work` for each item, on one landmarker per core, in order."""
+    cv2.setNumThreads(1)
+    threads = local()
+
+    def run(item: Item) -> Result:
+        if not hasattr(threads, "landmarker"):
+            threads.landmarker = Landmarker(model)
+        return work(threads.landmarker, item)
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return list(pool.map(run, items))
