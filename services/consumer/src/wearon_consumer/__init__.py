@@ -1,1 +1,1 @@
-"""PLACEHOLDER"""
+"""Crash-safe bridge from the producer's Redis list to Celery."""

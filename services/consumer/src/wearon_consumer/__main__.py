@@ -1,0 +1,77 @@
+"""`python -m wearon_consumer`: read the settings, wire everything, bridge until told to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import uuid
+from datetime import UTC, datetime
+from typing import Final
+
+import redis
+import structlog
+from prometheus_client import CollectorRegistry
+
+from wearon_consumer.batches import Sorter
+from wearon_consumer.bridge import Bridge
+from wearon_consumer.celery_messages import CeleryMessages
+from wearon_consumer.inflight import WAIT_SECONDS, InFlight
+from wearon_consumer.metrics import Backlog, Metrics
+from wearon_consumer.settings import ConsumerSettings
+from wearon_contracts.queues import CELERY_QUEUE
+from wearon_service_kit.health import CheckResult, HealthServer
+from wearon_service_kit.logs import configure_logging
+from wearon_service_kit.redis_clients import connect
+from wearon_service_kit.settings import load_settings
+
+_STALLED_SECONDS: Final = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+def main() -> int:
+    """Returns the exit code: 0 after SIGTERM or SIGINT, 1 when the health port is taken."""
+    settings = load_settings(ConsumerSettings)
+    configure_logging("consumer", settings.log_level, settings.log_format, secrets=settings.secret_values())
+    return run(settings, connect(settings.redis_url, name="wearon-consumer", block_seconds=WAIT_SECONDS))
+
+
+def run(settings: ConsumerSettings, client: redis.Redis) -> int:
+    """Bridge over `client` until a signal."""
+    consumer_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    registry = CollectorRegistry()
+    inflight = InFlight(client, consumer_id)
+    sorter = Sorter(CeleryMessages(CELERY_QUEUE), consumer_id, lambda: datetime.now(UTC))
+    bridge = Bridge(inflight, sorter, Metrics(registry))
+    registry.register(Backlog(client, inflight.name))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: bridge.stop())
+
+    def redis_answers() -> CheckResult:
+        client.ping()
+        return CheckResult(True)
+
+    def loop_progresses() -> CheckResult:
+        seconds = bridge.seconds_since_progress()
+        if seconds is None:
+            return CheckResult(False, "not yet begun")
+        return CheckResult(seconds <= _STALLED_SECONDS, f"last progress {seconds:.1f} s ago")
+
+    server = HealthServer(settings.health_port, {"redis": redis_answers, "loop": loop_progresses}, registry)
+    try:
+        server.start()
+    except OSError as error:
+        _log.error("health_port_not_available", port=settings.health_port, error=str(error))
+        return 1
+    try:
+        _log.info("consumer_started", consumer_id=consumer_id, health_port=server.port)
+        bridge.run()
+    finally:
+        server.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

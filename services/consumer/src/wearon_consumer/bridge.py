@@ -1,0 +1,188 @@
+"""The loop: take a batch, make Celery messages of it, hand it on; recover what dead consumers left behind."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from typing import Final
+
+import redis
+import structlog
+
+from wearon_consumer.batches import Batch, Sorter
+from wearon_consumer.elements import Refusal
+from wearon_consumer.inflight import HEARTBEAT_MS, HandOn, InFlight
+from wearon_consumer.metrics import Metrics
+from wearon_contracts.tasks import GenerationTask
+
+FIRST_PAUSE_SECONDS: Final = 0.1
+LONGEST_PAUSE_SECONDS: Final = 5.0
+RECOVERY_SECONDS: Final = 2.0
+"""How often the lists of dead consumers are looked for."""
+FAREWELL_SECONDS: Final = 5.0
+"""How long a stopping consumer tries to reach Redis before it leaves its batch to the others."""
+ALARM_REFUSED_IN_A_ROW: Final = 50
+"""So many invalid elements with no valid one between them are the sign of a bad deployment."""
+_NAP_SECONDS: Final = 0.1
+
+_log = structlog.get_logger(__name__)
+
+
+class Bridge:
+    """Runs in one thread. `stop` may be called from a signal handler."""
+
+    def __init__(self, inflight: InFlight, sorter: Sorter, metrics: Metrics) -> None:
+        self._inflight = inflight
+        self._sorter = sorter
+        self._metrics = metrics
+        self._tickets = itertools.count(1)
+        self._batch: Batch | None = None  # taken and not yet known to be handed on
+        self._taken_at = 0.0
+        self._next_recovery = 0.0
+        self._refused_in_a_row = 0
+        self._last_progress: float | None = None
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Ask `run` to return; it notices within a second."""
+        self._stopping = True
+
+    def seconds_since_progress(self) -> float | None:
+        """How long ago Redis last did what the loop asked of it; None if it never has."""
+        return None if self._last_progress is None else time.monotonic() - self._last_progress
+
+    def run(self) -> None:
+        """Bridge until `stop`, then finish the batch and leave nothing in flight. Never raises an error."""
+        failures = 0
+        while not self._stopping:
+            try:
+                self._turn()
+                failures = 0
+            except Exception as error:
+                failures += 1
+                pause = pause_seconds(failures)
+                self._failed(error, failures, pause)
+                self._rest(pause)
+        self._say_farewell()
+
+    def _turn(self) -> None:
+        if time.monotonic() >= self._next_recovery:
+            self._recover()
+        if self._batch is None:
+            self._take()
+        if self._batch is not None:
+            self._hand_on(self._batch)
+        elif not self._stopping:
+            self._inflight.wait()
+            self._progressed()
+
+    def _take(self) -> None:
+        ticket = str(next(self._tickets))
+        elements = self._inflight.take(ticket)
+        self._progressed()
+        if elements:
+            self._taken_at = time.monotonic()
+            self._batch = self._sorter.sort(ticket, elements)
+
+    def _hand_on(self, batch: Batch) -> None:
+        outcome = self._inflight.hand_on(batch.ticket, len(batch.outcomes), batch.messages, batch.letters)
+        self._batch = None
+        self._progressed()
+        if outcome is HandOn.SUPERSEDED:
+            self._metrics.superseded.inc()
+            _log.warning("batch_superseded", elements=len(batch.outcomes))
+        else:
+            self._report(batch, time.monotonic() - self._taken_at)
+
+    def _report(self, batch: Batch, seconds: float) -> None:
+        self._metrics.received.inc(len(batch.outcomes))
+        published = 0
+        for outcome in batch.outcomes:
+            if isinstance(outcome, GenerationTask):
+                published += 1
+                self._refused_in_a_row = 0
+                self._metrics.bridge_seconds.observe(seconds)
+                _log.info(
+                    "task_accepted",
+                    request_id=outcome.request_id,
+                    session_id=str(outcome.session_id),
+                    channel=outcome.channel.value,
+                    task_id=outcome.celery_task_id,
+                )
+            else:
+                self._report_refusal(outcome)
+        self._metrics.published.inc(published)
+        self._metrics.refused_in_a_row.set(self._refused_in_a_row)
+
+    def _report_refusal(self, refusal: Refusal) -> None:
+        owner = refusal.owner
+        told = owner.rejection() is not None
+        self._refused_in_a_row += 1
+        self._metrics.dead_lettered.labels(refusal.reason.value).inc()
+        if told:
+            self._metrics.rejections.inc()
+        _log.warning(
+            "element_dead_lettered",
+            reason=refusal.reason.value,
+            detail=refusal.detail,
+            request_id=owner.request_id,
+            session_id=str(owner.session_id) if owner.session_id else None,
+            channel=owner.channel.value if owner.channel else None,
+            generator_told=told,
+        )
+        if self._refused_in_a_row % ALARM_REFUSED_IN_A_ROW == 0:
+            _log.error("no_valid_task_for_long", refused_in_a_row=self._refused_in_a_row)
+
+    def _recover(self) -> None:
+        for consumer_id, elements in self._inflight.recover_some().items():
+            self._metrics.recovered.inc(elements)
+            _log.warning("elements_recovered", elements=elements, dead_consumer=consumer_id)
+        self._progressed()
+        if self._inflight.recovery_round_done:
+            self._next_recovery = time.monotonic() + RECOVERY_SECONDS
+
+    def _progressed(self) -> None:
+        self._last_progress = time.monotonic()
+        self._metrics.last_progress.set_to_current_time()
+
+    def _failed(self, error: Exception, failures: int, pause: float) -> None:
+        self._metrics.loop_errors.inc()
+        # What Redis says needs no traceback; anything else is a defect of this program.
+        unexpected = None if isinstance(error, redis.RedisError) else error
+        _log.error(
+            "loop_failed",
+            error=f"{type(error).__name__}: {error}",
+            failures=failures,
+            next_try_in_seconds=round(pause, 2),
+            exc_info=unexpected,
+        )
+        self._inflight.forget_connections()
+
+    def _rest(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self._stopping and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, _NAP_SECONDS))
+
+    def _say_farewell(self) -> None:
+        until = time.monotonic() + FAREWELL_SECONDS
+        while True:
+            try:
+                if self._batch is not None:
+                    self._hand_on(self._batch)
+                returned = self._inflight.leave()
+            except Exception as error:
+                self._failed(error, failures=1, pause=FIRST_PAUSE_SECONDS)
+                if time.monotonic() >= until:
+                    _log.warning("left_without_farewell", others_recover_it_after_seconds=HEARTBEAT_MS / 1000)
+                    return
+                time.sleep(FIRST_PAUSE_SECONDS)
+            else:
+                _log.info("consumer_stopped", returned_to_the_list=returned)
+                return
+
+
+def pause_seconds(failures: int) -> float:
+    """How long to wait after so many failures in a row: doubling, between half and all of it by chance."""
+    full = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 16))
+    return full * random.uniform(0.5, 1.0)  # noqa: S311 - spreads replicas, hides nothing

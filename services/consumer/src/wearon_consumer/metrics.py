@@ -1,0 +1,155 @@
+"""What the consumer counts. All names, with what they mean, stand here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import redis
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from wearon_contracts.queues import CELERY_AGAIN_QUEUE, CELERY_QUEUE, DEAD_LETTER_LIST, TASK_LIST
+
+_BRIDGE_BUCKETS: Final = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    5,
+    10,
+    30,
+)  # seconds
+
+
+class Metrics:
+    """Counters and gauges of one consumer in a registry of its own."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.received = Counter(
+            "wearon_consumer_received",
+            "Elements taken from the task list, counted when they are handed on.",
+            registry=registry,
+        )
+        self.published = Counter("wearon_consumer_published", "Tasks handed to Celery.", registry=registry)
+        self.dead_lettered = Counter(
+            "wearon_consumer_dead_lettered",
+            "Elements put on the dead-letter list, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        self.rejections = Counter(
+            "wearon_consumer_rejections",
+            "Invalid elements whose session the generator was told to fail and refund.",
+            registry=registry,
+        )
+        self.refused_in_a_row = Gauge(
+            "wearon_consumer_refused_in_a_row",
+            "Invalid elements since the last valid one. Many mean a bad deployment, here or at the producer.",
+            registry=registry,
+        )
+        self.recovered = Counter(
+            "wearon_consumer_recovered",
+            "Elements of dead consumers put back on the task list.",
+            registry=registry,
+        )
+        self.superseded = Counter(
+            "wearon_consumer_superseded",
+            "Batches given up because this consumer was taken for dead while it worked on them.",
+            registry=registry,
+        )
+        self.loop_errors = Counter(
+            "wearon_consumer_loop_errors", "Errors of the loop, each followed by a pause.", registry=registry
+        )
+        self.bridge_seconds = Histogram(
+            "wearon_consumer_bridge_seconds",
+            "Time of a task from being taken to lying in the Celery queue.",
+            buckets=_BRIDGE_BUCKETS,
+            registry=registry,
+        )
+        self.last_progress = Gauge(
+            "wearon_consumer_last_progress_timestamp_seconds",
+            "When Redis last did what the loop asked of it, Unix time.",
+            registry=registry,
+        )
+
+
+class Backlog(Collector):
+    """What lies in Redis, read when Prometheus asks:
+
+    wearon_consumer_list_length{list="waiting|celery|celery_again|dead_letters|in_flight"}
+        (in_flight: of this consumer alone)
+    wearon_consumer_oldest_waiting_seconds
+        age of the next task by its created_at; 0 with none waiting, absent when it cannot be read
+
+    Both are absent while Redis does not answer.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        inflight_list: str,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._client = client
+        self._clock = clock
+        self._lists = {
+            "waiting": TASK_LIST,
+            "celery": CELERY_QUEUE,
+            "celery_again": CELERY_AGAIN_QUEUE,
+            "dead_letters": DEAD_LETTER_LIST,
+            "in_flight": inflight_list,
+        }
+
+    def describe(self) -> Iterable[Metric]:
+        return self._families()
+
+    def collect(self) -> Iterator[Metric]:
+        length, oldest = self._families()
+        try:
+            with self._client.pipeline(transaction=False) as pipeline:
+                for name in self._lists.values():
+                    pipeline.llen(name)
+                pipeline.lindex(TASK_LIST, -1)
+                *lengths, element = pipeline.execute()
+        except redis.RedisError:
+            return
+        for label, count in zip(self._lists, lengths, strict=True):
+            length.add_metric([label], count)
+        yield length
+        age = self._age(element)
+        if age is not None:
+            oldest.add_metric([], age)
+            yield oldest
+
+    def _age(self, element: bytes | None) -> float | None:
+        if element is None:
+            return 0.0
+        try:
+            document: Any = json.loads(element)
+            created = datetime.fromisoformat(document["created_at"])
+            return max(0.0, (self._clock() - created).total_seconds())
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return None
+
+    @staticmethod
+    def _families() -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
+        return (
+            GaugeMetricFamily(
+                "wearon_consumer_list_length", "Elements of the lists in Redis.", labels=["list"]
+            ),
+            GaugeMetricFamily(
+                "wearon_consumer_oldest_waiting_seconds", "Age of the task that is next in line."
+            ),
+        )

@@ -1,0 +1,20 @@
+"""What the consumer can be told. It never holds a Supabase or OpenAI key."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from wearon_service_kit.settings import RedisUrl, ServiceSettings
+
+
+class ConsumerSettings(ServiceSettings):
+    """Environment of `python -m wearon_consumer`."""
+
+    redis_url: Annotated[
+        RedisUrl, Field(description="Redis with the task list, which is also Celery's broker.")
+    ]
+    health_port: Annotated[
+        int, Field(ge=0, le=65535, description="Port of /live, /ready and /metrics; 0 takes a free one.")
+    ] = 8001
