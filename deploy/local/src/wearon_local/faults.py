@@ -97,18 +97,18 @@ class _Armed:
         return True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestRecord:
-    """One request as it came and went; `status` is None if it was not answered."""
+    """One request as it came and went; `status` is None unless answered, `seconds` until it is over."""
 
     at: float
     method: str
     path: str
     query: str
-    status: int | None
-    seconds: float
     bytes_in: int
     faults: list[int]
+    status: int | None = None
+    seconds: float | None = None
 
 
 class FaultInjection:
@@ -139,68 +139,51 @@ class FaultInjection:
             return
         method, path = scope["method"], scope["path"]
         striking = [a for a in self._armed if a.strikes(method, path, body)]
-        status = await self._answer(scope, body, receive, send, striking)
-        self._requests.append(
-            RequestRecord(
-                at=started,
-                method=method,
-                path=path,
-                query=_without_secrets(scope["query_string"].decode("latin-1")),
-                status=status,
-                seconds=round(time.time() - started, 4),
-                bytes_in=len(body),
-                faults=[a.id for a in striking],
-            )
+        record = RequestRecord(
+            at=started,
+            method=method,
+            path=path,
+            query=_without_secrets(scope["query_string"].decode("latin-1")),
+            bytes_in=len(body),
+            faults=[a.id for a in striking],
         )
+        self._requests.append(record)
 
-    async def _answer(
-        self, scope: Scope, body: bytes, receive: Receive, send: Send, striking: list[_Armed]
-    ) -> int | None:
+        async def send_noted(message: Message) -> None:
+            # Before it is sent: a client that has its answer finds the record complete.
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                record.seconds = round(time.time() - started, 4)
+            await send(message)
+
+        await self._answer(scope, _replayed(body, receive), send_noted, striking)
+        if record.seconds is None:
+            record.seconds = round(time.time() - started, 4)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, striking: list[_Armed]) -> None:
         for armed in striking:
             if armed.fault.action == "delay":
                 await asyncio.sleep(armed.fault.seconds)
         final = next((a.fault for a in striking if a.fault.action != "delay"), None)
         if final is None:
-            return await self._work(scope, body, receive, send)
+            await self._app(scope, receive, send)
+            return
         match final.action:
             case "status":
                 await _failure(final)(scope, receive, send)
-                return final.status
             case "hang":
                 await until_gone(receive)
             case "drop" | "reset":
                 await close_connection(scope, receive, reset=final.action == "reset")
             case "lose_answer":
-                await self._work(scope, body, receive, _nowhere)
+                await self._app(scope, receive, _nowhere)
                 await close_connection(scope, receive, reset=False)
             case "late_answer":
                 answer: list[Message] = []
-                status = await self._work(scope, body, receive, _into(answer))
+                await self._app(scope, receive, _into(answer))
                 await asyncio.sleep(final.seconds)
                 for message in answer:
                     await send(message)
-                return status
-        return None
-
-    async def _work(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> int | None:
-        status: int | None = None
-        replayed = False
-
-        async def receive_again() -> Message:
-            nonlocal replayed
-            if not replayed:
-                replayed = True
-                return {"type": "http.request", "body": body, "more_body": False}
-            return await receive()
-
-        async def send_noting_status(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        await self._app(scope, receive_again, send_noting_status)
-        return status
 
     async def _health(self, _: Request) -> Response:
         return JSONResponse({"ok": True})
@@ -262,6 +245,17 @@ async def _read_all(receive: Receive) -> bytes | None:
         parts.append(message.get("body", b""))
         if not message.get("more_body", False):
             return b"".join(parts)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    waiting = [body]
+
+    async def receive_again() -> Message:
+        if waiting:
+            return {"type": "http.request", "body": waiting.pop(), "more_body": False}
+        return await receive()
+
+    return receive_again
 
 
 async def _nowhere(_: Message) -> None:

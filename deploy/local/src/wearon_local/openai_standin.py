@@ -58,7 +58,8 @@ from wearon_local.http_server import serve
 from wearon_local.picture import draw
 
 _DIRECTIVE: Final = re.compile(r"\[\[standin:([^\]]*)\]\]")
-_MODE: Final = re.compile(r"([a-z_]+?|[45]\d\d)(_once|_twice)?(?:=([0-9.]+))?")
+_MODE: Final = re.compile(r"([a-z0-9_]+?)(_once|_twice)?(?:=(\d+(?:\.\d+)?))?")
+_STATUS: Final = re.compile(r"[45]\d\d")
 _WORDS: Final = {
     "slow",
     "moderation_blocked",
@@ -119,7 +120,7 @@ class Mode:
     def parse(cls, text: str) -> Self:
         """Raises ValueError for a word that is not known."""
         match = _MODE.fullmatch(text.strip())
-        if match is None or (match[1] not in _WORDS and not match[1].isdecimal()):
+        if match is None or (match[1] not in _WORDS and not _STATUS.fullmatch(match[1])):
             raise ValueError(f"unknown mode {text.strip()!r}")
         limit = {"_once": 1, "_twice": 2, None: None}[match[2]]
         return cls(match[1], limit, float(match[3]) if match[3] else None)
@@ -244,6 +245,7 @@ class OpenAiStandIn:
             self._check_key(request)
             async with request.form() as form:
                 edit = await _read_edit(form)
+            said = _said_in(edit.prompt)
         except ApiError as error:
             refused = Call(request_id, "", started, "", {}, [], _kept_headers(request))
             self._calls.append(refused)
@@ -259,7 +261,10 @@ class OpenAiStandIn:
         )
         self._calls.append(call)
         self._calls_by_key[edit.key] += 1
-        modes = self._modes_for(edit)
+        modes = [
+            *(m for m in said if m.first_calls is None or self._calls_by_key[edit.key] <= m.first_calls),
+            *(s.mode for s in self._modes if s.strikes(edit.prompt)),
+        ]
         if not await self._take_time(request, modes):
             call.outcome, call.finished_at = "client_gone", time.time()
             return Response(status_code=499)
@@ -322,12 +327,6 @@ class OpenAiStandIn:
                 401, f"Incorrect API key provided: {key[:7]}****{key[-4:]}.", code="invalid_api_key"
             )
 
-    def _modes_for(self, edit: _Edit) -> list[Mode]:
-        said = ",".join(_DIRECTIVE.findall(edit.prompt))
-        modes = [Mode.parse(word) for word in said.split(",") if word.strip()]
-        modes = [m for m in modes if m.first_calls is None or self._calls_by_key[edit.key] <= m.first_calls]
-        return modes + [s.mode for s in self._modes if s.strikes(edit.prompt)]
-
     async def _take_time(self, request: Request, modes: Sequence[Mode]) -> bool:
         """False if the client went away meanwhile."""
         spread = self._latency.jitter
@@ -366,6 +365,14 @@ class OpenAiStandIn:
         except ValidationError as error:
             return JSONResponse({"error": str(error)}, 422)
         return Response(status_code=204)
+
+
+def _said_in(prompt: str) -> list[Mode]:
+    words = ",".join(_DIRECTIVE.findall(prompt)).split(",")
+    try:
+        return [Mode.parse(word) for word in words if word.strip()]
+    except ValueError as error:
+        raise ApiError(400, str(error), param="prompt") from None
 
 
 async def _read_edit(form: FormData) -> _Edit:

@@ -1,0 +1,295 @@
+"""The main job, shown: four try-ons from the Node producer through every service, with the books checked."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, TextIO
+from uuid import UUID
+
+from PIL import Image
+
+from wearon_contracts.queues import DEAD_LETTER_LIST
+from wearon_contracts.sessions import SETTLED
+from wearon_local.next_app import (
+    SAMPLE_ACCESSORY,
+    SAMPLE_GARMENT,
+    SAMPLE_PERSON,
+    SAMPLE_SHOP_GARMENT,
+    SAMPLE_SHOP_PERSON,
+    Job,
+)
+from wearon_local.producer import push_with_node
+from wearon_local.services import Service
+from wearon_local.stack import Stack
+
+CREDITS: Final = 10
+_SETTLES_WITHIN: Final = 45.0
+_STEPS: Final = {
+    "job_held": "held",
+    "session_processing": "working",
+    "images_ready": "images ready",
+    "provider_answered": "picture made",
+    "result_stored": "picture stored",
+    "session_requeued": "waiting for a retry",
+    "session_completed": "completed",
+    "session_failed": "failed",
+}
+"""The generator's log events that are shown as progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class TryOn:
+    """One job of the demo, what is expected of it, and the pictures that went in."""
+
+    label: str
+    job: Job
+    expected: str
+    inputs: tuple[Path, ...]
+
+
+def run(
+    *,
+    latency: float,
+    mode: str | None,
+    output: Path,
+    keep: Callable[[Stack], None] | None,
+    out: TextIO = sys.stdout,
+) -> int:
+    """Run it all; 0 if everything is as expected.
+
+    `mode`: how the OpenAI stand-in misbehaves. `output`: where a directory with pictures and logs is made.
+    `keep` is called at the end while all still runs.
+    """
+    started = time.monotonic()
+    with Stack(openai_latency=latency) as stack:
+        _say(out, f"Redis, PostgreSQL, PostgREST, gateway and OpenAI stand-in run ({_since(started)}).")
+        services = [stack.start_service(name, wait=False) for name in ("consumer", "generator")]
+        for service in services:
+            service.wait_ready()
+        _say(out, f"Consumer and generator are ready ({_since(started)}).\n")
+        if mode is not None:
+            stack.openai.set_mode(mode)
+        directory = output / time.strftime("%Y%m%d-%H%M%S")
+        directory.mkdir(parents=True)
+        try:
+            wrong = _show_try_ons(stack, services[1], directory, out)
+        finally:
+            shutil.copytree(stack.logs, directory / "logs")
+        _say(out, f"\nPictures and logs: {directory}")
+        for complaint in wrong:
+            _say(out, f"WRONG: {complaint}")
+        _say(out, f"{'Not as expected' if wrong else 'All as expected'} after {_since(started)}.")
+        if keep is not None:
+            keep(stack)
+    return 1 if wrong else 0
+
+
+def _show_try_ons(stack: Stack, generator: Service, directory: Path, out: TextIO) -> list[str]:
+    try_ons, before = _prepare(stack)
+    _say(out, push_with_node(stack.redis_url, (t.job for t in try_ons)))
+    _Progress(stack, generator, try_ons, out).follow()
+    after = _balances(stack, before)
+    _say(out, "")
+    _print_table(stack, generator, try_ons, before=before, after=after, out=out)
+    return [
+        *_save_pictures(stack, try_ons, directory),
+        *_wrong_outcomes(stack, try_ons),
+        *_wrong_credits(try_ons, before, after),
+    ]
+
+
+def _prepare(stack: Stack) -> tuple[list[TryOn], dict[UUID, int]]:
+    app = stack.app
+    user_id, store_id = app.create_user(credits=CREDITS), app.create_store(credits=CREDITS)
+    before = {user_id: app.balance(user_id), store_id: app.balance(store_id)}
+    dressed = (SAMPLE_PERSON, SAMPLE_GARMENT, SAMPLE_ACCESSORY)
+    sold = (SAMPLE_SHOP_PERSON, SAMPLE_SHOP_GARMENT)
+    urls = app.upload_inputs(user_id, dressed)
+    blocked = app.b2c_job(user_id, image_urls=urls, prompt="Dress them [[standin:moderation_blocked]]")
+    invalid = app.b2b_job(store_id, image_urls=[app.sample_url(p) for p in sold])
+    without_images = {name: value for name, value in invalid.task.items() if name != "image_urls"}
+    return [
+        TryOn("b2c", app.b2c_job(user_id, image_urls=urls), "completed", dressed),
+        TryOn("b2b", app.b2b_job(store_id), "completed", sold),
+        TryOn("blocked", blocked, "failed", dressed),
+        TryOn("invalid", replace(invalid, task=without_images), "failed", ()),
+    ], before
+
+
+class _Progress:
+    """Follows the jobs: a line per change, or on a terminal one line per job that is redrawn."""
+
+    def __init__(self, stack: Stack, generator: Service, try_ons: list[TryOn], out: TextIO) -> None:
+        self._stack = stack
+        self._generator = generator
+        self._try_ons = try_ons
+        self._out = out
+        self._redraw = out.isatty()
+        self._shown: dict[str, str] = {}
+        self._drawn = False
+
+    def follow(self) -> None:
+        """Return when all are settled, or after the time in which they should be."""
+        started = time.monotonic()
+        while time.monotonic() - started < _SETTLES_WITHIN:
+            statuses = self._stack.app.statuses(t.job for t in self._try_ons)
+            events = self._generator.events()
+            elapsed = time.monotonic() - started
+            for try_on in self._try_ons:
+                self._show(try_on.label, _state(try_on.job, statuses, events), elapsed)
+            if self._redraw:
+                self._draw(elapsed)
+            if SETTLED.issuperset(statuses.values()):
+                return
+            time.sleep(0.1)
+
+    def _show(self, label: str, state: str, elapsed: float) -> None:
+        if self._shown.get(label) != state:
+            self._shown[label] = state
+            if not self._redraw:
+                _say(self._out, f"{elapsed:6.1f} s  {label:<8} {state}")
+
+    def _draw(self, elapsed: float) -> None:
+        if self._drawn:
+            self._out.write(f"\x1b[{len(self._shown)}A")
+        self._drawn = True
+        for label, state in self._shown.items():
+            self._out.write(f"\x1b[2K{elapsed:6.1f} s  {label:<8} {state}\n")
+        self._out.flush()
+
+
+def _state(job: Job, statuses: dict[UUID, str], events: list[dict[str, Any]]) -> str:
+    status = statuses[job.session_id]
+    steps = [_STEPS[e["event"]] for e in _of(job, events) if e["event"] in _STEPS]
+    if status in SETTLED or not steps or steps[-1] == status:
+        return status
+    return f"{status}: {steps[-1]}"
+
+
+def _print_table(
+    stack: Stack,
+    generator: Service,
+    try_ons: list[TryOn],
+    *,
+    before: dict[UUID, int],
+    after: dict[UUID, int],
+    out: TextIO,
+) -> None:
+    events = generator.events()
+    steps = ("wait s", "images s", "OpenAI s", "store s")
+    rows = [("job", "session", "status", "attempts", *steps, "payer", "credits")]
+    for try_on in try_ons:
+        job = try_on.job
+        row = stack.app.session(job)
+        payer = "user" if job.channel == "b2c" else "store"
+        rows.append(
+            (
+                try_on.label,
+                str(job.session_id),
+                row["status"],
+                str(_attempts(stack, job)),
+                *_seconds_per_step(row["created_at"], _of(job, events)),
+                payer,
+                f"{before[job.owner_id]} -> {after[job.owner_id]}",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for index, cells in enumerate(rows):
+        _say(out, "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+        if index == 0:
+            _say(out, "  ".join("-" * width for width in widths))
+    _say(out, "")
+    for try_on in try_ons:
+        sentence = stack.app.session(try_on.job)["error_message"]
+        if sentence:
+            _say(out, f"{try_on.label}: {sentence}")
+
+
+def _attempts(stack: Stack, job: Job) -> int:
+    known = stack.app.rows("select attempt from generation_ledger where session_id = %s", job.session_id)
+    return known[0]["attempt"] if known else 0
+
+
+def _seconds_per_step(created_at: datetime, events: list[dict[str, Any]]) -> list[str]:
+    at = {e["event"]: datetime.fromisoformat(e["timestamp"]) for e in events}
+    ended = at.get("session_completed") or at.get("session_failed")
+    steps = [
+        (created_at, at.get("session_processing")),
+        (at.get("session_processing"), at.get("images_ready")),
+        (at.get("images_ready"), at.get("provider_answered") or ended),
+        (at.get("provider_answered"), at.get("session_completed")),
+    ]
+    return [f"{(end - start).total_seconds():.2f}" if start and end else "-" for start, end in steps]
+
+
+def _save_pictures(stack: Stack, try_ons: list[TryOn], directory: Path) -> list[str]:
+    wrong = []
+    for try_on in try_ons:
+        for number, picture in enumerate(try_on.inputs):
+            shutil.copy(picture, directory / f"{try_on.label}-input-{number}{picture.suffix}")
+        row = stack.app.session(try_on.job)
+        if row["status"] != "completed":
+            continue
+        data = stack.app.download(row["generated_image_url"]).content
+        (directory / f"{try_on.label}-result.jpg").write_bytes(data)
+        if _format(data) != "JPEG":
+            wrong.append(f"the result of {try_on.label} is no JPEG")
+        if data in {p.read_bytes() for p in try_on.inputs}:
+            wrong.append(f"the result of {try_on.label} is one of its inputs")
+        if data != stack.app.stored(try_on.job):
+            wrong.append(f"the link of {try_on.label} does not lead to {try_on.job.result_path}")
+    return wrong
+
+
+def _wrong_outcomes(stack: Stack, try_ons: list[TryOn]) -> list[str]:
+    wrong = []
+    for try_on in try_ons:
+        status = stack.app.session(try_on.job)["status"]
+        if status != try_on.expected:
+            wrong.append(f"{try_on.label} is {status}, not {try_on.expected}")
+    with stack.redis.client() as client:
+        dead = client.llen(DEAD_LETTER_LIST)
+    if dead != 1:
+        wrong.append(f"{dead} dead letters, not the one of the invalid payload")
+    return wrong
+
+
+def _wrong_credits(try_ons: list[TryOn], before: dict[UUID, int], after: dict[UUID, int]) -> list[str]:
+    wrong = []
+    for owner_id, start in before.items():
+        completed = sum(t.job.owner_id == owner_id and t.expected == "completed" for t in try_ons)
+        if after[owner_id] != start - completed:
+            wrong.append(f"credits: {start} - {completed} completed is not {after[owner_id]}")
+    return wrong
+
+
+def _balances(stack: Stack, owners: Iterable[UUID]) -> dict[UUID, int]:
+    return {owner_id: stack.app.balance(owner_id) for owner_id in owners}
+
+
+def _of(job: Job, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [e for e in events if e.get("session_id") == str(job.session_id)]
+
+
+def _format(data: bytes) -> str | None:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            return image.format
+    except OSError:
+        return None
+
+
+def _since(started: float) -> str:
+    return f"{time.monotonic() - started:.1f} s"
+
+
+def _say(out: TextIO, text: str) -> None:
+    print(text.rstrip("\n"), file=out, flush=True)

@@ -1,0 +1,55 @@
+"""`python -m wearon_local demo` shows the main job and says the truth about it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from wearon_local.next_app import SAMPLE_GARMENT, SAMPLE_PERSON
+
+
+def demo(output: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "wearon_local", "demo", "--output", str(output), "--latency", "0.2"]
+    return subprocess.run([*command, *options], capture_output=True, text=True, timeout=90)
+
+
+def table(printed: str) -> dict[str, list[str]]:
+    rows = [line.split() for line in printed.split("-----\n", 1)[-1].splitlines()]
+    return {row[0]: row for row in rows if len(row) > 5}
+
+
+def test_the_demo_leaves_pictures_and_a_balance_that_adds_up(tmp_path: Path) -> None:
+    shown = demo(tmp_path)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    rows = table(shown.stdout)
+    assert {name: row[2] for name, row in rows.items()} == {
+        "b2c": "completed",
+        "b2b": "completed",
+        "blocked": "failed",
+        "invalid": "failed",
+    }
+    assert {"10 -> 9"} == {" ".join(row[-3:]) for row in rows.values()}
+    assert "b2c      completed" in shown.stdout
+    for result in ("b2c-result.jpg", "b2b-result.jpg"):
+        [picture] = tmp_path.glob(f"*/{result}")
+        with Image.open(picture) as image:
+            assert (image.format, image.size) == ("JPEG", (1024, 1536))
+        assert picture.read_bytes() not in {SAMPLE_PERSON.read_bytes(), SAMPLE_GARMENT.read_bytes()}
+
+
+def test_the_demo_fails_when_a_picture_cannot_be_made(tmp_path: Path) -> None:
+    shown = demo(tmp_path, "--mode", "bad_base64")
+    assert shown.returncode == 1, shown.stdout + shown.stderr
+    assert "WRONG: b2c is failed, not completed" in shown.stdout
+    assert "WRONG: credits: 10 - 1 completed is not 10" in shown.stdout
+
+
+def test_help_names_the_commands() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "wearon_local", "--help"], capture_output=True, text=True, check=True
+    )
+    for command in ("up", "demo", "download"):
+        assert command in shown.stdout
