@@ -59,12 +59,10 @@ def test_nothing_waits_in_an_empty_redis(redis_url: str) -> None:
 )
 def test_a_task_is_found_wherever_it_waits(redis_url: str, place: str) -> None:
     old, new = _task("2026-01-01T00:00:00.000Z"), _task("2026-02-01T00:00:00.000Z")
-    encode = (
-        (lambda task: json.dumps(task).encode())
-        if place in (TASK_LIST, inflight_list("some-consumer"))
-        else (lambda task: _celery_message(redis_url, task))
-    )
-    elements = [encode(old), encode(new)]
+    plain = place in (TASK_LIST, inflight_list("some-consumer"))
+    elements = [
+        json.dumps(task).encode() if plain else _celery_message(redis_url, task) for task in (old, new)
+    ]
     client = connect(redis_url, name="test")
     client.lpush(place, *elements)
     assert _oldest(redis_url) == datetime(2026, 1, 1, tzinfo=UTC)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import logging
 import signal
 import sys
 import threading
@@ -36,6 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.parse_args(arguments)
     settings = load_settings(GeneratorSettings)
     configure_logging("generator", settings.log_level, settings.log_format, secrets=settings.secret_values())
+    # They tell of each message in their own words and without its request_id; the jobs' own lines tell more.
+    for name in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     _limit_malloc_arenas()
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)

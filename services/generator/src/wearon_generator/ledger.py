@@ -239,3 +239,7 @@ class Ledger:
             "p_message": message,
         }
         return list(await self._call("generation_reap", params))
+
+    async def backlog(self) -> dict[str, float]:
+        """Figures of what is not settled, and of what a person should look at; see generation_backlog."""
+        return dict(await self._call("generation_backlog", {}))

@@ -102,3 +102,28 @@ class Metrics:
             "1 while no jobs are started because the provider's quota is exhausted.",
             registry=registry,
         )
+        self.ledger_sessions = Gauge(
+            "wearon_generator_ledger_sessions",
+            "Sessions of all replicas in the ledger: waiting, working, retrying, expired, flagged, owed, "
+            "paid_by_cron_too.",
+            ["state"],
+            registry=registry,
+        )
+        self.oldest_held = Gauge(
+            "wearon_generator_oldest_held_seconds",
+            "Age of the unsettled session of all replicas that has been held for longest.",
+            registry=registry,
+        )
+
+    def show_backlog(self, figures: dict[str, float]) -> None:
+        """Take over what `Ledger.backlog` says."""
+        for state, number in figures.items():
+            if state == "oldest_held_seconds":
+                self.oldest_held.set(number)
+            else:
+                self.ledger_sessions.labels(state=state).set(number)
+
+
+def gauge_value(gauge: Gauge) -> float:
+    """What an unlabelled gauge stands at."""
+    return next(iter(gauge.collect())).samples[0].value

@@ -15,7 +15,6 @@ import structlog
 from celery import Celery
 from prometheus_client import CollectorRegistry
 from redis.exceptions import RedisError
-from wearon_service_kit.images.fetch import ImageFetcher
 
 from wearon_generator.breaker import QuotaBreaker
 from wearon_generator.celery_app import create_celery_app, publish_again
@@ -24,8 +23,9 @@ from wearon_generator.image_processor import ImageProcessor
 from wearon_generator.jobs import VISIBILITY_TIMEOUT, JobRunner, Provider, Stopping
 from wearon_generator.leases import LeaseKeeper
 from wearon_generator.ledger import Ledger, MigrationsMissing
-from wearon_generator.metrics import Metrics
+from wearon_generator.metrics import Metrics, gauge_value
 from wearon_generator.openai_client import connect_openai
+from wearon_generator.presence import Presence
 from wearon_generator.queue_scan import QueueScan
 from wearon_generator.settings import GeneratorSettings
 from wearon_generator.slots import RedisSlots, SlotLine
@@ -34,6 +34,7 @@ from wearon_generator.storage import BucketMissing, ResultStore
 from wearon_generator.supabase_client import SupabaseAway, ask, connect_supabase
 from wearon_generator.tasks import register_tasks
 from wearon_service_kit.health import CheckResult
+from wearon_service_kit.images.fetch import ImageFetcher
 from wearon_service_kit.redis_clients import connect_async
 
 log = structlog.get_logger()
@@ -96,7 +97,8 @@ class Runtime:
         decoders = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
         self._breaker = QuotaBreaker(self._redis, self.replica, metrics)
         slots = RedisSlots(self._redis, settings.generations_per_minute)
-        self._line = SlotLine(slots, gate=self._breaker.wait_until_closed)
+        self._presence = Presence(self._redis, self.replica, self._describe)
+        self._line = SlotLine(slots, gate=self._wait_until_jobs_may_start)
         self._leases = LeaseKeeper(self._ledger, metrics)
         self._stopping = Stopping()
         self._queues = QueueScan(self._redis)
@@ -124,6 +126,18 @@ class Runtime:
         )
         register_tasks(self.celery, runner, self._thread.run)
 
+    def _describe(self) -> dict[str, Any]:
+        return {
+            "concurrency": self._settings.generator_concurrency,
+            "waiting": gauge_value(self.metrics.waiting),
+            "working": gauge_value(self.metrics.working),
+            "quota_paused": self._breaker.open,
+        }
+
+    async def _wait_until_jobs_may_start(self) -> None:
+        await self._presence.wait_until_resumed()
+        await self._breaker.wait_until_closed()
+
     async def _sweep(self) -> None:
         await cleanup_stuck_sessions(
             self._ledger,
@@ -132,6 +146,7 @@ class Runtime:
             self._settings.stuck_after_seconds,
             self.metrics,
         )
+        self.metrics.show_backlog(await ask(self._ledger.backlog))
 
     # ------------------------------------------------------------------ from the main thread
 
@@ -151,6 +166,7 @@ class Runtime:
         """Begin to renew leases, hand out slots and sweep."""
 
         async def begin() -> None:
+            await self._presence.start()
             self._leases.start()
             self._line.start()
             self._sweeper.start()
@@ -168,6 +184,7 @@ class Runtime:
             await self._sweeper.stop()
             await self._line.stop()
             await self._leases.stop()
+            await self._presence.stop()
             await self._redis.aclose()
 
         self._thread.run(end())
@@ -192,6 +209,8 @@ class Runtime:
 
     def check_quota(self) -> CheckResult:
         """Whether jobs are started, or wait because the provider's quota is exhausted."""
+        if self._presence.paused:
+            return CheckResult(True, "paused by the operator")
         if self._breaker.open:
             return CheckResult(False, "paused: the provider says the quota is exhausted")
         return CheckResult(True)

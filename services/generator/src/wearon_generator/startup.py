@@ -18,7 +18,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from wearon_contracts.errors import ErrorCode, sentence
-from wearon_generator.ledger import LEASE_SECONDS, Ledger
+from wearon_generator.ledger import LEASE_SECONDS, Ledger, Session
 from wearon_generator.metrics import Metrics
 from wearon_generator.queue_scan import QueueScan
 from wearon_generator.supabase_client import SupabaseAway, ask
@@ -58,21 +58,27 @@ async def recover_jobs(ledger: Ledger, publish: Publish, metrics: Metrics) -> in
     return len(rows)
 
 
-async def reap_orphans(ledger: Ledger, queues: QueueScan, stuck_after: int, metrics: Metrics) -> int:
-    """Fail and refund sessions that nothing in Redis and nobody in the ledger will ever run."""
+async def find_orphans(ledger: Ledger, queues: QueueScan, stuck_after: int) -> list[Session]:
+    """Sessions that nothing in Redis and nobody in the ledger will ever run, at most `BATCH`."""
     oldest = await queues.oldest()
     before = min(oldest or datetime.now(UTC), datetime.now(UTC))
     candidates = await ask(lambda: ledger.orphans(before, stuck_after, BATCH))
-    if not candidates:
-        return 0
     # Twice, so that a task which a consumer's recovery moves back during the first look is met in the second.
     for _ in range(2):
+        if not candidates:
+            break
         waiting = await queues.sessions_among({str(session.session_id) for session in candidates})
         candidates = [session for session in candidates if str(session.session_id) not in waiting]
-    if not candidates:
+    return candidates
+
+
+async def reap_orphans(ledger: Ledger, queues: QueueScan, stuck_after: int, metrics: Metrics) -> int:
+    """Fail and refund what `find_orphans` finds."""
+    orphans = await find_orphans(ledger, queues, stuck_after)
+    if not orphans:
         return 0
     code = ErrorCode.STUCK
-    results = await ask(lambda: ledger.reap(candidates, stuck_after, code, sentence(code)))
+    results = await ask(lambda: ledger.reap(orphans, stuck_after, code, sentence(code)))
     reaped = [row for row in results if row["verdict"] == "failed"]
     for row in reaped:
         refund = (row.get("refund") or {}).get("state") or "none"

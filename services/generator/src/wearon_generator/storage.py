@@ -16,12 +16,14 @@ class BucketMissing(Exception):
     """The bucket for results does not exist."""
 
 
+def owner_path(channel: Channel, owner_id: object) -> str:
+    """Folder of the results of one user or store, inside the bucket."""
+    return f"generated/{owner_id}" if channel is Channel.B2C else f"stores/{owner_id}/generated"
+
+
 def object_path(task: GenerationTask) -> str:
     """Path of the task's result inside the bucket; the same for every attempt."""
-    owner = (
-        f"generated/{task.user_id}" if task.channel is Channel.B2C else f"stores/{task.store_id}/generated"
-    )
-    return f"{owner}/{task.session_id}.jpg"
+    return f"{owner_path(task.channel, task.owner_id)}/{task.session_id}.jpg"
 
 
 def content_type(data: bytes) -> str | None:

@@ -1,0 +1,338 @@
+"""What an operator can ask and do, as functions that return plain data; `ctl.py` is their command line."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+from uuid import UUID
+
+from redis.asyncio import Redis
+from supabase import AsyncClient
+
+from wearon_contracts.errors import ErrorCode, sentence
+from wearon_contracts.queues import (
+    CELERY_AGAIN_QUEUE,
+    CELERY_QUEUE,
+    DEAD_LETTER_LIST,
+    INFLIGHT_PREFIX,
+    TASK_LIST,
+    UNACKED_HASH,
+    consumer_heartbeat,
+)
+from wearon_contracts.sessions import SETTLED
+from wearon_contracts.tasks import Channel, DeadLetter
+from wearon_generator.ledger import Ledger, Session
+from wearon_generator.presence import PAUSED_KEY, REPLICA_PREFIX
+from wearon_generator.queue_scan import QueueScan
+from wearon_generator.startup import find_orphans
+from wearon_generator.storage import owner_path
+
+TABLES: Final = {Channel.B2C: "generation_sessions", Channel.B2B: "store_generation_sessions"}
+_OWNER_COLUMN: Final = {Channel.B2C: "user_id", Channel.B2B: "store_id"}
+_SHORT: Final = 12
+_PAGE: Final = 500
+_ALL: Final = 2**31
+_OBJECT_PATH: Final = "/storage/v1/object/"
+
+
+class Refused(Exception):
+    """The operator asked for something that would do harm, or for something that is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter and the element of the list it was read from; `id` is short for the element."""
+
+    id: str
+    element: bytes
+    letter: DeadLetter
+
+    def raw(self) -> bytes:
+        """The element as the producer pushed it."""
+        if self.letter.encoding == "base64":
+            return base64.b64decode(self.letter.raw)
+        return self.letter.raw.encode()
+
+    def summary(self) -> dict[str, Any]:
+        """What a list shows: everything but the element itself."""
+        return {"id": self.id, **self.letter.model_dump(mode="json", exclude={"raw"})}
+
+
+class Operations:
+    """Works with Redis and Supabase alone; needs no running service."""
+
+    def __init__(self, redis: Redis, supabase: AsyncClient, bucket: str, stuck_after: int) -> None:
+        self._redis = redis
+        self._supabase = supabase
+        self._bucket = bucket
+        self._stuck_after = stuck_after
+        self._ledger = Ledger(supabase)
+        self._queues = QueueScan(redis)
+
+    # ------------------------------------------------------------------ queues and workers
+
+    async def status(self) -> dict[str, Any]:
+        """Depths and ages of all queues, who lives, whether jobs are paused, what the ledger counts."""
+        oldest = await self._queues.oldest()
+        names = (TASK_LIST, CELERY_AGAIN_QUEUE, CELERY_QUEUE, DEAD_LETTER_LIST)
+        paused = await self._redis.get(PAUSED_KEY)
+        return {
+            "queues": {name: await self._redis.llen(name) for name in names},
+            "taken_by_workers": await self._redis.hlen(UNACKED_HASH),
+            "oldest_task_seconds": (
+                None if oldest is None else round((datetime.now(UTC) - oldest).total_seconds(), 1)
+            ),
+            "consumers": await self._consumers(),
+            "generators": await self._generators(),
+            "paused": json.loads(paused) if paused else None,
+            "ledger": await self._ledger.backlog(),
+        }
+
+    async def _consumers(self) -> list[dict[str, Any]]:
+        found = []
+        async for name in self._redis.scan_iter(f"{INFLIGHT_PREFIX}*"):
+            consumer = name.decode().removeprefix(INFLIGHT_PREFIX)
+            alive = bool(await self._redis.exists(consumer_heartbeat(consumer)))
+            found.append({"id": consumer, "alive": alive, "in_flight": await self._redis.llen(name)})
+        with_list = {consumer["id"] for consumer in found}
+        prefix = consumer_heartbeat("")
+        async for name in self._redis.scan_iter(f"{prefix}*"):
+            consumer = name.decode().removeprefix(prefix)
+            if consumer not in with_list:
+                found.append({"id": consumer, "alive": True, "in_flight": 0})
+        return sorted(found, key=lambda consumer: str(consumer["id"]))
+
+    async def _generators(self) -> list[dict[str, Any]]:
+        found = []
+        async for name in self._redis.scan_iter(f"{REPLICA_PREFIX}*"):
+            if name.decode() == PAUSED_KEY:
+                continue
+            told = await self._redis.get(name)
+            if told is not None:
+                found.append({"id": name.decode().removeprefix(REPLICA_PREFIX), **json.loads(told)})
+        return sorted(found, key=lambda replica: str(replica["id"]))
+
+    async def pause(self, reason: str) -> dict[str, Any]:
+        """Let no generator start a job until `resume`; those in work go on, and the rest keeps waiting."""
+        paused = {"since": datetime.now(UTC).isoformat(timespec="seconds"), "reason": reason}
+        await self._redis.set(PAUSED_KEY, json.dumps(paused))
+        return {"paused": paused}
+
+    async def resume(self) -> dict[str, Any]:
+        """Let generators start jobs again."""
+        return {"paused": None, "was_paused": bool(await self._redis.delete(PAUSED_KEY))}
+
+    # ------------------------------------------------------------------ dead letters
+
+    async def dead_letters(self, limit: int) -> list[Letter]:
+        """The newest dead letters first."""
+        elements = await self._redis.lrange(DEAD_LETTER_LIST, 0, limit - 1)
+        return [_letter(element) for element in elements if isinstance(element, bytes)]
+
+    async def dead_letter(self, letter_id: str) -> Letter:
+        """The one whose id is, or begins with, `letter_id`; raises `Refused` unless it is exactly one."""
+        found: dict[str, Letter] = {}
+        start = 0
+        while elements := await self._redis.lrange(DEAD_LETTER_LIST, start, start + _PAGE - 1):
+            for element in elements:
+                if isinstance(element, bytes):
+                    letter = _letter(element)
+                    if letter_id and letter.id.startswith(letter_id):
+                        found[letter.id] = letter
+            start += len(elements)
+        if len(found) != 1:
+            raise Refused(f"{len(found)} dead letters have an id that begins with {letter_id!r}")
+        return next(iter(found.values()))
+
+    async def requeue_dead_letter(self, letter: Letter) -> dict[str, Any]:
+        """Put the element back on the producer's list, unless its session is settled already."""
+        if letter.letter.session_id is not None:
+            session = await self._settled(letter.letter.session_id)
+            if session is not None:
+                refund = (session.get("refund") or {}).get("state")
+                raise Refused(
+                    f"session {letter.letter.session_id} is {session['status']} already"
+                    + (f" and its credit was given back (refund {refund})" if refund else "")
+                    + "; the shopper has to start a new try-on"
+                )
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.lrem(DEAD_LETTER_LIST, 1, letter.element.decode())
+            pipe.lpush(TASK_LIST, letter.raw())
+            await pipe.execute()
+        return {"requeued": letter.id}
+
+    async def _settled(self, session_id: UUID) -> dict[str, Any] | None:
+        outcome = (
+            await self._supabase.rpc("generation_outcome", {"p_session_id": str(session_id)}).execute()
+        ).data
+        if not isinstance(outcome, dict):
+            return None
+        settled = outcome.get("outcome") or outcome.get("status") in SETTLED
+        return outcome if settled else None
+
+    async def drop_dead_letter(self, letter: Letter) -> dict[str, Any]:
+        """Delete the element for good."""
+        removed = await self._redis.lrem(DEAD_LETTER_LIST, 1, letter.element.decode())
+        return {"dropped": letter.id if removed else None}
+
+    # ------------------------------------------------------------------ sessions
+
+    async def story(self, session_id: UUID) -> dict[str, Any]:
+        """Everything known of one session: row, ledger, answers paid for, money moved, where its task is."""
+        channel, row = await self._row(session_id)
+        ledger = await self._select("generation_ledger", "session_id", str(session_id))
+        for entry in ledger:
+            entry.pop("task", None)
+        answers = await self._select("generation_usage", "session_id", str(session_id))
+        waiting = await self._queues.sessions_among({str(session_id)})
+        return {
+            "session_id": str(session_id),
+            "channel": channel.value,
+            "row": {key: _without_token(value) for key, value in row.items()},
+            "ledger": ledger[0] if ledger else None,
+            "provider_answers": answers,
+            "money": await self._money(channel, row, session_id),
+            "task_in_redis": bool(waiting),
+        }
+
+    async def _row(self, session_id: UUID) -> tuple[Channel, dict[str, Any]]:
+        for channel, table in TABLES.items():
+            rows = await self._select(table, "id", str(session_id))
+            if rows:
+                return channel, rows[0]
+        raise Refused(f"no session has the id {session_id}")
+
+    async def _select(self, table: str, column: str, value: str) -> list[dict[str, Any]]:
+        answer = await self._supabase.table(table).select("*").eq(column, value).execute()
+        return list(answer.data)  # type: ignore[arg-type]
+
+    async def _money(self, channel: Channel, row: dict[str, Any], session_id: UUID) -> list[dict[str, Any]]:
+        if channel is Channel.B2C:
+            query = (
+                self._supabase.table("credit_transactions")
+                .select("*")
+                .eq("user_id", row["user_id"])
+                .like("description", f"%{session_id}%")
+            )
+        elif row["request_id"] is None:
+            return []
+        else:
+            query = (
+                self._supabase.table("store_credit_transactions")
+                .select("*")
+                .eq("store_id", row["store_id"])
+                .eq("request_id", row["request_id"])
+            )
+        return list((await query.execute()).data)  # type: ignore[arg-type]
+
+    async def flagged(self, limit: int) -> list[dict[str, Any]]:
+        """Sessions a person should look at, and why."""
+        answer = await self._supabase.rpc("generation_flagged", {"p_limit": limit}).execute()
+        return list(answer.data)  # type: ignore[arg-type]
+
+    async def costs(self, days: int) -> list[dict[str, Any]]:
+        """What the provider's answers cost, by day, channel and model."""
+        answer = await self._supabase.rpc("generation_costs", {"p_days": days}).execute()
+        return list(answer.data)  # type: ignore[arg-type]
+
+    async def stuck(self) -> list[Session]:
+        """Sessions the next sweep of a generator would fail and refund."""
+        return await find_orphans(self._ledger, self._queues, self._stuck_after)
+
+    async def reap(self, sessions: list[Session]) -> list[dict[str, Any]]:
+        """Fail and refund these, at most 100."""
+        code = ErrorCode.STUCK
+        return await self._ledger.reap(sessions, self._stuck_after, code, sentence(code))
+
+    # ------------------------------------------------------------------ erasing
+
+    async def erasable(self, *, session_id: UUID | None, user_id: UUID | None) -> dict[str, Any]:
+        """What `erase` would delete for one session, or for all sessions of a user."""
+        if session_id is not None:
+            channel, row = await self._row(session_id)
+            rows = [(channel, row)]
+        else:
+            rows = [
+                (Channel.B2C, row) for row in await self._select(TABLES[Channel.B2C], "user_id", str(user_id))
+            ]
+        settled = [(channel, row) for channel, row in rows if row["status"] in SETTLED]
+        objects = sorted({path for channel, row in settled for path in self._objects(channel, row)})
+        return {
+            "sessions": [{"channel": channel.value, "session_id": row["id"]} for channel, row in settled],
+            "unsettled_and_left_alone": [row["id"] for _, row in rows if row["status"] not in SETTLED],
+            "objects": objects,
+        }
+
+    def _objects(self, channel: Channel, row: dict[str, Any]) -> Iterable[str]:
+        yield f"{owner_path(channel, row[_OWNER_COLUMN[channel]])}/{row['id']}.jpg"
+        accessories = row.get("accessories") or []
+        links = [row.get(name) for name in ("model_image_url", "outfit_image_url", "stitched_image_url")]
+        for link in (*links, *(accessories if isinstance(accessories, list) else [])):
+            path = _path_in_bucket(link, self._bucket)
+            if path is not None:
+                yield path
+
+    async def erase(self, found: dict[str, Any]) -> dict[str, Any]:
+        """Delete the pictures that `erasable` found, the links to them, and the sessions' dead letters."""
+        bucket = self._supabase.storage.from_(self._bucket)
+        for start in range(0, len(found["objects"]), 100):
+            await bucket.remove(found["objects"][start : start + 100])
+        for entry in found["sessions"]:
+            channel = Channel(entry["channel"])
+            emptied: dict[str, Any] = {
+                "generated_image_url": None,
+                "model_image_url": "",
+                "outfit_image_url": None,
+                "prompt_user": None,
+            }
+            if channel is Channel.B2C:
+                emptied |= {"accessories": None, "stitched_image_url": None}
+            await (
+                self._supabase.table(TABLES[channel]).update(emptied).eq("id", entry["session_id"]).execute()
+            )
+        wanted = {entry["session_id"] for entry in found["sessions"]}
+        letters = [letter for letter in await self.dead_letters(_ALL) if _session_of(letter) in wanted]
+        for letter in letters:
+            await self.drop_dead_letter(letter)
+        return {
+            "sessions": len(found["sessions"]),
+            "objects": len(found["objects"]),
+            "dead_letters": len(letters),
+        }
+
+
+def _letter(element: bytes) -> Letter:
+    letter = DeadLetter.model_validate_json(element)
+    return Letter(hashlib.sha256(element).hexdigest()[:_SHORT], element, letter)
+
+
+def _session_of(letter: Letter) -> str | None:
+    return str(letter.letter.session_id) if letter.letter.session_id else None
+
+
+def _without_token(value: Any) -> Any:
+    """A link without its query, which is what lets anybody open it."""
+    if isinstance(value, str) and value.startswith(("http://", "https://")):
+        return value.partition("?")[0]
+    if isinstance(value, list):
+        return [_without_token(item) for item in value]
+    return value
+
+
+def _path_in_bucket(link: Any, bucket: str) -> str | None:
+    """Path of an object of ours that a signed or public link leads to; None for any other link."""
+    if not isinstance(link, str):
+        return None
+    path = unquote(urlsplit(link).path)
+    if not path.startswith(_OBJECT_PATH):
+        return None
+    kind, _, rest = path.removeprefix(_OBJECT_PATH).partition("/")
+    if kind not in ("sign", "public", "authenticated") or not rest.startswith(f"{bucket}/"):
+        return None
+    return rest.removeprefix(f"{bucket}/")
