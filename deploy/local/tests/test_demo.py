@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from wearon_local.next_app import SAMPLE_GARMENT, SAMPLE_PERSON
+from wearon_local.processes import free_port, listens, wait_until
 
 
 def demo(output: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -45,6 +47,23 @@ def test_the_demo_fails_when_a_picture_cannot_be_made(tmp_path: Path) -> None:
     assert shown.returncode == 1, shown.stdout + shown.stderr
     assert "WRONG: b2c is failed, not completed" in shown.stdout
     assert "WRONG: credits: 10 - 1 completed is not 10" in shown.stdout
+
+
+def test_up_serves_on_the_given_port_until_ctrl_c(tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "wearon_local", "up", "--sizing-apis", "0", "--gateway-port", str(port)]
+    printed = tmp_path / "printed"
+    with printed.open("w") as out:
+        up = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, text=True)
+    try:
+        wait_until(lambda: "Ctrl-C" in printed.read_text(), timeout=60, what="everything runs")
+        assert f"export SUPABASE_URL=http://127.0.0.1:{port}\n" in printed.read_text()
+        assert listens(port)
+        up.send_signal(signal.SIGINT)
+        assert up.wait(30) == 0
+    finally:
+        up.kill()
+    assert not listens(port)
 
 
 def test_help_names_the_commands() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import subprocess
 import sys
@@ -103,4 +104,5 @@ def _keep_running(stack: Stack) -> None:
     for service in stack.services:
         print(f"{service.name:<14} {service.url}")
     print("\nCtrl-C stops everything.", flush=True)
-    signal.pause()
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.pause()

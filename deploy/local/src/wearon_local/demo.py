@@ -32,16 +32,13 @@ from wearon_local.stack import Stack
 CREDITS: Final = 10
 _SETTLES_WITHIN: Final = 45.0
 _STEPS: Final = {
-    "job_held": "held",
-    "session_processing": "working",
-    "images_ready": "images ready",
-    "provider_answered": "picture made",
-    "result_stored": "picture stored",
+    "job_held": "waiting for a slot",
+    "session_processing": "fetching the images",
+    "images_ready": "waiting for the picture",
+    "provider_answered": "storing the picture",
     "session_requeued": "waiting for a retry",
-    "session_completed": "completed",
-    "session_failed": "failed",
 }
-"""The generator's log events that are shown as progress."""
+"""What a job is at after each of the generator's log events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +129,7 @@ class _Progress:
         self._try_ons = try_ons
         self._out = out
         self._redraw = out.isatty()
-        self._shown: dict[str, str] = {}
+        self._shown: dict[str, tuple[str, float]] = {}
         self._drawn = False
 
     def follow(self) -> None:
@@ -145,22 +142,23 @@ class _Progress:
             for try_on in self._try_ons:
                 self._show(try_on.label, _state(try_on.job, statuses, events), elapsed)
             if self._redraw:
-                self._draw(elapsed)
+                self._draw()
             if SETTLED.issuperset(statuses.values()):
                 return
             time.sleep(0.1)
 
     def _show(self, label: str, state: str, elapsed: float) -> None:
-        if self._shown.get(label) != state:
-            self._shown[label] = state
-            if not self._redraw:
-                _say(self._out, f"{elapsed:6.1f} s  {label:<8} {state}")
+        last_state, _ = self._shown.get(label, (None, 0))
+        if state != last_state and not self._redraw:
+            _say(self._out, f"{elapsed:6.1f} s  {label:<8} {state}")
+        if state != last_state or state not in SETTLED:
+            self._shown[label] = (state, elapsed)
 
-    def _draw(self, elapsed: float) -> None:
+    def _draw(self) -> None:
         if self._drawn:
             self._out.write(f"\x1b[{len(self._shown)}A")
         self._drawn = True
-        for label, state in self._shown.items():
+        for label, (state, elapsed) in self._shown.items():
             self._out.write(f"\x1b[2K{elapsed:6.1f} s  {label:<8} {state}\n")
         self._out.flush()
 
@@ -168,9 +166,7 @@ class _Progress:
 def _state(job: Job, statuses: dict[UUID, str], events: list[dict[str, Any]]) -> str:
     status = statuses[job.session_id]
     steps = [_STEPS[e["event"]] for e in _of(job, events) if e["event"] in _STEPS]
-    if status in SETTLED or not steps or steps[-1] == status:
-        return status
-    return f"{status}: {steps[-1]}"
+    return f"{status}: {steps[-1]}" if steps and status not in SETTLED else status
 
 
 def _print_table(
@@ -232,11 +228,11 @@ def _seconds_per_step(created_at: datetime, events: list[dict[str, Any]]) -> lis
 def _save_pictures(stack: Stack, try_ons: list[TryOn], directory: Path) -> list[str]:
     wrong = []
     for try_on in try_ons:
-        for number, picture in enumerate(try_on.inputs):
-            shutil.copy(picture, directory / f"{try_on.label}-input-{number}{picture.suffix}")
         row = stack.app.session(try_on.job)
         if row["status"] != "completed":
             continue
+        for number, picture in enumerate(try_on.inputs):
+            shutil.copy(picture, directory / f"{try_on.label}-input-{number}{picture.suffix}")
         data = stack.app.download(row["generated_image_url"]).content
         (directory / f"{try_on.label}-result.jpg").write_bytes(data)
         if _format(data) != "JPEG":
