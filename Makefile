@@ -5,7 +5,7 @@ PY := .venv/bin/python
 LOCALS := packages/contracts packages/service-kit services/consumer services/generator services/sizing-api deploy/local
 UNPUBLISHED := $(foreach p,wearon-contracts wearon-service-kit wearon-consumer wearon-generator wearon-sizing wearon-local,--no-emit-package $(p))
 
-.PHONY: help setup lock lint test
+.PHONY: help setup lock lint test demo up generated check-generated
 
 help: ## List what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -26,8 +26,30 @@ lock: setup ## Compile the hash-checked locks again: all tools and services, the
 	for s in consumer generator sizing-api; do \
 	  $(COMPILE) -c requirements-dev.lock services/$$s/pyproject.toml -o services/$$s/requirements.lock || exit 1; done
 
-lint: setup ## Format check, lint, types, import borders
+GENERATE = .venv/bin/python deploy/env_example.py
+
+generated: setup ## Write again what is generated: schemas, TypeScript, .env.example, the OpenAPI document
+	.venv/bin/python -m wearon_contracts.generate
+	$(GENERATE)
+
+check-generated: setup
+	.venv/bin/python -m wearon_contracts.generate --check
+	$(GENERATE) --check
+
+lint: setup check-generated ## Format check, lint, types, import borders, generated files up to date
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy packages services
 	.venv/bin/lint-imports
+
+test: setup model ## Run all tests on real parts: Redis, PostgreSQL, PostgREST and Node, all started by the tests
+	.venv/bin/python -m pytest -q
+
+model: setup ## Fetch the pose model (9 MB) into .local/models, checked by its sha256
+	.venv/bin/python services/sizing-api/fetch_model.py
+
+demo: setup model ## The main job: four try-ons through queue, worker and database, on stand-ins for OpenAI and Storage
+	.venv/bin/python -m wearon_local demo $(if $(KEEP),--keep)
+
+up: setup model ## The local stack and all services, until Ctrl-C
+	.venv/bin/python -m wearon_local up
