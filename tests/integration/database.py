@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -18,10 +18,11 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
+
 from wearon_local import downloads, tokens
 from wearon_local.paths import SUPABASE_DIR
 from wearon_local.postgres_server import PostgresServer
-from wearon_local.processes import Nursery, free_port
+from wearon_local.processes import Nursery, free_port, wait_until
 
 APPLICATION_FILES: Final = sorted((SUPABASE_DIR / "dev").glob("0*.sql"))
 MIGRATION_FILES: Final = sorted((SUPABASE_DIR / "migrations").glob("*.sql"))
@@ -81,9 +82,11 @@ class LedgerDatabase:
         self._secret = jwt_secret
         self._service_token = tokens.api_key(jwt_secret, "service_role")
         self._rest = httpx.Client(base_url=rest_url, timeout=20, limits=httpx.Limits(max_connections=100))
+        self._threads = ThreadPoolExecutor(4)
         self._admin = psycopg.connect(server.url, autocommit=True, row_factory=dict_row)
 
     def close(self) -> None:
+        self._threads.shutdown()
         self._rest.close()
         self._admin.close()
 
@@ -111,6 +114,23 @@ class LedgerDatabase:
         (value,) = self.row(query, *parameters).values()
         return value
 
+    def migrate_again(self) -> None:
+        """Apply the migrations once more, as somebody may at any time."""
+        self.server.apply(MIGRATION_FILES)
+
+    def wait_for_a_blocked_call(self, calls: int = 1) -> None:
+        """Until so many calls through PostgREST wait for a lock that somebody else holds."""
+        wait_until(
+            lambda: self.value(
+                "select count(*) >= %s from pg_stat_activity"
+                " where usename = 'authenticator' and wait_event_type = 'Lock'",
+                calls,
+            ),
+            timeout=5,
+            what="a call waits for a lock",
+            every=0.01,
+        )
+
     # ------------------------------------------------------------ PostgREST
 
     def rpc(self, function: str, *, token: str | None = None, **parameters: object) -> Any:
@@ -135,6 +155,10 @@ class LedgerDatabase:
 
     def _headers(self, token: str | None) -> dict[str, str]:
         return {"Authorization": f"Bearer {token or self._service_token}"}
+
+    def in_background(self, call: Callable[[], Row]) -> Future[Row]:
+        """Make a call in a thread of its own."""
+        return self._threads.submit(call)
 
     # ---------------------------------------------------------- the ledger
 
@@ -248,7 +272,7 @@ class LedgerDatabase:
         answer: Row | None = self.rpc("generation_outcome", token=token, p_session_id=str(session.id))
         return answer
 
-    def _answer(self, function: str, **parameters: object) -> Row:
+    def _answer(self, function: str, **parameters: Any) -> Row:
         answer: Row = self.rpc(f"generation_{function}", **parameters)
         return answer
 

@@ -6,7 +6,6 @@ import uuid
 from datetime import datetime, timedelta
 
 import pytest
-
 from tests.integration.database import LedgerDatabase, Session
 
 
