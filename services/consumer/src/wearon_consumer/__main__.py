@@ -8,7 +8,6 @@ import socket
 import sys
 import uuid
 from datetime import UTC, datetime
-from typing import Final
 
 import redis
 import structlog
@@ -25,8 +24,6 @@ from wearon_service_kit.health import CheckResult, HealthServer
 from wearon_service_kit.logs import configure_logging
 from wearon_service_kit.redis_clients import connect
 from wearon_service_kit.settings import load_settings
-
-_STALLED_SECONDS: Final = 5.0
 
 _log = structlog.get_logger(__name__)
 
@@ -45,7 +42,7 @@ def run(settings: ConsumerSettings, client: redis.Redis) -> int:
     inflight = InFlight(client, consumer_id)
     sorter = Sorter(CeleryMessages(CELERY_QUEUE), consumer_id, lambda: datetime.now(UTC))
     bridge = Bridge(inflight, sorter, Metrics(registry))
-    registry.register(Backlog(client, inflight.name))
+    registry.register(Backlog(client, inflight.name, bridge.progresses))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: bridge.stop())
 
@@ -54,10 +51,7 @@ def run(settings: ConsumerSettings, client: redis.Redis) -> int:
         return CheckResult(True)
 
     def loop_progresses() -> CheckResult:
-        seconds = bridge.seconds_since_progress()
-        if seconds is None:
-            return CheckResult(False, "not yet begun")
-        return CheckResult(seconds <= _STALLED_SECONDS, f"last progress {seconds:.1f} s ago")
+        return CheckResult(bridge.progresses())
 
     server = HealthServer(settings.health_port, {"redis": redis_answers, "loop": loop_progresses}, registry)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import time
 from typing import Final
@@ -22,6 +23,7 @@ RECOVERY_SECONDS: Final = 2.0
 """How often the lists of dead consumers are looked for."""
 FAREWELL_SECONDS: Final = 5.0
 """How long a stopping consumer tries to reach Redis before it leaves its batch to the others."""
+STALLED_SECONDS: Final = 5.0
 ALARM_REFUSED_IN_A_ROW: Final = 50
 """So many invalid elements with no valid one between them are the sign of a bad deployment."""
 _NAP_SECONDS: Final = 0.1
@@ -41,16 +43,16 @@ class Bridge:
         self._taken_at = 0.0
         self._next_recovery = 0.0
         self._refused_in_a_row = 0
-        self._last_progress: float | None = None
+        self._last_progress = -math.inf
         self._stopping = False
 
     def stop(self) -> None:
         """Ask `run` to return; it notices within a second."""
         self._stopping = True
 
-    def seconds_since_progress(self) -> float | None:
-        """How long ago Redis last did what the loop asked of it; None if it never has."""
-        return None if self._last_progress is None else time.monotonic() - self._last_progress
+    def progresses(self) -> bool:
+        """Whether Redis did what the loop asked of it within the last STALLED_SECONDS. From any thread."""
+        return time.monotonic() - self._last_progress < STALLED_SECONDS
 
     def run(self) -> None:
         """Bridge until `stop`, then finish the batch and leave nothing in flight. Never raises an error."""

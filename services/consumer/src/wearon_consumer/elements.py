@@ -80,8 +80,7 @@ def _read_carefully(raw: bytes) -> GenerationTask | Refusal:
     if not isinstance(value, dict):
         kind = "null" if value is None else type(value).__name__
         return Refusal(DeadLetterReason.NOT_AN_OBJECT, f"a JSON {kind}, not an object")
-    version = value.get("version")
-    if type(version) is int and version != TASK_VERSION:
+    if _is_unknown_version(value.get("version")):
         detail = f"version is not {TASK_VERSION}, the only one known"
         return Refusal(DeadLetterReason.UNKNOWN_VERSION, detail, _owner_of(value))
     try:
@@ -106,6 +105,12 @@ def _parse(raw: bytes) -> object:
         raise _Unreadable(DeadLetterReason.NOT_JSON, f"{error.msg} at character {error.pos}") from None
     except RecursionError:
         raise _Unreadable(DeadLetterReason.NOT_JSON, "nested too deeply") from None
+
+
+def _is_unknown_version(version: object) -> bool:
+    # In JSON 2.0 is 2. Anything that is no whole number is no version at all, but an invalid task.
+    whole = type(version) is int or (type(version) is float and version.is_integer())
+    return whole and version != TASK_VERSION
 
 
 def _details(error: ValidationError) -> str:
@@ -168,4 +173,4 @@ def _integer(digits: str) -> int | float:
 
 
 _STRICT: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_integer)
-_LENIENT: Final = json.JSONDecoder(parse_int=_integer)
+_LENIENT: Final = json.JSONDecoder(parse_int=_integer, strict=False)

@@ -100,9 +100,12 @@ class Backlog(Collector):
         self,
         client: redis.Redis,
         inflight_list: str,
+        reachable: Callable[[], bool],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        """`reachable`: whether to ask Redis at all, so that a scrape does not wait for one that is away."""
         self._client = client
+        self._reachable = reachable
         self._clock = clock
         self._lists = {
             "waiting": TASK_LIST,
@@ -116,6 +119,8 @@ class Backlog(Collector):
         return self._families()
 
     def collect(self) -> Iterator[Metric]:
+        if not self._reachable():
+            return
         length, oldest = self._families()
         try:
             with self._client.pipeline(transaction=False) as pipeline:

@@ -1,0 +1,25 @@
+"""A Redis-compatible server for each test, and consumers on it that end with the test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from wearon_local.processes import Nursery, free_port
+from wearon_local.redis_server import RedisServer
+
+from .lab import Lab
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    nursery = Nursery()
+    try:
+        server = RedisServer(nursery, free_port())
+        server.start()
+        with redis.Redis.from_url(server.url) as client:
+            yield Lab(nursery, server, client)
+    finally:
+        nursery.close()

@@ -1,0 +1,229 @@
+"""Redis away, restarted, emptied, read-only: the consumer goes on by itself and loses nothing it held."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import redis
+from prometheus_client import CollectorRegistry
+
+from wearon_consumer.batches import Sorter
+from wearon_consumer.bridge import LONGEST_PAUSE_SECONDS, Bridge, pause_seconds
+from wearon_consumer.celery_messages import CeleryMessages
+from wearon_consumer.inflight import HandOn, InFlight
+from wearon_consumer.metrics import Metrics
+from wearon_contracts.queues import CELERY_QUEUE, TASK_LIST, consumer_heartbeat, inflight_list
+from wearon_local.processes import wait_until
+
+from .lab import Lab, encode, new_task
+
+RECOVERY_SECONDS = 15
+
+
+def wait_for_error(lab: Lab) -> None:
+    lab.consumers[0].process.wait_until(
+        lambda: lab.consumers[0].events(event="loop_failed"), timeout=20, what="an error"
+    )
+
+
+def test_redis_restarted_with_its_data(lab: Lab) -> None:
+    lab.start()
+    ids = lab.push_tasks(5)
+    lab.wait_published(5)
+    lab.server.kill()
+    wait_for_error(lab)
+    lab.server.start()
+    started = time.monotonic()
+    ids += lab.push_tasks(300)
+    assert lab.wait_published(305) == ids
+    assert time.monotonic() - started < RECOVERY_SECONDS
+
+
+def test_redis_killed_under_load(lab: Lab) -> None:
+    ids = lab.push_tasks(3000)
+    lab.start(wait=False)
+    lab.wait_published(300)
+    lab.server.restart()
+    assert lab.wait_published(3000, timeout=RECOVERY_SECONDS) == ids
+    wait_until(lambda: not lab.inflight(), timeout=5, what="nothing in flight")
+    assert lab.published_ids() == ids
+
+
+def test_redis_restarted_with_its_data_lost(lab: Lab) -> None:
+    lab.start()
+    wait_until(lab.heartbeats, timeout=5, what="a heartbeat")
+    lab.server.restart(lose_data=True)
+    started = time.monotonic()
+    ids = lab.push_tasks(5)
+    assert lab.wait_published(5) == ids
+    assert lab.heartbeats()
+    assert time.monotonic() - started < RECOVERY_SECONDS
+
+
+def test_redis_frozen_past_every_time_limit(lab: Lab) -> None:
+    consumer = lab.start()
+    lab.server.pause()
+    wait_for_error(lab)
+    lab.server.resume()
+    started = time.monotonic()
+    ids = lab.push_tasks(200)
+    assert lab.wait_published(200) == ids
+    assert time.monotonic() - started < RECOVERY_SECONDS
+    wait_until(consumer.ready, timeout=5, what="ready")
+    (loss,) = {line["error"].partition(":")[0] for line in consumer.events(event="loop_failed")}
+    assert loss == "TimeoutError"
+
+
+def test_redis_read_only_for_a_while(lab: Lab) -> None:
+    consumer = lab.start()
+    ids = lab.push_tasks(2)
+    lab.wait_published(2)
+    lab.server.set_read_only(True)
+    wait_for_error(lab)
+    assert consumer.process.running
+    lab.server.set_read_only(False)
+    ids += lab.push_tasks(150)
+    assert lab.wait_published(152, timeout=RECOVERY_SECONDS) == ids
+
+
+def test_redis_away_at_the_start(lab: Lab) -> None:
+    lab.server.kill()
+    consumer = lab.start(wait=False)
+    wait_for_error(lab)
+    assert not consumer.ready()
+    lab.server.start()
+    consumer.wait_ready(timeout=RECOVERY_SECONDS)
+
+
+def test_a_stop_during_an_outage_ends_it_all_the_same(lab: Lab) -> None:
+    consumer = lab.start()
+    lab.server.kill()
+    wait_for_error(lab)
+    started = time.monotonic()
+    assert consumer.terminate(timeout=20) == 0
+    assert time.monotonic() - started < 10
+    assert consumer.events(event="left_without_farewell")
+
+
+def test_connections_cut_again_and_again_in_blocking_pops(lab: Lab) -> None:
+    lab.start()
+    ids: list[str] = []
+    for _ in range(60):
+        ids += lab.push_tasks(1)
+        lab.server.drop_connections()
+    assert lab.wait_published(60, timeout=RECOVERY_SECONDS) == ids
+    wait_until(lambda: not any(lab.inflight().values()), timeout=5, what="nothing in flight")
+    assert lab.published_ids() == ids
+
+
+def test_an_element_moved_by_a_pop_whose_answer_was_lost(lab: Lab) -> None:
+    consumer = lab.start()
+    (name,) = [line["consumer_id"] for line in consumer.events(event="consumer_started")]
+    consumer.process.pause()
+    before = new_task()
+    lab.redis.lpush(inflight_list(name), encode(before))
+    lab.server.drop_connections()
+    consumer.process.resume()
+    after = lab.push_tasks(1)
+    assert lab.wait_published(2, timeout=RECOVERY_SECONDS) == [before["task_id"], *after]
+
+
+@pytest.mark.parametrize("key", [CELERY_QUEUE, "wearon:tasks:generation:dead"])
+def test_a_key_of_the_wrong_type_holds_everything_up_but_loses_nothing(lab: Lab, key: str) -> None:
+    lab.redis.set(key, "not a list")
+    ids = lab.push_tasks(10)
+    lab.push(b"invalid")
+    consumer = lab.start(wait=False)
+    wait_until(lambda: len(consumer.events(event="loop_failed")) >= 3, timeout=20, what="three errors")
+    lab.redis.delete(key)
+    assert lab.wait_published(10, timeout=RECOVERY_SECONDS) == ids
+    wait_until(lambda: len(lab.dead_letters()) == 1, timeout=5, what="the dead letter")
+    assert lab.published_ids() == ids
+
+
+def test_pauses_grow_to_five_seconds_and_differ() -> None:
+    assert 0.05 <= pause_seconds(1) <= 0.1
+    assert 2.5 <= pause_seconds(7) <= LONGEST_PAUSE_SECONDS == 5
+    assert 2.5 <= pause_seconds(10_000) <= LONGEST_PAUSE_SECONDS
+    assert len({pause_seconds(3) for _ in range(20)}) > 10
+
+
+def test_a_batch_can_be_handed_on_again_after_a_lost_answer(lab: Lab) -> None:
+    inflight = InFlight(lab.redis, "me")
+    ids = lab.push_tasks(3)
+    elements = inflight.take("1")
+    batch = sorter().sort("1", elements)
+    for _ in range(3):
+        assert inflight.hand_on("1", len(elements), batch.messages, batch.letters) is HandOn.DONE
+    assert lab.published_ids() == ids
+    assert not lab.inflight()
+
+
+def test_taking_again_after_a_lost_answer_gives_the_same_batch(lab: Lab) -> None:
+    inflight = InFlight(lab.redis, "me")
+    lab.push_tasks(150)
+    assert inflight.take("1") == inflight.take("1") == inflight.take("2")
+    assert lab.redis.llen(TASK_LIST) == 50
+
+
+def test_a_late_pop_of_a_given_up_connection_does_not_lose_its_element(lab: Lab) -> None:
+    inflight = InFlight(lab.redis, "me")
+    ids = lab.push_tasks(2)
+    batch = sorter().sort("1", inflight.take("1"))
+    late = new_task()
+    lab.redis.lpush(inflight_list("me"), encode(late))
+    assert inflight.hand_on("1", 2, batch.messages, batch.letters) is HandOn.DONE
+    assert lab.published_ids() == ids
+    assert inflight.take("2") == [encode(late)]
+
+
+def test_a_batch_is_not_handed_on_once_the_heartbeat_has_ended(lab: Lab) -> None:
+    inflight = InFlight(lab.redis, "me")
+    lab.push_tasks(1)
+    batch = sorter().sort("1", inflight.take("1"))
+    lab.redis.delete(consumer_heartbeat("me"))
+    assert inflight.hand_on("1", 1, batch.messages, batch.letters) is HandOn.SUPERSEDED
+    inflight.take("2")
+    assert inflight.hand_on("1", 1, batch.messages, batch.letters) is HandOn.SUPERSEDED
+    assert not lab.published()
+    assert len(lab.inflight()) == 1
+
+
+class FailingClient:
+    """Its first calls raise what nobody foresaw; once idle, it stops the bridge."""
+
+    def __init__(self, client: redis.Redis, failures: int) -> None:
+        self._client = client
+        self._failures = failures
+        self.when_idle: Callable[[], None] = lambda: None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def eval(self, *arguments: Any) -> Any:
+        if self._failures:
+            self._failures -= 1
+            raise KeyError("nobody foresaw this")
+        return self._client.eval(*arguments)
+
+    def blmove(self, *_arguments: Any) -> None:
+        self.when_idle()
+
+
+def test_any_other_error_of_the_loop_is_survived(lab: Lab) -> None:
+    ids = lab.push_tasks(3)
+    client: Any = FailingClient(lab.redis, failures=3)
+    registry = CollectorRegistry()
+    bridge = Bridge(InFlight(client, "me"), sorter(), Metrics(registry))
+    client.when_idle = bridge.stop
+    bridge.run()
+    assert lab.published_ids() == ids
+    assert registry.get_sample_value("wearon_consumer_loop_errors_total") == 3
+
+
+def sorter() -> Sorter:
+    return Sorter(CeleryMessages(CELERY_QUEUE), "me", lambda: datetime.now(UTC))
