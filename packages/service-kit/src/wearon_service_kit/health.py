@@ -18,7 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 from wearon_service_kit.redaction import redact
 
-_REQUEST_SECONDS: Final = 5.0  # a request that has not arrived by then is dropped
+_REQUEST_SECONDS: Final = 2.0  # a request that has not arrived by then is dropped
 _REQUEST_BYTES: Final = 8192
 _MAX_CONNECTIONS: Final = 32
 
@@ -177,6 +177,7 @@ class HealthServer:
 
 class _Server(ThreadingMixIn, TCPServer):
     allow_reuse_address = True  # a restarted process gets its port back at once
+    request_queue_size = 64
     daemon_threads = True
     block_on_close = False
 

@@ -1,0 +1,145 @@
+"""URLs that must be refused as they stand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from wearon_contracts.errors import ErrorCode
+
+
+@dataclass(frozen=True, slots=True)
+class HostileUrl:
+    name: str
+    url: str
+    code: ErrorCode
+
+
+def _all(code: ErrorCode, **urls: str) -> tuple[HostileUrl, ...]:
+    return tuple(HostileUrl(name.replace("_", "-"), url, code) for name, url in urls.items())
+
+
+HOSTILE_URLS: Final = (
+    *_all(
+        ErrorCode.IMAGE_URL_INVALID,
+        empty="",
+        blank="   ",
+        words="not a url",
+        no_scheme="shop.example/a.jpg",
+        scheme_relative="//shop.example/a.jpg",
+        no_host="http://",
+        path_only="http:///a.jpg",
+        no_slashes="http:shop.example/a.jpg",
+        space_in_host="http://shop example/a.jpg",
+        newline="http://shop.example/a.jpg\r\nHost: 127.0.0.1",
+        tab="http://127.0.0.1\t.shop.example/",
+        null_byte="http://shop.example\0.evil.example/a.jpg",
+        backslash="http://shop.example\\a.jpg",
+        percent_host="http://127%2e0%2e0%2e1/a.jpg",
+        open_bracket="http://[::1/a.jpg",
+        future_address="http://[v1.fe80]/a.jpg",
+        octal_quad="http://0177.0.0.1/a.jpg",
+        number_too_large="http://256.256.256.256/a.jpg",
+        circled_digits="http://①②⑦.⓪.⓪.①/a.jpg",
+        long_label=f"http://{'a' * 64}.example/a.jpg",
+        long_host=f"http://{'a.' * 130}example/a.jpg",
+        long_url=f"https://shop.example/{'a' * 9000}.jpg",
+        lone_surrogate="http://shop.example/\ud800.jpg",
+        bad_port="http://shop.example:http/a.jpg",
+    ),
+    *_all(
+        ErrorCode.IMAGE_SCHEME_REFUSED,
+        file="file:///etc/passwd",
+        file_with_host="file://localhost/etc/passwd",
+        ftp="ftp://shop.example/a.jpg",
+        gopher="gopher://127.0.0.1:6379/_FLUSHALL",
+        dict="dict://127.0.0.1:6379/info",
+        data="data:image/png;base64,iVBORw0KGgo=",
+        javascript="javascript:alert(1)",
+        websocket="ws://shop.example/a.jpg",
+        blob="blob:https://shop.example/0190",
+        redis="redis://127.0.0.1:6379/0",
+        s3="s3://bucket/a.jpg",
+    ),
+    *_all(
+        ErrorCode.IMAGE_CREDENTIALS_REFUSED,
+        user="http://admin@shop.example/a.jpg",
+        user_and_password="https://admin:secret@shop.example/a.jpg",
+        empty_user="http://@shop.example/a.jpg",
+        host_as_user="http://shop.example@127.0.0.1/a.jpg",
+        escaped_at="http://shop.example%40a@127.0.0.1/a.jpg",
+        backslash_at="http://shop.example\\@127.0.0.1/a.jpg",
+        port_as_password="http://127.0.0.1:80@shop.example/a.jpg",
+    ),
+    *_all(
+        ErrorCode.IMAGE_PORT_REFUSED,
+        ssh="http://shop.example:22/a.jpg",
+        redis_port="http://shop.example:6379/a.jpg",
+        postgres="https://shop.example:5432/a.jpg",
+        alternative="http://shop.example:8080/a.jpg",
+        port_zero="http://shop.example:0/a.jpg",
+        port_too_large="http://shop.example:65616/a.jpg",
+        private_and_port="http://127.0.0.1:9000/a.jpg",
+    ),
+    *_all(
+        ErrorCode.IMAGE_ADDRESS_REFUSED,
+        loopback="http://127.0.0.1/a.jpg",
+        loopback_high="http://127.255.255.254/a.jpg",
+        loopback_https="https://127.0.0.1/a.jpg",
+        this_host="http://0.0.0.0/a.jpg",
+        this_network="http://0.1.2.3/a.jpg",
+        private_10="http://10.0.0.1/a.jpg",
+        private_172="http://172.31.255.255/a.jpg",
+        private_192="http://192.168.1.1/a.jpg",
+        carrier_nat="http://100.64.0.1/a.jpg",
+        link_local="http://169.254.1.1/a.jpg",
+        metadata_aws="http://169.254.169.254/latest/meta-data/",
+        metadata_alibaba="http://100.100.100.200/latest/meta-data/",
+        metadata_oracle="http://192.0.0.192/opc/v2/",
+        platform_azure="http://168.63.129.16/machine/",
+        documentation="http://192.0.2.1/a.jpg",
+        documentation_2="http://198.51.100.7/a.jpg",
+        documentation_3="http://203.0.113.7/a.jpg",
+        benchmark="http://198.19.255.255/a.jpg",
+        relay_6to4="http://192.88.99.1/a.jpg",
+        multicast="http://224.0.0.1/a.jpg",
+        reserved="http://240.0.0.1/a.jpg",
+        broadcast="http://255.255.255.255/a.jpg",
+        decimal="http://2130706433/a.jpg",
+        decimal_public="http://134744072/a.jpg",
+        hexadecimal="http://0x7f000001/a.jpg",
+        hexadecimal_parts="http://0x7f.0x0.0x0.0x1/a.jpg",
+        octal="http://017700000001/a.jpg",
+        short="http://127.1/a.jpg",
+        short_3="http://127.0.1/a.jpg",
+        zero="http://0/a.jpg",
+        trailing_dot="http://127.0.0.1./a.jpg",
+        ideographic_dots="http://127。0。0。1/a.jpg",
+        localhost="http://localhost/a.jpg",
+        localhost_upper="http://LOCALHOST/a.jpg",
+        v6_loopback="http://[::1]/a.jpg",
+        v6_loopback_long="http://[0:0:0:0:0:0:0:1]/a.jpg",
+        v6_unspecified="http://[::]/a.jpg",
+        v6_mapped="http://[::ffff:127.0.0.1]/a.jpg",
+        v6_mapped_hex="http://[::ffff:7f00:1]/a.jpg",
+        v6_mapped_public="http://[::ffff:8.8.8.8]/a.jpg",
+        v6_compatible="http://[::127.0.0.1]/a.jpg",
+        v6_translated="http://[::ffff:0:169.254.169.254]/a.jpg",
+        v6_nat64="http://[64:ff9b::a9fe:a9fe]/a.jpg",
+        v6_nat64_local="http://[64:ff9b:1::a00:1]/a.jpg",
+        v6_6to4="http://[2002:7f00:1::]/a.jpg",
+        v6_teredo="http://[2001:0:4136:e378:8000:63bf:3fff:fdd2]/a.jpg",
+        v6_isatap="http://[2620:0:1:2:0:5efe:10.0.0.1]/a.jpg",
+        v6_unique_local="http://[fd00::1]/a.jpg",
+        v6_metadata_aws="http://[fd00:ec2::254]/latest/meta-data/",
+        v6_link_local="http://[fe80::1]/a.jpg",
+        v6_zone="http://[fe80::1%25eth0]/a.jpg",
+        v6_site_local="http://[fec0::1]/a.jpg",
+        v6_multicast="http://[ff02::1]/a.jpg",
+        v6_documentation="http://[2001:db8::1]/a.jpg",
+        v6_documentation_2="http://[3fff::1]/a.jpg",
+        v6_discard="http://[100::1]/a.jpg",
+        v6_orchid="http://[2001:20::1]/a.jpg",
+        v6_segment_routing="http://[5f00::1]/a.jpg",
+    ),
+)
