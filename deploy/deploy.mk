@@ -1,0 +1,50 @@
+# Images, containers and what deploys them. Included by the Makefile.
+
+IMAGE_BASE ?= python:3.11-slim-bookworm
+VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' services/generator/pyproject.toml)
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+SOURCE ?= $(shell git config --get remote.origin.url 2>/dev/null || echo unknown)
+BUILD = docker build --quiet --build-arg BASE=$(IMAGE_BASE) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg SOURCE=$(SOURCE)
+DEPLOY_SCRIPTS = deploy/migrate deploy/rollout deploy/ship deploy/container-engine deploy/local/compose/prepare-database .ci/run
+
+.PHONY: images smoke test-containers image-sizes try-real lint-deploy lock-local notices
+
+images: ## Build the images of the three services, and of the local stack's stand-ins
+	@deploy/container-engine
+	$(BUILD) -f services/consumer/Dockerfile -t wearon-consumer:dev .
+	$(BUILD) -f services/generator/Dockerfile -t wearon-generator:dev .
+	$(BUILD) -f services/sizing-api/Dockerfile -t wearon-sizing:dev .
+	$(BUILD) -f deploy/local/Dockerfile -t wearon-local:dev .
+
+smoke: setup ## Try the images in docker-compose.yml: a job, sizing, scaling, kill, stop, what is inside
+	@deploy/container-engine
+	BASE=$(IMAGE_BASE) $(PY) -m pytest -q -s tests/containers/check_images.py tests/containers/check_compose.py
+
+test-containers: setup ## Run the integration tests on real Redis, PostgreSQL and PostgREST containers and the images
+	@deploy/container-engine
+	WEARON_TEST_SERVERS=containers TESTCONTAINERS_RYUK_DISABLED=true $(PY) -m pytest -q tests/integration
+	BASE=$(IMAGE_BASE) $(PY) -m pytest -q -s tests/containers/check_rollout.py
+
+image-sizes: setup ## Each image's size beside that of one image holding all three services
+	@deploy/container-engine
+	BASE=$(IMAGE_BASE) $(PY) -m tests.containers.sizes
+
+try-real: setup ## One try-on with a real OpenAI key (costs a few cents): picture, seconds and cost
+	$(PY) -m wearon_local.try_real
+
+lint-deploy: setup ## Dockerfiles, workflows, shell, compose and Kubernetes files
+	.venv/bin/hadolint --failure-threshold warning services/*/Dockerfile deploy/local/Dockerfile tests/containers/*.Dockerfile
+	.venv/bin/shellcheck $(DEPLOY_SCRIPTS)
+	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.override.yml deploy/compose.*.yml
+	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	.venv/bin/zizmor --quiet --offline .github/workflows
+	.venv/bin/kubernetes-validate --quiet --strict --version 1.29 $(filter-out %/kustomization.yaml %/keda.yaml,$(wildcard deploy/k8s/*.yaml))
+	@if command -v promtool >/dev/null; then promtool check config --lint=all deploy/monitoring/prometheus.yml && promtool test rules deploy/monitoring/rules/*_test.yml; \
+	else echo "promtool is not here, so the alert rules were not run (Debian: apt-get install prometheus)"; fi
+
+lock-local: setup ## Compile the lock of the stand-ins' image again
+	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements-dev.lock deploy/local/requirements.in -o deploy/local/requirements.lock
+
+notices: setup ## Write THIRD_PARTY_NOTICES.md again from the locks
+	$(PY) deploy/notices.py
