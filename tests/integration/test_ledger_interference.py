@@ -35,7 +35,8 @@ def test_fail_does_not_pay_what_the_cron_has_just_paid(ledger: LedgerDatabase) -
     assert (ledger.balance(session), ledger.refunds(session)) == (10, 1)
 
 
-def test_fail_waits_for_a_refund_the_cron_is_just_making(ledger: LedgerDatabase) -> None:
+@pytest.mark.parametrize("end", ["fail", "complete"])
+def test_a_refund_that_the_cron_is_just_making_is_waited_for(ledger: LedgerDatabase, end: str) -> None:
     session = ledger.b2c(age=700)
     attempt = ledger.begin(session, "a")
     with ledger.connect() as cron:
@@ -43,10 +44,12 @@ def test_fail_waits_for_a_refund_the_cron_is_just_making(ledger: LedgerDatabase)
             "select refund_credits(%s, 1, %s)",
             [session.owner, f"Stuck job recovery: session {session.id} timed out after 10 minutes"],
         )
-        failing = ledger.in_background(lambda: ledger.fail(session, "a", attempt))
+        ending = ledger.in_background(lambda: getattr(ledger, end)(session, "a", attempt))
         ledger.wait_for_a_blocked_call()
 
-    assert failing.result()["refund"]["state"] == "already_refunded"
+    assert ending.result()["outcome"] == "failed"
+    assert ending.result()["refund"]["state"] == "already_refunded"
+    assert ledger.status(session) == "failed"
     assert (ledger.balance(session), ledger.refunds(session)) == (10, 1)
 
 
