@@ -43,9 +43,8 @@ def main() -> int:
     write_json(sections, directory / "results.json", machine)
     draw(sections, directory)
     lines = [line for section in sections for line in section.lines if line.met is not None]
-    print(
-        f"\n{sum(line.met is True for line in lines)} of {len(lines)} targets met; JSON and plots in {directory}"
-    )
+    met = sum(line.met is True for line in lines)
+    print(f"\n{met} of {len(lines)} targets met; JSON and plots in {directory}")
     return 0
 
 

@@ -140,7 +140,8 @@ def _completed(running: Bench) -> int:
 
 def _durations(running: Bench, jobs: list[Job]) -> list[float]:
     rows: list[dict[str, Any]] = running.stack.app.rows(
-        "select extract(epoch from completed_at - created_at)::float as s from generation_sessions where id = any(%s)",
+        "select extract(epoch from completed_at - created_at)::float as s"
+        " from generation_sessions where id = any(%s)",
         [job.session_id for job in jobs],
     )
     return [row["s"] for row in rows]
