@@ -126,8 +126,12 @@ def test_node_reads_the_same_constants() -> None:
 
 
 def test_commonjs_and_es_module_hold_the_same() -> None:
-    es, commonjs = typescript.es_module(), typescript.commonjs_module()
-    assert es.replace("export const ", "exports.") == commonjs
+    files = typescript.files()
+    modules = [name.removesuffix(".js") for name in files if name.endswith(".js")]
+    assert modules
+    for name in modules:
+        assert files[f"{name}.js"].replace("export const ", "exports.") == files[f"{name}.cjs"]
+        assert files[f"{name}.d.ts"] == files[f"{name}.d.cts"]
 
 
 @pytest.mark.parametrize(

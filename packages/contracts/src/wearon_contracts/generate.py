@@ -28,12 +28,7 @@ _OURS: Final = ("schemas/*.schema.json", "typescript/generated/*")
 def render() -> dict[str, str]:
     """Every generated file: path below `PACKAGE` and content."""
     files = {f"schemas/{m.name}.schema.json": _json(json_schema(m)) for m in MESSAGES}
-    declarations = typescript.declarations()
-    files["typescript/generated/contracts.d.ts"] = declarations
-    files["typescript/generated/contracts.d.cts"] = declarations
-    files["typescript/generated/contracts.js"] = typescript.es_module()
-    files["typescript/generated/contracts.cjs"] = typescript.commonjs_module()
-    return files
+    return files | {f"typescript/generated/{name}": text for name, text in typescript.files().items()}
 
 
 def stale(package: Path) -> Iterator[str]:

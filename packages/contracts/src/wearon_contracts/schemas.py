@@ -8,6 +8,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
+from wearon_contracts.outcomes import GenerationOutcome
 from wearon_contracts.sessions import SessionUpdate
 from wearon_contracts.sizing import EstimateBodyRequest, EstimateBodyResponse, SizingError
 from wearon_contracts.tasks import DeadLetter, GenerationTask, RejectedTask
@@ -35,6 +36,7 @@ MESSAGES: Final = (
     Message("rejected-task", RejectedTask, read=True, written=True),
     Message("dead-letter", DeadLetter, written=True),
     Message("session-update", SessionUpdate, written=True),
+    Message("generation-outcome", GenerationOutcome, written=True),
     Message("estimate-body-request", EstimateBodyRequest, read=True),
     Message("estimate-body-response", EstimateBodyResponse, written=True),
     Message("estimate-body-error", SizingError, written=True),

@@ -7,9 +7,16 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from wearon_contracts.fields import Timestamp
+from wearon_contracts.tasks import Channel
 
 SessionStatus = Literal["queued", "pending", "processing", "completed", "failed"]
 """`pending` is an old word for `queued`."""
+
+SESSION_TABLES: Final[dict[Channel, str]] = {
+    Channel.B2C: "generation_sessions",
+    Channel.B2B: "store_generation_sessions",
+}
+"""Table of a channel's session rows."""
 
 SETTLED: Final[frozenset[SessionStatus]] = frozenset({"completed", "failed"})
 """A session in one of these states never changes again."""

@@ -63,6 +63,33 @@ exports.FIT_PREFERENCES = [
   "loose"
 ];
 
+exports.SESSION_TABLES = {
+  "b2c": "generation_sessions",
+  "b2b": "store_generation_sessions"
+};
+
+exports.SESSION_UPDATE_COLUMNS = [
+  "status",
+  "generated_image_url",
+  "error_message",
+  "processing_time_ms",
+  "completed_at",
+  "input_tokens",
+  "output_tokens",
+  "estimated_cost_usd"
+];
+
+exports.OUTCOME_FUNCTION = "generation_outcome";
+
+exports.RESULT_PATHS = {
+  "b2c": "generated/{owner_id}/{session_id}.jpg",
+  "b2b": "stores/{owner_id}/generated/{session_id}.jpg"
+};
+
+exports.DEFAULT_BUCKET = "images";
+
+exports.SIGNED_URL_SECONDS = 21600;
+
 exports.SESSION_STATUSES = [
   "queued",
   "pending",

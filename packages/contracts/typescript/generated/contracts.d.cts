@@ -2,6 +2,8 @@
 
 export type SessionStatus = "queued" | "pending" | "processing" | "completed" | "failed";
 
+export type RefundState = "refunded" | "already_refunded" | "overage" | "nothing_deducted" | "owed" | "none";
+
 export type Measured = "chest_cm" | "waist_cm" | "hip_cm" | "shoulder_cm";
 
 /** Who sells the try-on: the app itself, or a store; decides table, credits and storage path. */
@@ -74,6 +76,36 @@ export interface SessionUpdate {
   input_tokens?: number | null;
   output_tokens?: number | null;
   estimated_cost_usd?: number | null;
+}
+
+/** What was given back, and to whom. */
+export interface Refund {
+  state: RefundState;
+  /** Credits. */
+  amount: number | null;
+  payer: "user" | "store" | "shopper" | null;
+}
+
+/** How a session stands or ended. Users may ask about their own, the service role about all. */
+export interface GenerationOutcome {
+  session_id: string;
+  channel: Channel;
+  status: SessionStatus;
+  /** Null while it is not settled. */
+  outcome: "completed" | "failed" | null;
+  error_code: ErrorCode | null;
+  /** How often work on it began. */
+  attempts: number;
+  rate_limit_retries: number;
+  /** When a rate-limited session is tried again. */
+  retry_at: string | null;
+  settled_at: string | null;
+  /** Whether the credit was given back. */
+  given_back: boolean;
+  given_back_at: string | null;
+  refund: Refund | null;
+  /** Whether a person should look at it. */
+  flagged: boolean;
 }
 
 /** How loosely the shopper likes to wear things. */
@@ -208,6 +240,24 @@ export declare const GENDERS: readonly Gender[];
 
 /** What a sizing request may say. */
 export declare const FIT_PREFERENCES: readonly FitPreference[];
+
+/** Table of a channel's session rows. */
+export declare const SESSION_TABLES: Readonly<Record<Channel, string>>;
+
+/** The columns of a session row that tell how it goes. */
+export declare const SESSION_UPDATE_COLUMNS: readonly (keyof SessionUpdate)[];
+
+/** Answers a `GenerationOutcome` or null. */
+export declare const OUTCOME_FUNCTION: "generation_outcome";
+
+/** Path of a result inside the bucket. */
+export declare const RESULT_PATHS: Readonly<Record<Channel, string>>;
+
+/** Bucket of results unless the services are told another. */
+export declare const DEFAULT_BUCKET: "images";
+
+/** How long a link to a result works by default. */
+export declare const SIGNED_URL_SECONDS: 21600;
 
 export declare const SESSION_STATUSES: readonly SessionStatus[];
 

@@ -63,6 +63,33 @@ export const FIT_PREFERENCES = [
   "loose"
 ];
 
+export const SESSION_TABLES = {
+  "b2c": "generation_sessions",
+  "b2b": "store_generation_sessions"
+};
+
+export const SESSION_UPDATE_COLUMNS = [
+  "status",
+  "generated_image_url",
+  "error_message",
+  "processing_time_ms",
+  "completed_at",
+  "input_tokens",
+  "output_tokens",
+  "estimated_cost_usd"
+];
+
+export const OUTCOME_FUNCTION = "generation_outcome";
+
+export const RESULT_PATHS = {
+  "b2c": "generated/{owner_id}/{session_id}.jpg",
+  "b2b": "stores/{owner_id}/generated/{session_id}.jpg"
+};
+
+export const DEFAULT_BUCKET = "images";
+
+export const SIGNED_URL_SECONDS = 21600;
+
 export const SESSION_STATUSES = [
   "queued",
   "pending",

@@ -1,15 +1,25 @@
 // Compiled, never run: how an application uses the types, and what must not compile.
 import {
+  createSizingClient,
+  enqueueGeneration,
   ERRORS,
+  getOutcome,
   MAX_IMAGES,
+  resignResult,
   SESSION_TRANSITIONS,
   SIZES,
   TASK_LIST,
+  watchGeneration,
   type EstimateBodyRequest,
   type EstimateBodyResponse,
+  type FunctionCaller,
   type GenerationTask,
+  type LinkSigner,
+  type ListPusher,
+  type RowFollower,
   type SessionStatus,
   type SessionUpdate,
+  type SizingResult,
 } from "@wearon/contracts";
 
 export const task: GenerationTask = {
@@ -58,3 +68,61 @@ export const chest = (response: EstimateBodyResponse): number =>
 export const upper = (response: EstimateBodyResponse): number => response.intervals.chest_cm.upper;
 // @ts-expect-error there is no such measurement
 export const neck = (response: EstimateBodyResponse): number => response.measurements.neck_cm;
+
+declare const redis: ListPusher;
+declare const supabase: RowFollower & FunctionCaller & LinkSigner;
+const common = { sessionId: task.session_id, imageUrls: task.image_urls, requestId: "req_1" };
+
+export async function enqueue(): Promise<GenerationTask[]> {
+  // @ts-expect-error a user's task without the user
+  await enqueueGeneration(redis, { ...common, channel: "b2c" });
+  // @ts-expect-error a store's task with a user instead
+  await enqueueGeneration(redis, { ...common, channel: "b2b", userId: "u" });
+  // @ts-expect-error keys of the message instead of those of the function
+  await enqueueGeneration(redis, { ...common, channel: "b2c", user_id: "u" });
+  // @ts-expect-error a date as text
+  await enqueueGeneration(redis, { ...common, channel: "b2c", userId: "u", createdAt: "2026-11-23" });
+  return [
+    await enqueueGeneration(redis, { ...common, channel: "b2c", userId: "u" }),
+    await enqueueGeneration(redis, { ...common, channel: "b2b", storeId: "s", prompt: "", createdAt: new Date() }),
+  ];
+}
+
+export async function follow(signal: AbortSignal): Promise<string> {
+  // @ts-expect-error no session
+  watchGeneration(supabase, { channel: "b2c" });
+  for await (const update of watchGeneration(supabase, { channel: "b2c", sessionId: "", signal })) {
+    if (update.status === "completed") return update.generated_image_url ?? "";
+    // @ts-expect-error a column of the row that is not told
+    update.prompt_system;
+  }
+  const outcome = await getOutcome(supabase, "");
+  // @ts-expect-error there may be no outcome
+  outcome.attempts;
+  if (outcome?.error_code) return ERRORS[outcome.error_code].sentence;
+  // @ts-expect-error a store's result by a user
+  await resignResult(supabase, { channel: "b2b", userId: "u", sessionId: "" });
+  return resignResult(supabase, { channel: "b2b", storeId: "s", sessionId: "" }, { bucket: "images" });
+}
+
+export async function size(): Promise<string> {
+  const client = createSizingClient("https://sizing.example", { apiKey: "k", timeoutMs: 4000 });
+  // @ts-expect-error no height
+  await client.estimateBody({ image_url: "" });
+  const result: SizingResult = await client.estimateBody(request, { signal: AbortSignal.timeout(1) });
+  // @ts-expect-error not before it is known to be there
+  result.response;
+  if (result.ok) return result.response.recommended_size;
+  switch (result.code) {
+    case "timeout":
+    case "unreachable":
+      return `${result.detail} ${result.retryAfterSeconds satisfies null}`;
+    case "overloaded":
+      return `${result.detail} ${result.status satisfies number}`;
+    // @ts-expect-error a code that does not exist
+    case "no_such_code":
+      return "";
+    default:
+      return result.detail;
+  }
+}

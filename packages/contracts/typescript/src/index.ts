@@ -1,0 +1,23 @@
+export * from "#contracts";
+export {
+  enqueueGeneration,
+  InvalidTaskError,
+  type ListPusher,
+  type NewGeneration,
+  type TaskProblem,
+} from "./enqueue.js";
+export { getOutcome } from "./outcome.js";
+export type { SessionOwner } from "./owner.js";
+export { resignResult, resultPath, type LinkSigner, type ResignOptions } from "./result.js";
+export {
+  createSizingClient,
+  type Refused,
+  type Sized,
+  type SizingCallOptions,
+  type SizingClient,
+  type SizingClientOptions,
+  type SizingResult,
+  type Unanswered,
+} from "./sizing.js";
+export { SupabaseError, type FunctionCaller, type TableReader } from "./supabase.js";
+export { watchGeneration, type RowChannel, type RowFollower, type WatchOptions } from "./watch.js";

@@ -1,0 +1,124 @@
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { createServer } from "node:http";
+import { after, before, test } from "node:test";
+import { createSizingClient } from "@wearon/contracts";
+
+const REQUEST = { image_url: "https://cdn.shop.example/me.jpg", height_cm: 175.5 };
+const RESPONSE = { recommended_size: "M", measurements: { chest_cm: 98 }, confidence: 0.7 };
+
+// Stands for the service and for whatever may stand before it; `answer` is set by each test.
+let answer;
+let seen;
+const server = createServer(async (request, response) => {
+  const chunks = await request.toArray();
+  seen = { path: request.url, headers: request.headers, body: JSON.parse(Buffer.concat(chunks)) };
+  answer(response);
+});
+let base;
+
+before(async () => {
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  base = `http://127.0.0.1:${server.address().port}`;
+});
+
+after(() => {
+  server.closeAllConnections();
+  server.close();
+});
+
+function json(status, body, headers = {}) {
+  return (response) => {
+    response.writeHead(status, { "Content-Type": "application/json", ...headers });
+    response.end(JSON.stringify(body));
+  };
+}
+
+test("a size comes with the request as it was asked", async () => {
+  answer = json(200, RESPONSE, { "X-Request-Id": "req_7" });
+  const client = createSizingClient(`${base}/`, { apiKey: "key-1" });
+  const result = await client.estimateBody(REQUEST, { requestId: "req_7" });
+  assert.deepEqual(result, { ok: true, requestId: "req_7", response: RESPONSE });
+  assert.equal(seen.path, "/estimate-body");
+  assert.deepEqual(seen.body, REQUEST);
+  assert.equal(seen.headers["x-request-id"], "req_7");
+  assert.equal(seen.headers["x-api-key"], "key-1");
+});
+
+test("without a key none is sent, and the service's request id is told", async () => {
+  answer = json(200, RESPONSE, { "X-Request-Id": "made-up" });
+  const result = await createSizingClient(base).estimateBody(REQUEST);
+  assert.equal(result.requestId, "made-up");
+  assert.ok(!("x-api-key" in seen.headers) && !("x-request-id" in seen.headers));
+});
+
+test("a refused photo says what to change, and that the same one will not do", async () => {
+  const detail = "Your feet are cut off. Please step back until they are in the photo.";
+  answer = json(422, { detail, code: "feet_outside_frame", request_id: "r" });
+  const result = await createSizingClient(base).estimateBody(REQUEST);
+  assert.deepEqual(
+    [result.ok, result.code, result.status, result.detail, result.retryable],
+    [false, "feet_outside_frame", 422, detail, false],
+  );
+});
+
+test("a service with too much to do says when to come back", async () => {
+  answer = json(503, { detail: "Many people.", code: "overloaded", request_id: "r" }, { "Retry-After": "2" });
+  const result = await createSizingClient(base).estimateBody(REQUEST);
+  assert.deepEqual([result.code, result.retryable, result.retryAfterSeconds], ["overloaded", true, 2]);
+});
+
+for (const [status, retryable] of [
+  [422, false],
+  [500, true],
+]) {
+  test(`a code of a newer service is handed on and judged by its status ${status}`, async () => {
+    answer = json(status, { detail: "New.", code: "brand_new", request_id: "r" });
+    const result = await createSizingClient(base).estimateBody(REQUEST);
+    assert.deepEqual([result.code, result.retryable], ["brand_new", retryable]);
+  });
+}
+
+for (const [name, status, body] of [
+  ["an HTML page of a proxy", 502, "<html>Bad Gateway</html>"],
+  ["JSON that is not the service's", 503, '{"message":"no healthy upstream"}'],
+  ["an empty answer", 200, ""],
+  ["a number", 200, "7"],
+  ["null", 500, "null"],
+]) {
+  test(`${name} is an unexpected answer`, async () => {
+    answer = (response) => response.writeHead(status).end(body);
+    const result = await createSizingClient(base).estimateBody(REQUEST);
+    assert.deepEqual([result.ok, result.code, result.status], [false, "unexpected_answer", status]);
+    assert.match(result.detail, /^Sizing is not available/);
+  });
+}
+
+for (const [name, late] of [
+  ["no answer", () => {}],
+  ["half an answer", (response) => response.writeHead(200).write("{")],
+]) {
+  test(`${name} in time is a timeout`, async () => {
+    answer = late;
+    const result = await createSizingClient(base, { timeoutMs: 50 }).estimateBody(REQUEST);
+    assert.deepEqual([result.ok, result.code, result.retryable], [false, "timeout", true]);
+  });
+}
+
+test("nobody there is unreachable", async () => {
+  const gone = createServer().listen(0, "127.0.0.1");
+  await once(gone, "listening");
+  const { port } = gone.address();
+  gone.close();
+  await once(gone, "close");
+  const result = await createSizingClient(`http://127.0.0.1:${port}`).estimateBody(REQUEST);
+  assert.deepEqual([result.ok, result.code, result.status], [false, "unreachable", null]);
+});
+
+test("an aborted call rejects with the reason", async () => {
+  const shopper = new AbortController();
+  const reason = new Error("the shopper went away");
+  answer = () => shopper.abort(reason);
+  await assert.rejects(createSizingClient(base).estimateBody(REQUEST, { signal: shopper.signal }), reason);
+});
