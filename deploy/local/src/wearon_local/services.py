@@ -88,9 +88,11 @@ class Service:
         return events
 
 
-def start_service(nursery: Nursery, kind: str, name: str, port: int, env: dict[str, str]) -> Service:
-    """Start a service of `SERVICES`; it is not waited for."""
+def start_service(
+    nursery: Nursery, kind: str, name: str, port: int, env: dict[str, str], *, module: str | None = None
+) -> Service:
+    """Start a service of `SERVICES`, or a `module` that stands in for its own; it is not waited for."""
     service = SERVICES[kind]
-    argv = [sys.executable, "-m", service.module]
+    argv = [sys.executable, "-m", module or service.module]
     full_env = {**env, service.port_variable: str(port), "PYTHONUNBUFFERED": "1"}
     return Service(nursery.start(name, argv, env=full_env), port)

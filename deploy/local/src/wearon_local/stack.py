@@ -135,16 +135,22 @@ class Stack:
         raise ValueError(f"no service is called {service}")
 
     def start_service(
-        self, service: ServiceName, env: Mapping[str, str] | None = None, *, wait: bool = True
+        self,
+        service: ServiceName,
+        env: Mapping[str, str] | None = None,
+        *,
+        wait: bool = True,
+        module: str | None = None,
     ) -> Service:
         """Start one more process of a service with `env` on top of `env_for`, and wait until it is ready.
 
+        `module`: run this one with `python -m` instead of the service's own.
         Raises ProcessFailed with the end of its log if it ends or is not ready in time.
         """
         self._started[service] += 1
         name = f"{service}-{self._started[service]}"
         full_env = {**self.env_for(service), **(env or {})}
-        started = services.start_service(self._nursery, service, name, free_port(), full_env)
+        started = services.start_service(self._nursery, service, name, free_port(), full_env, module=module)
         self.services.append(started)
         return started.wait_ready() if wait else started
 
