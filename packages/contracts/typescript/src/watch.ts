@@ -100,7 +100,8 @@ export async function* watchGeneration(
     }
   } finally {
     signal?.removeEventListener("abort", ring);
-    await supabase.removeChannel(realtime);
+    // Not waited for: with the network away it takes ten seconds, and whoever leaves is done here.
+    supabase.removeChannel(realtime).catch(() => {});
   }
 }
 

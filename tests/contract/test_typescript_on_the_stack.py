@@ -1,0 +1,83 @@
+"""The TypeScript functions with ioredis and supabase-js, against the real services on the local stack."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wearon_contracts.outcomes import GenerationOutcome
+from wearon_contracts.sessions import SessionUpdate
+from wearon_local.next_app import Job, NextApp
+from wearon_local.stack import Stack
+
+
+def _told(job: Job, app: NextApp) -> dict[str, Any]:
+    """What the application's side is told about a job."""
+    owner = "userId" if job.channel == "b2c" else "storeId"
+    return {
+        "userToken": app.user_token(job.owner_id) if job.channel == "b2c" else None,
+        "generation": {
+            "channel": job.channel,
+            owner: str(job.owner_id),
+            "sessionId": str(job.session_id),
+            "imageUrls": job.task["image_urls"],
+            "requestId": job.request_id,
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def seen(typescript: Path) -> list[dict[str, Any]]:
+    """What the application's side saw of a user's job, a store's job and one whose image is not there."""
+    with Stack(openai_latency=0.5) as stack:
+        app = stack.app
+        user, store = app.create_user(), app.create_store()
+        broken = app.b2c_job(user, image_urls=[app.sample_url(Path("nothing-of-this-name.png"))] * 2)
+        jobs = [app.b2c_job(user), app.b2b_job(store), broken]
+        stack.start_service("consumer")
+        stack.start_service("generator")
+        told = {
+            "redisUrl": stack.redis_url,
+            "supabaseUrl": stack.gateway_url,
+            "anonKey": stack.anon_key,
+            "serviceRoleKey": stack.service_role_key,
+            "jobs": [_told(job, app) for job in jobs],
+        }
+        ran = subprocess.run(
+            ["node", "test/stack-client.js"],
+            cwd=typescript,
+            env={**os.environ, "STACK": json.dumps(told)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+    assert ran.returncode == 0, ran.stderr
+    found: list[dict[str, Any]] = json.loads(ran.stdout)
+    return found
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["b2c", "b2b"])
+def test_a_try_on_is_followed_to_its_picture(seen: list[dict[str, Any]], number: int) -> None:
+    job = seen[number]
+    assert job["steps"][0] == "queued"
+    assert job["steps"][-1] == "completed"
+    update = SessionUpdate.model_validate(job["last"])
+    assert update.generated_image_url is not None
+    assert job["resigned"] == {"status": 200, "type": "image/jpeg"}
+    outcome = GenerationOutcome.model_validate(job["outcome"])
+    assert (outcome.outcome, outcome.attempts, outcome.given_back) == ("completed", 1, False)
+
+
+def test_a_failure_comes_with_its_reason_and_the_credit(seen: list[dict[str, Any]]) -> None:
+    job = seen[2]
+    assert (job["steps"][-1], job["resigned"]) == ("failed", None)
+    assert job["last"]["error_message"].endswith(".")
+    outcome = GenerationOutcome.model_validate(job["outcome"])
+    assert (outcome.error_code, outcome.given_back) == ("image_http_error", True)
+    assert outcome.refund is not None and outcome.refund.amount == 1
