@@ -43,15 +43,16 @@ class PausingClient:
         return element
 
     def eval(self, script: str, key_count: int, *keys_and_arguments: Any) -> Any:
-        handing_on = key_count == 6
-        taking = key_count == 3 and len(keys_and_arguments) > 3
+        handing_on = key_count == 7 and keys_and_arguments[7 + 5] != ""
         if handing_on:
             self._pause_at("handing-on")
         answer = self._client.eval(script, key_count, *keys_and_arguments)
         if handing_on:
             self._pause_at("handed-on")
-        elif answer:
-            self._pause_at("taken" if taking else "recovered")
+        elif key_count == 7 and len(answer) > 1:
+            self._pause_at("taken")
+        elif key_count == 3 and answer:
+            self._pause_at("recovered")
         return answer
 
     def _pause_at(self, step: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from wearon_consumer.batches import Sorter
 from wearon_consumer.bridge import LONGEST_PAUSE_SECONDS, Bridge, pause_seconds
 from wearon_consumer.celery_messages import CeleryMessages
-from wearon_consumer.inflight import HandOn, InFlight
+from wearon_consumer.inflight import InFlight, Turn
 from wearon_consumer.metrics import Metrics
 from wearon_contracts.queues import CELERY_QUEUE, TASK_LIST, consumer_heartbeat, inflight_list
 from wearon_local.processes import wait_until
@@ -152,13 +153,18 @@ def test_pauses_grow_to_five_seconds_and_differ() -> None:
     assert len({pause_seconds(3) for _ in range(20)}) > 10
 
 
-def test_a_batch_can_be_handed_on_again_after_a_lost_answer(lab: Lab) -> None:
+def test_a_turn_can_be_repeated_after_a_lost_answer(lab: Lab) -> None:
     inflight = InFlight(lab.redis, "me")
-    ids = lab.push_tasks(3)
-    elements = inflight.take("1")
-    batch = sorter().sort("1", elements)
-    for _ in range(3):
-        assert inflight.hand_on("1", len(elements), batch.messages, batch.letters) is HandOn.DONE
+    ids = lab.push_tasks(150)
+    load = sorter().sort("1", inflight.turn("1").elements).load
+    first = inflight.turn("2", load)
+    assert first.handed_on
+    assert [json.loads(raw)["task_id"] for raw in first.elements] == ids[100:]
+    for ticket in ("2", "3", "4"):
+        assert inflight.turn(ticket, load) == first
+    assert lab.published_ids() == ids[:100]
+    last = inflight.turn("5", sorter().sort("4", first.elements).load)
+    assert last == Turn(True, [])
     assert lab.published_ids() == ids
     assert not lab.inflight()
 
@@ -166,31 +172,30 @@ def test_a_batch_can_be_handed_on_again_after_a_lost_answer(lab: Lab) -> None:
 def test_taking_again_after_a_lost_answer_gives_the_same_batch(lab: Lab) -> None:
     inflight = InFlight(lab.redis, "me")
     lab.push_tasks(150)
-    assert inflight.take("1") == inflight.take("1") == inflight.take("2")
+    first = inflight.turn("1")
+    assert inflight.turn("1") == inflight.turn("2") == first
     assert lab.redis.llen(TASK_LIST) == 50
 
 
 def test_a_late_pop_of_a_given_up_connection_does_not_lose_its_element(lab: Lab) -> None:
     inflight = InFlight(lab.redis, "me")
     ids = lab.push_tasks(2)
-    batch = sorter().sort("1", inflight.take("1"))
-    late = new_task()
-    lab.redis.lpush(inflight_list("me"), encode(late))
-    assert inflight.hand_on("1", 2, batch.messages, batch.letters) is HandOn.DONE
+    load = sorter().sort("1", inflight.turn("1").elements).load
+    late = encode(new_task())
+    lab.redis.lpush(inflight_list("me"), late)
+    assert inflight.turn("2", load) == Turn(True, [late])
     assert lab.published_ids() == ids
-    assert inflight.take("2") == [encode(late)]
 
 
 def test_a_batch_is_not_handed_on_once_the_heartbeat_has_ended(lab: Lab) -> None:
     inflight = InFlight(lab.redis, "me")
     lab.push_tasks(1)
-    batch = sorter().sort("1", inflight.take("1"))
+    elements = inflight.turn("1").elements
+    load = sorter().sort("1", elements).load
     lab.redis.delete(consumer_heartbeat("me"))
-    assert inflight.hand_on("1", 1, batch.messages, batch.letters) is HandOn.SUPERSEDED
-    inflight.take("2")
-    assert inflight.hand_on("1", 1, batch.messages, batch.letters) is HandOn.SUPERSEDED
+    for ticket in ("2", "3"):
+        assert inflight.turn(ticket, load) == Turn(False, elements)
     assert not lab.published()
-    assert len(lab.inflight()) == 1
 
 
 class FailingClient:

@@ -5,28 +5,24 @@ from __future__ import annotations
 import base64
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from typing import Final
 
 from wearon_consumer.celery_messages import CeleryMessages
 from wearon_consumer.elements import Refusal, read_element
+from wearon_consumer.inflight import Load
 from wearon_contracts.queues import PROCESS_GENERATION_TASK, REJECT_GENERATION_TASK
 from wearon_contracts.tasks import DeadLetter, DeadLetterReason, GenerationTask
 
 
 @dataclass(slots=True)
 class Batch:
-    """Elements in flight, and all that is to be pushed in their place.
+    """What became of each element, in their order, and what is to be pushed in their place."""
 
-    `outcomes` has one entry per element, in their order; `messages` and `letters` are what to push.
-    """
-
-    ticket: str
-    outcomes: list[GenerationTask | Refusal] = field(default_factory=list)
-    messages: list[str] = field(default_factory=list)
-    letters: list[str] = field(default_factory=list)
+    outcomes: list[GenerationTask | Refusal]
+    load: Load
 
 
 class Sorter:
@@ -39,7 +35,9 @@ class Sorter:
 
     def sort(self, ticket: str, elements: Iterable[bytes]) -> Batch:
         """The batch of `elements`. None of them can keep the others from being handed on."""
-        batch = Batch(ticket)
+        outcomes: list[GenerationTask | Refusal] = []
+        messages: list[str] = []
+        letters: list[str] = []
         for raw in elements:
             try:
                 outcome = read_element(raw)
@@ -48,12 +46,12 @@ class Sorter:
                 # Not known to happen. If it does, the element is set aside like any other invalid one.
                 detail = f"reading it raised {type(error).__name__}"
                 outcome, message = Refusal(DeadLetterReason.INVALID_TASK, detail), None
-            batch.outcomes.append(outcome)
+            outcomes.append(outcome)
             if message is not None:
-                batch.messages.append(message)
+                messages.append(message)
             if isinstance(outcome, Refusal):
-                batch.letters.append(self._letter(raw, outcome))
-        return batch
+                letters.append(self._letter(raw, outcome))
+        return Batch(outcomes, Load(ticket, len(outcomes), messages, letters))
 
     def _message(self, raw: bytes, outcome: GenerationTask | Refusal) -> str | None:
         """What the generator is told, if anything. The id is the same however often it is told."""

@@ -13,7 +13,7 @@ import structlog
 
 from wearon_consumer.batches import Batch, Sorter
 from wearon_consumer.elements import Refusal
-from wearon_consumer.inflight import HEARTBEAT_MS, HandOn, InFlight
+from wearon_consumer.inflight import BATCH_ELEMENTS, HEARTBEAT_MS, InFlight
 from wearon_consumer.metrics import Metrics
 from wearon_contracts.tasks import GenerationTask
 
@@ -71,31 +71,30 @@ class Bridge:
     def _turn(self) -> None:
         if time.monotonic() >= self._next_recovery:
             self._recover()
-        if self._batch is None:
-            self._take()
-        if self._batch is not None:
-            self._hand_on(self._batch)
+        ticket = self._next_ticket()
+        elements = self._exchange(ticket)
+        if elements:
+            self._taken_at = time.monotonic()
+            self._batch = self._sorter.sort(ticket, elements)
         elif not self._stopping:
             self._inflight.wait()
             self._progressed()
 
-    def _take(self) -> None:
-        ticket = str(next(self._tickets))
-        elements = self._inflight.take(ticket)
-        self._progressed()
-        if elements:
-            self._taken_at = time.monotonic()
-            self._batch = self._sorter.sort(ticket, elements)
-
-    def _hand_on(self, batch: Batch) -> None:
-        outcome = self._inflight.hand_on(batch.ticket, len(batch.outcomes), batch.messages, batch.letters)
+    def _exchange(self, ticket: str, *, room: int = BATCH_ELEMENTS) -> list[bytes]:
+        """Hand the batch on, if there is one, and take the next."""
+        batch = self._batch
+        turn = self._inflight.turn(ticket, batch.load if batch else None, room=room)
         self._batch = None
         self._progressed()
-        if outcome is HandOn.SUPERSEDED:
+        if batch and turn.handed_on:
+            self._report(batch, time.monotonic() - self._taken_at)
+        elif batch:
             self._metrics.superseded.inc()
             _log.warning("batch_superseded", elements=len(batch.outcomes))
-        else:
-            self._report(batch, time.monotonic() - self._taken_at)
+        return turn.elements
+
+    def _next_ticket(self) -> str:
+        return str(next(self._tickets))
 
     def _report(self, batch: Batch, seconds: float) -> None:
         self._metrics.received.inc(len(batch.outcomes))
@@ -171,7 +170,7 @@ class Bridge:
         while True:
             try:
                 if self._batch is not None:
-                    self._hand_on(self._batch)
+                    self._exchange(self._next_ticket(), room=0)
                 returned = self._inflight.leave()
             except Exception as error:
                 self._failed(error, failures=1, pause=FIRST_PAUSE_SECONDS)

@@ -13,6 +13,7 @@ import os
 import socket
 import uuid
 from collections.abc import Iterator
+from json.encoder import encode_basestring_ascii
 from typing import Any, Final
 
 _ARGSREPR_CHARS: Final = 1024  # celery.app.amqp.AMQP.argsrepr_maxsize
@@ -83,9 +84,9 @@ class CeleryMessages:
         body = json.dumps([[argument], {}, _EMBED]).encode()
         return self._template % {
             "body": f'"{base64.b64encode(body).decode()}"',
-            "name": json.dumps(name),
-            "task_id": json.dumps(task_id),
-            "argsrepr": json.dumps(argsrepr(argument)),
+            "name": encode_basestring_ascii(name),
+            "task_id": encode_basestring_ascii(task_id),
+            "argsrepr": encode_basestring_ascii(argsrepr(argument)),
             "delivery_tag": f'"{uuid.uuid4()}"',
         }
 

@@ -1,22 +1,23 @@
 """The consumer's in-flight list in Redis: what it has taken and not yet handed on.
 
-Every step that changes more than one key is a Lua script, so it happens as a whole or not at all, and every
-script may be repeated after a lost answer. A consumer owns its in-flight list as long as its heartbeat key
-stands. The key expires by itself, and its value is the ticket of the batch being worked on:
+Each step is one Lua script, so it happens as a whole or not at all, and each may be repeated after a lost
+answer. A consumer owns its in-flight list as long as its heartbeat key stands. The key expires by itself; its
+value names the batch being worked on by a ticket, and the last one that was handed on.
 
-  take      sets heartbeat := ticket, fills the list up from the task list and returns all that is in it
-  hand_on   only while heartbeat == ticket: pushes what was made of the batch, removes the batch from the
-            list, sets heartbeat := "done " + ticket
+  turn      1. only if the heartbeat still names the batch: pushes what was made of it to Celery and to the
+               dead letters and removes its elements from the list
+            2. names the next batch in the heartbeat, fills the list up from the task list and returns what is
+               in it
   recover   only while there is no heartbeat: puts the list back where it came from, in its old order
 
-So a consumer that was paused past its heartbeat either still finds its batch untouched, or its `hand_on` is
-refused because another one may have recovered the elements: nothing is lost and nothing is published twice.
+So a consumer that was paused past its heartbeat either still finds its batch untouched, or is refused because
+another one may have recovered the elements: nothing is lost and nothing is published twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
+from dataclasses import dataclass
 from typing import Any, Final
 
 import redis
@@ -40,42 +41,41 @@ BATCH_BYTES: Final = 1024 * 1024
 """A batch ends with the element that reaches this size, so that huge elements come one at a time."""
 _SCAN_KEYS: Final = 1000
 
-_TAKE: Final = """
--- KEYS task list, in-flight list, heartbeat; ARGV ticket, heartbeat ms, most elements, most bytes
-redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[2])
-local batch, bytes = {}, 0
+_TURN: Final = """
+-- KEYS task list, in-flight list, heartbeat, Celery queue, dead letters, two binding sets
+-- ARGV heartbeat ms, next ticket, most elements, most bytes, binding,
+--      ticket to hand on or '', its elements, number of messages, messages, dead letters
+local current, last = string.match(redis.call('GET', KEYS[3]) or '', '(%S+) (%S+)')
+local ticket, outcome = ARGV[6], 0
+if ticket ~= '' and ticket == last then
+  outcome = 1
+elseif ticket ~= '' and ticket == current then
+  -- A key of the wrong type raises here, before anything is written: scripts are not rolled back.
+  redis.call('LLEN', KEYS[4])
+  redis.call('LLEN', KEYS[5])
+  redis.call('SADD', KEYS[6], ARGV[5])
+  redis.call('SADD', KEYS[7], ARGV[5])
+  local letters = 9 + tonumber(ARGV[8])
+  for i = 9, letters - 1 do redis.call('LPUSH', KEYS[4], ARGV[i]) end
+  for i = letters, #ARGV do redis.call('LPUSH', KEYS[5], ARGV[i]) end
+  -- From the right, where the oldest are: a blocking pop given up by us may still add one at the left.
+  redis.call('LTRIM', KEYS[2], 0, -1 - tonumber(ARGV[7]))
+  outcome, last = 1, ticket
+end
+redis.call('SET', KEYS[3], ARGV[2] .. ' ' .. (last or '-'), 'PX', ARGV[1])
+local answer, bytes = {outcome}, 0
 local held = redis.call('LRANGE', KEYS[2], 0, -1)
 for i = #held, 1, -1 do
-  batch[#batch + 1] = held[i]
+  answer[#answer + 1] = held[i]
   bytes = bytes + #held[i]
 end
-while #batch < tonumber(ARGV[3]) and bytes < tonumber(ARGV[4]) do
+while #answer <= tonumber(ARGV[3]) and bytes < tonumber(ARGV[4]) do
   local element = redis.call('LMOVE', KEYS[1], KEYS[2], 'RIGHT', 'LEFT')
   if not element then break end
-  batch[#batch + 1] = element
+  answer[#answer + 1] = element
   bytes = bytes + #element
 end
-return batch
-"""
-
-_HAND_ON: Final = """
--- KEYS in-flight list, heartbeat, Celery queue, dead letters, two binding sets
--- ARGV ticket, heartbeat ms, elements in the batch, binding, messages, then messages and dead letters
-local held = redis.call('GET', KEYS[2])
-if held == 'done ' .. ARGV[1] then return 1 end
-if held ~= ARGV[1] then return 0 end
--- A key of the wrong type raises here, before anything is written: scripts are not rolled back.
-redis.call('LLEN', KEYS[3])
-redis.call('LLEN', KEYS[4])
-redis.call('SADD', KEYS[5], ARGV[4])
-redis.call('SADD', KEYS[6], ARGV[4])
-local letters = 6 + tonumber(ARGV[5])
-for i = 6, letters - 1 do redis.call('LPUSH', KEYS[3], ARGV[i]) end
-for i = letters, #ARGV do redis.call('LPUSH', KEYS[4], ARGV[i]) end
--- From the right, where the oldest are: a blocking pop given up by us may still add one at the left.
-redis.call('LTRIM', KEYS[1], 0, -1 - tonumber(ARGV[3]))
-redis.call('SET', KEYS[2], 'done ' .. ARGV[1], 'PX', ARGV[2])
-return 1
+return answer
 """
 
 _RECOVER: Final = """
@@ -87,11 +87,25 @@ return recovered
 """
 
 
-class HandOn(Enum):
-    """What became of a batch: on its way, or no longer ours because the heartbeat had ended."""
+@dataclass(slots=True)
+class Load:
+    """What is to be pushed in place of the oldest `elements` in flight, which were taken under `ticket`."""
 
-    DONE = 1
-    SUPERSEDED = 0
+    ticket: str
+    elements: int
+    messages: Sequence[str]
+    letters: Sequence[str]
+
+
+@dataclass(slots=True)
+class Turn:
+    """`handed_on`: the load is on its way. If not, the heartbeat had ended, others may have its elements.
+
+    `elements`: all that is now in flight, oldest first.
+    """
+
+    handed_on: bool
+    elements: list[bytes]
 
 
 class InFlight:
@@ -105,33 +119,30 @@ class InFlight:
         self._heartbeat = consumer_heartbeat(consumer_id)
         self._scan_cursor = 0
 
-    def take(self, ticket: str) -> list[bytes]:
-        """Everything in flight, oldest first, after filling up to a batch; kept until handed on.
+    def turn(self, ticket: str, load: Load | None = None, *, room: int = BATCH_ELEMENTS) -> Turn:
+        """Hand `load` on, if given, and take the next batch, of at most `room` elements, under `ticket`.
 
-        Tells all others that this consumer lives, with `ticket` as the name of the batch.
+        Tells all others that this consumer lives.
         """
-        elements: list[bytes] = self._run(
-            _TAKE,
-            [TASK_LIST, self.name, self._heartbeat],
-            [ticket, HEARTBEAT_MS, BATCH_ELEMENTS, BATCH_BYTES],
-        )
-        return elements
+        keys = [
+            TASK_LIST,
+            self.name,
+            self._heartbeat,
+            CELERY_QUEUE,
+            DEAD_LETTER_LIST,
+            *binding_keys(CELERY_QUEUE),
+        ]
+        arguments: list[str | int] = [HEARTBEAT_MS, ticket, room, BATCH_BYTES, binding(CELERY_QUEUE)]
+        if load is None:
+            arguments += ["", 0, 0]
+        else:
+            arguments += [load.ticket, load.elements, len(load.messages), *load.messages, *load.letters]
+        handed_on, *elements = self._run(_TURN, keys, arguments)
+        return Turn(bool(handed_on), elements)
 
     def wait(self) -> None:
         """Return when an element has come in flight, or else after WAIT_SECONDS."""
         self._client.blmove(TASK_LIST, self.name, WAIT_SECONDS, "RIGHT", "LEFT")
-
-    def hand_on(self, ticket: str, elements: int, messages: Sequence[str], letters: Sequence[str]) -> HandOn:
-        """Push `messages` to Celery and `letters` to the dead letters, and let go of the oldest `elements`.
-
-        `ticket` is that of the `take` which returned them.
-        """
-        answer = self._run(
-            _HAND_ON,
-            [self.name, self._heartbeat, CELERY_QUEUE, DEAD_LETTER_LIST, *binding_keys(CELERY_QUEUE)],
-            [ticket, HEARTBEAT_MS, elements, binding(CELERY_QUEUE), len(messages), *messages, *letters],
-        )
-        return HandOn(answer)
 
     def recover_some(self) -> dict[str, int]:
         """Put back what consumers without a heartbeat had taken: how many elements, by consumer id.
