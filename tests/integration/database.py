@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 from uuid import UUID
 
 import httpx
@@ -32,6 +32,7 @@ _TABLES: Final = (
     " credit_transactions, stores, store_credits, store_credit_transactions, store_shopper_credits"
 )
 
+T = TypeVar("T")
 Row = dict[str, Any]
 Paying = Literal["absorb", "overage", "resell"]
 
@@ -156,7 +157,7 @@ class LedgerDatabase:
     def _headers(self, token: str | None) -> dict[str, str]:
         return {"Authorization": f"Bearer {token or self._service_token}"}
 
-    def in_background(self, call: Callable[[], Row]) -> Future[Row]:
+    def in_background(self, call: Callable[[], T]) -> Future[T]:
         """Make a call in a thread of its own."""
         return self._threads.submit(call)
 

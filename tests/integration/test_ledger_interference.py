@@ -157,6 +157,38 @@ def test_what_the_cron_pays_on_top_is_reported(ledger: LedgerDatabase) -> None:
     assert ledger.rpc("generation_backlog")["paid_by_cron_too"] == 2
 
 
+@pytest.mark.parametrize(("written", "verdict"), [("processing", "busy"), ("failed", "settled")])
+def test_reject_looks_again_once_it_has_the_locks(ledger: LedgerDatabase, written: str, verdict: str) -> None:
+    session = ledger.b2c()
+    with ledger.connect() as other:
+        other.execute("select 1 from user_credits where user_id = %s for update", [session.owner])
+        rejecting = ledger.in_background(lambda: ledger.reject(session))
+        ledger.wait_for_a_blocked_call()
+        ledger.run("update generation_sessions set status = %s where id = %s", written, session.id)
+
+    assert rejecting.result()["verdict"] == verdict
+    assert (ledger.status(session), ledger.balance(session)) == (written, 9)
+    assert ledger.knows(session) == (verdict == "settled")
+
+
+def test_reap_looks_again_once_it_has_the_locks(ledger: LedgerDatabase) -> None:
+    """The first of two orphans is settled by others while the reaper waits for the second."""
+    first, second = ledger.b2b(age=400), ledger.b2c(age=400)
+    with ledger.connect() as other:
+        other.execute(
+            "insert into generation_ledger (channel, session_id, owner_id, lease_expires_at)"
+            " values ('b2c', %s, %s, now())",
+            [second.id, second.owner],
+        )
+        reaping = ledger.in_background(lambda: ledger.reap(first, second))
+        ledger.wait_for_a_blocked_call()
+        ledger.run("update store_generation_sessions set status = 'completed' where id = %s", first.id)
+
+    assert [row["verdict"] for row in reaping.result()] == ["busy", "busy"]
+    assert (ledger.status(first), ledger.balance(first)) == ("completed", 9)
+    assert not ledger.knows(first)
+
+
 # -------------------------------------------------------------------------------------------- uninstall
 
 
