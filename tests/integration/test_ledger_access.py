@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 
 import pytest
-from tests.integration.database import (
+from integration.database import (
     APPLICATION_FILES,
     MIGRATION_FILES,
     LedgerDatabase,

@@ -6,7 +6,7 @@ import uuid
 from datetime import datetime, timedelta
 
 import pytest
-from tests.integration.database import LedgerDatabase, Session
+from integration.database import LedgerDatabase, Session
 
 
 def seconds_until(later: str, earlier: str) -> float:

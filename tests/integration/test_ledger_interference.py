@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.integration.database import LedgerDatabase, Row, Session
+from integration.database import LedgerDatabase, Row, Session
 
 
 def cron_pays(ledger: LedgerDatabase, session: Session) -> None:

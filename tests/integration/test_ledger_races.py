@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from tests.integration.database import LedgerDatabase, RpcRefused, Session, all_at_once
+from integration.database import LedgerDatabase, RpcRefused, Session, all_at_once
 
 THREADS = 20
 

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
-from tests.integration.database import LedgerDatabase, Row, RpcRefused, Session
+from integration.database import LedgerDatabase, Row, RpcRefused, Session
 
 
 def failed(ledger: LedgerDatabase, session: Session) -> Row:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 
 import pytest
-from tests.integration.database import LedgerDatabase, Row, RpcRefused, Session
+from integration.database import LedgerDatabase, Row, RpcRefused, Session
 
 
 def ids(found: list[Row]) -> list[str]:
