@@ -5,10 +5,10 @@ PY := .venv/bin/python
 LOCALS := packages/contracts packages/service-kit services/consumer services/generator services/sizing-api deploy/local
 UNPUBLISHED := $(foreach p,wearon-contracts wearon-service-kit wearon-consumer wearon-generator wearon-sizing wearon-local,--no-emit-package $(p))
 
-.PHONY: help setup lock lint test demo up generated check-generated
+.PHONY: help setup lock lint test model demo up generated check-generated bench bench-quick chaos
 
 help: ## List what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort -u | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 .venv/.installed: requirements-dev.lock $(addsuffix /pyproject.toml,$(LOCALS))
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed"; exit 1; }
@@ -36,10 +36,10 @@ check-generated: setup
 	.venv/bin/python -m wearon_contracts.generate --check
 	$(GENERATE) --check
 
-lint: setup check-generated ## Format check, lint, types, import borders, generated files up to date
+lint: setup check-generated lint-deploy ## Format check, lint, types, import borders, generated files up to date
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
-	.venv/bin/mypy packages services
+	.venv/bin/mypy packages services tests/contract
 	.venv/bin/lint-imports
 
 test: setup model ## Run all tests on real parts: Redis, PostgreSQL, PostgREST and Node, all started by the tests
@@ -53,3 +53,15 @@ demo: setup model ## The main job: four try-ons through queue, worker and databa
 
 up: setup model ## The local stack and all services, until Ctrl-C
 	.venv/bin/python -m wearon_local up
+
+bench: setup model ## Measure beside the alternatives, under 15 minutes; figures, JSON and plots
+	.venv/bin/python -m tests.bench
+
+bench-quick: setup model ## The same, rougher, under 3 minutes
+	.venv/bin/python -m tests.bench --quick
+
+chaos: setup ## Break everything while jobs run and check the laws; SEED=, RUNS=, JOBS=
+	.venv/bin/python tests/chaos/run.py
+
+include deploy/deploy.mk
+-include deploy/local/local.mk

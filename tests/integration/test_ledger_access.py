@@ -23,6 +23,7 @@ CALLED_BY_THE_SERVICE = {
     "generation_fail",
     "generation_flagged",
     "generation_hold",
+    "generation_looked_at",
     "generation_orphans",
     "generation_outcome",
     "generation_reap",
@@ -70,6 +71,7 @@ def test_the_api_refuses_strangers(ledger: LedgerDatabase, who: str) -> None:
         "generation_check": {**session.named, "p_holder": "a", "p_attempt": attempt},
         "generation_recover": {"p_limit": 1, "p_grace_seconds": 1},
         "generation_flagged": {"p_limit": 1},
+        "generation_looked_at": {"p_session_id": str(session.id), "p_note": "x"},
         "generation_backlog": {},
         "generation_schema_version": {},
         "generation_fail": {
@@ -223,6 +225,25 @@ def test_flagged_sessions_name_their_reason_last_first(ledger: LedgerDatabase) -
     assert (found[0]["owner_id"], found[0]["error_code"]) == (str(owed.owner), "moderation_blocked")
     assert (found[0]["channel"], found[0]["attempts"], found[0]["outcome"]) == ("b2b", 1, "failed")
     assert len(ledger.rpc("generation_flagged", p_limit=1)) == 1
+
+
+def test_a_flagged_session_that_a_person_has_seen_to_is_listed_and_counted_no_more(
+    ledger: LedgerDatabase,
+) -> None:
+    session, unsettled = ledger.b2b("overage"), ledger.b2c()
+    ledger.begin(session, "a")
+    ledger.fail(session, "a", 1, "moderation_blocked")
+    ledger.begin(unsettled, "b")
+    note = "credited by hand"
+
+    noted = ledger.rpc("generation_looked_at", p_session_id=str(session.id), p_note=note)
+    refused = ledger.rpc("generation_looked_at", p_session_id=str(unsettled.id), p_note=note)
+
+    assert (noted["verdict"], refused["verdict"]) == ("noted", "session_not_found")
+    assert ledger.rpc("generation_flagged", p_limit=10) == []
+    assert ledger.rpc("generation_backlog")["flagged"] == 0
+    kept = ledger.get(f"/generation_ledger?session_id=eq.{session.id}&select=looked_at_note,flagged_reason")
+    assert kept.json() == [{"looked_at_note": note, "flagged_reason": "overage"}]
 
 
 def test_backlog_counts_what_is_unsettled(ledger: LedgerDatabase) -> None:

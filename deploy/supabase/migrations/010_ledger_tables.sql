@@ -43,8 +43,10 @@ create table if not exists public.generation_ledger (
   refunded_at timestamptz,
   -- SQLSTATE of the refund that could not be made.
   refund_error text,
-  -- Why a person should look at this session.
+  -- Why a person should look at this session, until one has (then when, and what they noted).
   flagged_reason text,
+  looked_at timestamptz,
+  looked_at_note text,
 
   primary key (channel, session_id),
   -- Whatever is not settled has an expiry, so the jobs of a killed process are found whatever it was doing.
@@ -76,7 +78,7 @@ create index if not exists generation_ledger_lease_idx
 create index if not exists generation_ledger_holder_idx
   on public.generation_ledger (holder) where holder is not null;
 create index if not exists generation_ledger_flagged_idx
-  on public.generation_ledger (settled_at) where flagged_reason is not null;
+  on public.generation_ledger (settled_at) where flagged_reason is not null and looked_at is null;
 create index if not exists generation_usage_session_idx on public.generation_usage (channel, session_id);
 create index if not exists generation_usage_created_at_idx on public.generation_usage (created_at);
 

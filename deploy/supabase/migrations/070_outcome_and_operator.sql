@@ -58,6 +58,7 @@ select l.channel, l.session_id,
    )::uuid
  where t.type = 'refund'
    and t.description like 'Stuck job recovery: session %'
+   and l.looked_at is null
    and l.settled_by in ('worker', 'rejection', 'reaper')
    and (l.outcome = 'completed' or l.refund_state = 'refunded');
 grant select on generation_private.paid_by_cron_too to service_role;
@@ -78,7 +79,7 @@ as $$
              ) as refund
         from (
           (select channel, session_id, flagged_reason as reason
-             from public.generation_ledger where flagged_reason is not null
+             from public.generation_ledger where flagged_reason is not null and looked_at is null
             order by settled_at desc limit p_limit)
           union all
           select channel, session_id, reason from generation_private.paid_by_cron_too
@@ -105,21 +106,36 @@ as $$
       select jsonb_build_object(
         'flagged', count(*), 'owed', count(*) filter (where f.flagged_reason = 'refund_owed')
       )
-        from public.generation_ledger f where f.flagged_reason is not null
+        from public.generation_ledger f where f.flagged_reason is not null and f.looked_at is null
     ) || (
       select jsonb_build_object('paid_by_cron_too', count(*)) from generation_private.paid_by_cron_too
     )
     from public.generation_ledger l where l.state <> 'settled'
 $$;
 
+-- Takes a settled session off the list of flagged ones; the note says what a person did about it.
+-- noted | session_not_found (none that is settled has this id)
+create or replace function public.generation_looked_at(p_session_id uuid, p_note text) returns jsonb
+language plpgsql set search_path = ''
+as $$
+begin
+  update public.generation_ledger
+     set looked_at = clock_timestamp(), looked_at_note = p_note
+   where session_id = p_session_id and state = 'settled';
+  return jsonb_build_object('verdict', case when found then 'noted' else 'session_not_found' end);
+end
+$$;
+
 revoke execute on function
   public.generation_outcome(uuid),
   public.generation_flagged(integer),
+  public.generation_looked_at(uuid, text),
   public.generation_backlog()
 from public, anon, authenticated;
 grant execute on function
   public.generation_outcome(uuid),
   public.generation_flagged(integer),
+  public.generation_looked_at(uuid, text),
   public.generation_backlog()
 to service_role;
 grant execute on function public.generation_outcome(uuid) to authenticated;

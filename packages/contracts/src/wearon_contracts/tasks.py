@@ -81,14 +81,16 @@ class GenerationTask(BaseModel):
 
     @model_validator(mode="after")
     def _owner_is_named(self) -> Self:
-        if self.owner_id is None:
-            raise ValueError(f"{_OWNER_KEYS[self.channel]} is required for channel {self.channel.value}")
+        _ = self.owner_id
         return self
 
     @property
-    def owner_id(self) -> UUID | None:
+    def owner_id(self) -> UUID:
         """The user of a b2c task, the store of a b2b task."""
-        return self.user_id if self.channel is Channel.B2C else self.store_id
+        owner = self.user_id if self.channel is Channel.B2C else self.store_id
+        if owner is None:
+            raise ValueError(f"{_OWNER_KEYS[self.channel]} is required for channel {self.channel.value}")
+        return owner
 
     def to_message(self) -> dict[str, Any]:
         """The task as the JSON object that `PROCESS_GENERATION_TASK` takes: absent keys stay absent."""

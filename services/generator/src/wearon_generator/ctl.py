@@ -211,6 +211,15 @@ def flagged(desk: Desk, limit: int) -> None:
     desk.show(rows, lambda found: _table(found, columns, "no flagged sessions"))
 
 
+@main.command("looked-at")
+@click.argument("session_id", type=click.UUID)
+@click.option("--note", required=True, help="What was done about it, for those who come after.")
+@click.pass_obj
+def looked_at(desk: Desk, session_id: UUID, note: str) -> None:
+    """Take a session off the list of flagged ones."""
+    desk.show(desk.run(lambda operations: operations.looked_at(session_id, note)), _fields)
+
+
 @main.command()
 @click.option("--yes", is_flag=True, help="Fail and refund them; without it they are only listed.")
 @click.pass_obj

@@ -10,12 +10,12 @@ from concurrent.futures import Executor
 from typing import Final
 
 import structlog
-from wearon_service_kit.images.decode import prepare_jpeg
-from wearon_service_kit.images.fetch import FetchedImage, ImageFetcher, ImageRefused, ImageUnreachable
 
 from wearon_contracts.errors import ErrorCode, sentence
 from wearon_generator.metrics import Metrics
 from wearon_generator.prompts import image_label
+from wearon_service_kit.images.decode import prepare_jpeg
+from wearon_service_kit.images.fetch import FetchedImage, ImageFetcher, ImageRefused, ImageUnreachable
 
 log = structlog.get_logger()
 

@@ -16,6 +16,7 @@ from openai import AsyncOpenAI
 from pydantic import ValidationError
 
 from wearon_contracts.errors import ErrorCode, sentence
+from wearon_contracts.results import result_path
 from wearon_contracts.tasks import DeadLetterReason, GenerationTask, RejectedTask
 from wearon_generator.breaker import QuotaBreaker
 from wearon_generator.dead_letters import DeadLetters
@@ -26,7 +27,7 @@ from wearon_generator.metrics import Metrics
 from wearon_generator.openai_client import Generated, ProviderError, generate_tryon
 from wearon_generator.prices import Usage, estimate_cost
 from wearon_generator.slots import SlotLine
-from wearon_generator.storage import ResultStore, object_path
+from wearon_generator.storage import ResultStore
 from wearon_generator.supabase_client import SupabaseAway, keep_asking
 from wearon_service_kit.logs import job_context
 
@@ -373,7 +374,7 @@ class JobRunner:
 
     async def _stored_before(self, task: GenerationTask, lease: Lease) -> bool:
         return await self._ask(
-            lambda: self._store.exists(object_path(task)),
+            lambda: self._store.exists(result_path(task.channel, task.owner_id, task.session_id)),
             what="look_for_result",
             until=time.monotonic() + DEADLINE_SECONDS,
             worth_it=lambda: self._may_go_on(lease),
@@ -456,7 +457,7 @@ class JobRunner:
     async def _deliver(
         self, task: GenerationTask, claim: Claim, lease: Lease, generated: Generated | None, started: float
     ) -> Ending:
-        path = object_path(task)
+        path = result_path(task.channel, task.owner_id, task.session_id)
         go_on = lambda: self._may_go_on(lease)  # noqa: E731
         with self._metrics.steps.labels(step="store").time():
             if generated is not None:

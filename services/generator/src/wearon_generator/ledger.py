@@ -1,7 +1,7 @@
 """The ledger in the database: who works on a session, how often it was tried, and how it ended.
 
 Each method is one call of a function from `deploy/supabase/migrations`, which decides and changes in one
-transaction. All may be repeated after a lost answer. Every failure raises `SupabaseAway`.
+transaction. All may be repeated after a lost answer. Errors are those that `supabase_client.ask` translates.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from postgrest.exceptions import APIError
@@ -19,6 +19,8 @@ from supabase import AsyncClient
 from wearon_contracts.errors import ErrorCode
 from wearon_contracts.tasks import Channel, GenerationTask
 from wearon_generator.prices import Usage
+
+T = TypeVar("T")
 
 SCHEMA_VERSION: Final = 1
 """Version of the migrations this code calls."""
@@ -112,16 +114,20 @@ class Ledger:
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
 
-    async def _call(self, function: str, params: dict[str, Any]) -> Any:
-        return (await self._client.rpc(function, params).execute()).data
+    async def _call(self, function: str, params: dict[str, Any], kind: type[T]) -> T:
+        # Whatever is not JSON comes through postgrest as a string, an empty body as a list.
+        data: Any = (await self._client.rpc(function, params).execute()).data
+        if not isinstance(data, kind):
+            raise ValueError(f"{function} answered no {kind.__name__}")
+        return data
 
     async def _decide(self, function: str, params: dict[str, Any]) -> Verdict:
-        return _verdict(await self._call(function, params))
+        return _verdict(await self._call(function, params, dict))
 
     async def check_schema(self) -> None:
         """Raise `MigrationsMissing`, naming what is missing, unless the migrations are applied."""
         try:
-            version = await self._call("generation_schema_version", {})
+            version = await self._call("generation_schema_version", {}, int)
         except APIError as error:
             if error.code in ("PGRST202", "42883"):
                 raise MigrationsMissing(
@@ -142,7 +148,7 @@ class Ledger:
     async def renew(self, holders: Iterable[str]) -> set[str]:
         """Extend the leases of these holders; returns those that still hold."""
         params = {"p_holders": list(holders), "p_lease_seconds": LEASE_SECONDS}
-        return set(await self._call("generation_renew", params))
+        return set(await self._call("generation_renew", params, list))
 
     async def release(self, held: Held) -> Verdict:
         """Give a session up before it was claimed: released, lost or settled."""
@@ -185,7 +191,7 @@ class Ledger:
             "p_output_tokens": usage.output_tokens,
             "p_cost_usd": None if cost is None else str(cost),
         }
-        await self._call("generation_record_usage", params)
+        await self._call("generation_record_usage", params, dict)
 
     async def complete(self, claim: Claim, result: Result) -> Verdict:
         """Settle as completed: completed, lost or settled."""
@@ -212,8 +218,8 @@ class Ledger:
 
     async def recover(self, limit: int, grace_seconds: int) -> list[dict[str, Any]]:
         """Tasks (as the producer sent them) whose leases ran out, each lease extended by the grace."""
-        rows = await self._call("generation_recover", {"p_limit": limit, "p_grace_seconds": grace_seconds})
-        return list(rows)
+        params = {"p_limit": limit, "p_grace_seconds": grace_seconds}
+        return await self._call("generation_recover", params, list)
 
     async def orphans(self, created_before: datetime, stuck_after: int, limit: int) -> list[Session]:
         """Sessions the ledger does not know that nothing may ever run, oldest first."""
@@ -222,7 +228,7 @@ class Ledger:
             "p_stuck_after_seconds": stuck_after,
             "p_limit": limit,
         }
-        rows = await self._call("generation_orphans", params)
+        rows = await self._call("generation_orphans", params, list)
         return [Session(Channel(row["channel"]), UUID(row["session_id"])) for row in rows]
 
     async def reap(
@@ -238,8 +244,8 @@ class Ledger:
             "p_error_code": code.value,
             "p_message": message,
         }
-        return list(await self._call("generation_reap", params))
+        return await self._call("generation_reap", params, list)
 
     async def backlog(self) -> dict[str, float]:
         """Figures of what is not settled, and of what a person should look at; see generation_backlog."""
-        return dict(await self._call("generation_backlog", {}))
+        return await self._call("generation_backlog", {}, dict)

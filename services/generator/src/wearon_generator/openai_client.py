@@ -100,6 +100,9 @@ def _usage(response: ImagesResponse) -> Usage | None:
 
 
 def _picture(response: ImagesResponse) -> Generated:
+    # The SDK hands on what is not JSON (a proxy's page, say) as a string.
+    if not isinstance(response, ImagesResponse):
+        raise ProviderError(ErrorCode.PROVIDER_BAD_ANSWER, "the answer is not the API's")
     usage = _usage(response)
     encoded = response.data[0].b64_json if response.data else None
     try:

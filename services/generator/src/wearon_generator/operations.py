@@ -25,15 +25,14 @@ from wearon_contracts.queues import (
     UNACKED_HASH,
     consumer_heartbeat,
 )
-from wearon_contracts.sessions import SETTLED
+from wearon_contracts.results import result_path
+from wearon_contracts.sessions import SESSION_TABLES, SETTLED
 from wearon_contracts.tasks import Channel, DeadLetter
 from wearon_generator.ledger import Ledger, Session
 from wearon_generator.presence import PAUSED_KEY, REPLICA_PREFIX
 from wearon_generator.queue_scan import QueueScan
 from wearon_generator.startup import find_orphans
-from wearon_generator.storage import owner_path
 
-TABLES: Final = {Channel.B2C: "generation_sessions", Channel.B2B: "store_generation_sessions"}
 _OWNER_COLUMN: Final = {Channel.B2C: "user_id", Channel.B2B: "store_id"}
 _SHORT: Final = 12
 _PAGE: Final = 500
@@ -202,7 +201,7 @@ class Operations:
         }
 
     async def _row(self, session_id: UUID) -> tuple[Channel, dict[str, Any]]:
-        for channel, table in TABLES.items():
+        for channel, table in SESSION_TABLES.items():
             rows = await self._select(table, "id", str(session_id))
             if rows:
                 return channel, rows[0]
@@ -236,6 +235,14 @@ class Operations:
         answer = await self._supabase.rpc("generation_flagged", {"p_limit": limit}).execute()
         return list(answer.data)  # type: ignore[arg-type]
 
+    async def looked_at(self, session_id: UUID, note: str) -> dict[str, Any]:
+        """Take a session off the list of flagged ones; raises `Refused` if no settled one has this id."""
+        params = {"p_session_id": str(session_id), "p_note": note}
+        answer = (await self._supabase.rpc("generation_looked_at", params).execute()).data
+        if not isinstance(answer, dict) or answer["verdict"] != "noted":
+            raise Refused(f"no settled session has the id {session_id}")
+        return {"session_id": str(session_id), "note": note}
+
     async def costs(self, days: int) -> list[dict[str, Any]]:
         """What the provider's answers cost, by day, channel and model."""
         answer = await self._supabase.rpc("generation_costs", {"p_days": days}).execute()
@@ -259,7 +266,8 @@ class Operations:
             rows = [(channel, row)]
         else:
             rows = [
-                (Channel.B2C, row) for row in await self._select(TABLES[Channel.B2C], "user_id", str(user_id))
+                (Channel.B2C, row)
+                for row in await self._select(SESSION_TABLES[Channel.B2C], "user_id", str(user_id))
             ]
         settled = [(channel, row) for channel, row in rows if row["status"] in SETTLED]
         objects = sorted({path for channel, row in settled for path in self._objects(channel, row)})
@@ -270,7 +278,7 @@ class Operations:
         }
 
     def _objects(self, channel: Channel, row: dict[str, Any]) -> Iterable[str]:
-        yield f"{owner_path(channel, row[_OWNER_COLUMN[channel]])}/{row['id']}.jpg"
+        yield result_path(channel, UUID(row[_OWNER_COLUMN[channel]]), UUID(row["id"]))
         accessories = row.get("accessories") or []
         links = [row.get(name) for name in ("model_image_url", "outfit_image_url", "stitched_image_url")]
         for link in (*links, *(accessories if isinstance(accessories, list) else [])):
@@ -294,7 +302,10 @@ class Operations:
             if channel is Channel.B2C:
                 emptied |= {"accessories": None, "stitched_image_url": None}
             await (
-                self._supabase.table(TABLES[channel]).update(emptied).eq("id", entry["session_id"]).execute()
+                self._supabase.table(SESSION_TABLES[channel])
+                .update(emptied)
+                .eq("id", entry["session_id"])
+                .execute()
             )
         wanted = {entry["session_id"] for entry in found["sessions"]}
         letters = [letter for letter in await self.dead_letters(_ALL) if _session_of(letter) in wanted]

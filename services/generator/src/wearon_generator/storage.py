@@ -7,23 +7,11 @@ from typing import Final
 from storage3.exceptions import StorageApiError
 from supabase import AsyncClient
 
-from wearon_contracts.tasks import Channel, GenerationTask
-
 _CONTENT_TYPES: Final = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"))
 
 
 class BucketMissing(Exception):
     """The bucket for results does not exist."""
-
-
-def owner_path(channel: Channel, owner_id: object) -> str:
-    """Folder of the results of one user or store, inside the bucket."""
-    return f"generated/{owner_id}" if channel is Channel.B2C else f"stores/{owner_id}/generated"
-
-
-def object_path(task: GenerationTask) -> str:
-    """Path of the task's result inside the bucket; the same for every attempt."""
-    return f"{owner_path(task.channel, task.owner_id)}/{task.session_id}.jpg"
 
 
 def content_type(data: bytes) -> str | None:

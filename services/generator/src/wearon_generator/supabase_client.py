@@ -53,6 +53,9 @@ async def ask(call: Callable[[], Awaitable[T]]) -> T:
         raise SupabaseAway(f"storage error {error.status} {error.code}") from error
     except httpx.HTTPError as error:
         raise SupabaseAway(type(error).__name__) from error
+    except ValueError as error:
+        # 200 with something else than Supabase's answer: the page of a proxy, or a body that was cut off.
+        raise SupabaseAway("not an answer of Supabase's") from error
 
 
 async def keep_asking(
