@@ -10,7 +10,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.bench import bridge, footprint, generator, images, scaling
+from tests.bench import bridge, footprint, generator, images, profiles, scaling
 from tests.bench.plots import draw
 from tests.bench.report import Bench, Section, write_json
 
@@ -20,6 +20,7 @@ BENCHES: dict[str, Bench] = {
     "footprint": footprint.run,
     "scaling": scaling.run,
     "generator": generator.run,
+    "profiles": profiles.run,
 }
 
 
