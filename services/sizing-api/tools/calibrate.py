@@ -8,6 +8,8 @@ from bodies that were not used for fitting (ten folds, no body in two of them). 
 are drawn from seeds that belong to the pictures.
 """
 
+# ruff: noqa: T201 - printing is part of what this is for
+
 from __future__ import annotations
 
 import argparse
@@ -15,7 +17,6 @@ import csv
 import hashlib
 import io
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ from wearon_sizing.measuring import (
     EIGHTY_PERCENT,
     GIRTHS,
     MEASURED,
+    SMALLEST_SPREAD_CM,
+    SPREAD_TERMS,
     WEIGHT_TERMS,
     Linear,
     Steps,
@@ -40,39 +43,42 @@ from wearon_sizing.measuring import (
 )
 from wearon_sizing.pose import Landmarker
 from wearon_sizing.silhouette import FEATURES, Array, measure_silhouette
+from wearon_sizing.sizing import LONG_SIDE
 
 OUTPUT = Path(__file__).resolve().parents[1] / "src" / "wearon_sizing" / "method.json"
 METHOD_VERSION = "1"
 LOOKS = 6
-SIDE = 512
 FOLDS = 10
-# Chosen by cross-validation on the training bodies; errors change by less than 1 % between half and twice these.
+# Chosen by cross-validation on the training bodies; half and twice as much change errors by less than 1 %.
 WIDTHS_DAMPING = 90.0
 REST_DAMPING = 1500.0
-# How much two pictures of one body must agree, compared with being right: fewer differences between views for
-# the same error.
-AGREEMENT = 0.7
+SPREAD_DAMPING = 0.05
+# How much pictures of one body must agree, compared with being right. A known weight makes them agree anyway.
+AGREEMENT = {"height_only": 3.5, "with_weight": 0.7}
+# Rounds in which pictures that are far off (an outline run over into the background) lose their weight.
+ROBUST_ROUNDS = 3
 # The spread is stretched so that this share of unseen bodies' values lies inside the 80 % intervals.
-AIMED_COVERAGE = 0.815
+AIMED_COVERAGE = 0.81
 ANSUR_FILES = ("ANSUR_II_FEMALE_Public.csv", "ANSUR_II_MALE_Public.csv")
 
 
 def look(path: Path, number: int) -> NDArray[np.uint8]:
     """The picture as a shopper might have sent it: 0 as it is, 1 mirrored, from 2 on varied."""
     picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     if number % 2:
         picture = ImageOps.mirror(picture)
+    fit = min(1.0, LONG_SIDE / max(picture.size))
+    frame = [round(side * fit) for side in picture.size]
     if number < 2:
-        return np.asarray(picture)
+        return np.asarray(picture.resize((frame[0], frame[1]), Image.Resampling.LANCZOS))
     seed = hashlib.sha256(f"{path.stem} {number}".encode()).digest()
     rng = np.random.default_rng(list(seed))
-    frame = picture.size
-    scale = rng.uniform(0.75, 1.0)
-    picture = picture.resize((round(frame[0] * scale), round(frame[1] * scale)), Image.Resampling.LANCZOS)
+    fit *= rng.uniform(0.75, 1.0)
+    size = [round(side * fit) for side in picture.size]
+    picture = picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)
     picture = ImageEnhance.Brightness(picture).enhance(rng.uniform(0.7, 1.25))
     picture = ImageEnhance.Contrast(picture).enhance(rng.uniform(0.8, 1.15))
-    spare = [big - small for big, small in zip(frame, picture.size, strict=True)]
+    spare = [big - small for big, small in zip(frame, size, strict=True)]
     left, top = (int(rng.integers(0, room + 1)) for room in spare)
     margins = ((top, spare[1] - top), (left, spare[0] - left), (0, 0))
     padded = np.pad(np.asarray(picture), margins, mode="edge")
@@ -104,23 +110,38 @@ def silhouettes(renders: list[Render], model: Path) -> tuple[Array, NDArray[np.i
     return np.array([values for _, values in found]), owners
 
 
-def ridge(inputs: Array, outputs: Array, bodies: NDArray[np.intp], damping: float) -> Linear:
-    """Least squares on standardised inputs, with a price on large slopes and on differences within a body."""
+def ridge(
+    inputs: Array, outputs: Array, bodies: NDArray[np.intp], damping: float, agreement: float
+) -> Linear:
+    """Least squares on standardised inputs, with a price on large slopes and on differences within a body.
+
+    Robust: pictures further off than 1.2 times the median count the less the further they are (Huber).
+    """
     mean, scale = inputs.mean(axis=0), inputs.std(axis=0) + 1e-9
     z = (inputs - mean) / scale
     count = np.bincount(bodies, minlength=bodies.max() + 1)
     sums = np.zeros((len(count), z.shape[1]))
     np.add.at(sums, bodies, z)
     within = z - sums[bodies] / count[bodies][:, None]
-    normal = z.T @ z + damping * np.eye(z.shape[1]) + AGREEMENT * within.T @ within
-    middle = outputs.mean(axis=0)
-    slopes = np.linalg.solve(normal, z.T @ (outputs - middle)) / scale[:, None]
-    return Linear(middle - mean @ slopes, slopes)
+    columns = []
+    for output in outputs.T:
+        trust = np.ones(len(output))
+        for _ in range(ROBUST_ROUNDS + 1):
+            middle_in, middle_out = np.average(z, axis=0, weights=trust), np.average(output, weights=trust)
+            centred = z - middle_in
+            normal = (centred.T * trust) @ centred + agreement * (within.T * trust) @ within
+            slopes = np.linalg.solve(
+                normal + damping * np.eye(len(normal)), (centred.T * trust) @ (output - middle_out)
+            )
+            errors = np.abs(output - middle_out - centred @ slopes)
+            trust = np.minimum(1.0, 1.2 * np.median(errors) / np.maximum(errors, 1e-9))
+        columns.append((middle_out - (mean / scale + middle_in) @ slopes, slopes / scale))
+    return Linear(np.array([each for each, _ in columns]), np.column_stack([each for _, each in columns]))
 
 
 @dataclass(frozen=True)
 class People:
-    """The population: (n,) heights in cm and weights in kg, (n, 3) breadths and girths in cm, (n,) is female."""
+    """The population: (n,) heights in cm, weights in kg, (n, 3) breadths and girths in cm, (n,) is female."""
 
     height: Array
     weight: Array
@@ -151,30 +172,25 @@ def fit(
     inputs: Array, truth: Mapping[str, Array], bodies: NDArray[np.intp], people: People, weighed: bool
 ) -> Steps:
     """The three steps; the spread is filled in later, from errors on unseen bodies."""
-    widths = ridge(
-        inputs,
-        np.column_stack([truth[name] for name in (*GIRTH_BREADTHS, "shoulder_cm")]),
-        bodies,
-        WIDTHS_DAMPING,
-    )
+    agreement = AGREEMENT["with_weight" if weighed else "height_only"]
+    seen = np.column_stack([truth[name] for name in (*GIRTH_BREADTHS, "shoulder_cm")])
+    widths = ridge(inputs, seen, bodies, WIDTHS_DAMPING, agreement)
     terms = population_terms(people.height, people.breadths, people.weight if weighed else None)
-    population = np.linalg.lstsq(terms, people.girths, rcond=None)[0]
+    population = np.linalg.lstsq(terms, people.girths, rcond=None)[0].astype(np.float64)
     weight = truth["weight_kg"] if weighed else None
     from_widths = population_terms(truth["height_cm"], widths(inputs)[:, :3], weight) @ population
     girths = np.column_stack([truth[name] for name in GIRTHS])
-    rest = ridge(inputs, girths - from_widths, bodies, REST_DAMPING)
-    return Steps(widths, population, rest, np.zeros((4, 4)))
+    rest = ridge(inputs, girths - from_widths, bodies, REST_DAMPING, agreement)
+    return Steps(widths, population, rest, np.zeros((len(SPREAD_TERMS), len(MEASURED))))
 
 
 def fit_spread(inputs: Array, estimates: Array, errors: Array) -> Array:
-    """How the size of errors depends on what is seen, scaled so that the 80 % intervals cover AIMED_COVERAGE."""
+    """How the size of errors depends on what is seen, so that the 80 % intervals cover AIMED_COVERAGE."""
     terms = spread_terms(inputs, estimates)
-    # A normal distribution's mean absolute error is 0.798 of its standard deviation. Half of a plain mean is
-    # mixed in, because a few hundred bodies say little about how errors vary.
-    damping = 0.5 * len(terms) * np.diag([0.0, *terms[:, 1:].var(axis=0)])
-    slopes = np.linalg.solve(terms.T @ terms + damping, terms.T @ np.abs(errors)) / math.sqrt(2 / math.pi)
-    spreads = np.maximum(terms @ slopes, 0.3)
-    stretch = np.quantile(np.abs(errors) / spreads, AIMED_COVERAGE, axis=0) / EIGHTY_PERCENT
+    damping = SPREAD_DAMPING * len(terms) * np.diag([0.0, *terms[:, 1:].var(axis=0)])
+    slopes = np.linalg.solve(terms.T @ terms + damping, terms.T @ np.abs(errors))
+    sizes = np.maximum(terms @ slopes, SMALLEST_SPREAD_CM)
+    stretch = np.quantile(np.abs(errors) / sizes, AIMED_COVERAGE, axis=0) / EIGHTY_PERCENT
     scaled: Array = slopes * stretch
     return scaled
 

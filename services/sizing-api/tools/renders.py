@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import cv2
 
+from wearon_contracts.sizing import Gender
 from wearon_sizing.pose import Landmarker
 
 GIRTH_BREADTHS = ("chest_breadth_cm", "waist_breadth_cm", "hip_breadth_cm")
@@ -29,6 +30,10 @@ class Render:
     view: str
     female: bool
     truth: dict[str, float]
+
+    @property
+    def gender(self) -> Gender:
+        return Gender.FEMALE if self.female else Gender.MALE
 
     @property
     def height(self) -> float:

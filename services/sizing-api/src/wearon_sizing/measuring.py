@@ -20,12 +20,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from wearon_contracts.sizing import Measured
 from wearon_sizing.silhouette import FEATURES, Array
 
-GIRTHS: Final = ("chest_cm", "waist_cm", "hip_cm")
-MEASURED: Final = (*GIRTHS, "shoulder_cm")
+GIRTHS: Final[tuple[Measured, ...]] = ("chest_cm", "waist_cm", "hip_cm")
+MEASURED: Final[tuple[Measured, ...]] = (*GIRTHS, "shoulder_cm")
 WEIGHT_TERMS: Final = ("weight", "root_weight_per_height", "weight_per_height_squared", "root_weight")
-SPREAD_TERMS: Final = ("one", "girth_per_height", "folds", "cut")
+SPREAD_TERMS: Final = ("one", "waist_per_height", "hip_per_height", "folds", "cut")
 # Half of an 80 % interval of a normal distribution, in standard deviations.
 EIGHTY_PERCENT: Final = 1.2816
 SMALLEST_SPREAD_CM: Final = 0.3
@@ -100,11 +101,12 @@ _CUT: Final = [i for i, name in enumerate(FEATURES) if name.startswith("cut_")]
 
 
 def spread_terms(inputs: Array, estimates: Array) -> Array:
-    """What makes an error larger: stoutness, folds of the clothes, arms that touch the body. (n, 4)."""
+    """What makes an error larger: stoutness, folds of the clothes, arms that touch the body. (n, 5)."""
     return np.column_stack(
         [
             np.ones(len(inputs)),
             estimates[:, 1] / inputs[:, 0],
+            estimates[:, 2] / inputs[:, 0],
             inputs[:, _FOLDS].sum(axis=1),
             inputs[:, _CUT].sum(axis=1) / 20,
         ]
@@ -122,7 +124,7 @@ class Method:
 
     def measure(
         self, silhouette: Array, height_cm: float, weight_kg: float | None = None
-    ) -> dict[str, Measurement]:
+    ) -> dict[Measured, Measurement]:
         """Measurements of one person by name (`MEASURED`). `silhouette` (features,)."""
         steps = self.height_only if weight_kg is None else self.with_weight
         weight = None if weight_kg is None else np.array([weight_kg])

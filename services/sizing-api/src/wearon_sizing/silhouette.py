@@ -35,6 +35,9 @@ LIMBS: Final = (
     ("thigh", (HIP_L, KNEE_L), (HIP_R, KNEE_R), 18.0),
     ("calf", (KNEE_L, ANKLE_L), (KNEE_R, ANKLE_R), 14.0),
 )
+# From this row on (below the armpits) an edge that moves outward by more than LEAK_CM from one row to the
+# next is not the body's: the mask has run over into the background there.
+LEAK_ROW, LEAK_CM = 17, 0.8
 # A torso edge nearer than this to the bone of an arm was cut off there.
 CUT_CM = 0.6
 
@@ -137,6 +140,14 @@ def halves(
     return np.stack(sides, axis=1)
 
 
+def without_leaks(torso: Array) -> Array:
+    """The half widths (n, 2) with sudden jumps outward held down."""
+    held = torso.copy()
+    for row in range(LEAK_ROW, len(held)):
+        held[row] = np.minimum(held[row], held[row - 1] + LEAK_CM)
+    return held
+
+
 def arm_limits(person: Person, frame: Frame, rows: Array, centre: Array) -> Array:
     """How far from the centre line the bones of the arms cross the rows, in pixels to either side (n, 2).
 
@@ -217,8 +228,9 @@ def measure_silhouette(person: Person, height_cm: float) -> Silhouette:
     centre = centre_line(person, frame, down)
     centres = frame.origin + down[:, None] * frame.down + centre[:, None] * frame.across
     limits = arm_limits(person, frame, down, centre)
-    torso = halves(mask, centres, frame.across, half_cm=TORSO_HALF_CM, cm=frame.cm, limits=limits)
-    cut = limits * frame.cm - torso < CUT_CM
+    seen = halves(mask, centres, frame.across, half_cm=TORSO_HALF_CM, cm=frame.cm, limits=limits)
+    cut = limits * frame.cm - seen < CUT_CM
+    torso = without_leaks(seen)
 
     limbs = {}
     for name, left, right, half_cm in LIMBS:
@@ -237,7 +249,7 @@ def measure_silhouette(person: Person, height_cm: float) -> Silhouette:
         *(mean[name].sum(axis=1)[1::3] for name, *_ in LIMBS),
         *(mean[name][2::4].ravel() for name in ("upper_arm", "thigh")),
         bone_lengths(person, frame),
-        folds(torso[16:45]),
+        folds(seen[16:45]),
         folds(np.concatenate([limbs["thigh"][:, 6:], limbs["calf"]], axis=1)),
         folds(np.concatenate([limbs["upper_arm"][:, 4:], limbs["forearm"]], axis=1)),
         folds(body[25:48, None]),

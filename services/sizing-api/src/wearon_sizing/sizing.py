@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wearon_contracts.errors import ErrorCode
-from wearon_contracts.sizing import BodyType, FitPreference, Gender
+from wearon_contracts.sizing import BodyType, FitPreference, Gender, Measured
 from wearon_sizing.body_types import body_type
 from wearon_sizing.gates import refuse_people, refuse_picture, refuse_silhouette
 from wearon_sizing.measuring import Measurement, Method
@@ -19,8 +19,8 @@ from wearon_sizing.sizes import SizeAdvice, advise
 
 # Pictures are looked at with this many pixels on their long side; the detector itself sees 256.
 LONG_SIDE: Final = 512
-# Girths and breadth per height outside these were never measured on anybody (ANSUR II, with a fifth to spare).
-PLAUSIBLE_PER_HEIGHT: Final = {
+# Girths and breadth per height outside these were measured on nobody (ANSUR II, with a fifth to spare).
+PLAUSIBLE_PER_HEIGHT: Final[dict[Measured, tuple[float, float]]] = {
     "chest_cm": (0.35, 1.0),
     "waist_cm": (0.28, 1.05),
     "hip_cm": (0.38, 1.0),
@@ -57,7 +57,7 @@ class Shopper:
 class Assessment:
     """Everything that was found out. `measurements` by name, in cm."""
 
-    measurements: dict[str, Measurement]
+    measurements: dict[Measured, Measurement]
     advice: SizeAdvice
     body_type: BodyType
     warnings: list[str]

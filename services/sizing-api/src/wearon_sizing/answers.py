@@ -1,0 +1,129 @@
+"""What is answered: the JSON of a measurement, and for every error code its HTTP status and an example."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from wearon_contracts.errors import ErrorCode, describe, sentence
+from wearon_contracts.sizing import (
+    EstimateBodyResponse,
+    Interval,
+    Measured,
+    Measurements,
+    SizeRange,
+    SizingError,
+)
+from wearon_sizing.sizing import Assessment
+
+SHOPPERS_PHOTO: Final = "photo"
+RETRY_AFTER_SECONDS: Final = 1
+
+_E: Final = ErrorCode
+_BY_STATUS: Final[dict[int, tuple[ErrorCode, ...]]] = {
+    400: tuple(code for code in ErrorCode if code.value.startswith("image_")),
+    401: (_E.UNAUTHORIZED,),
+    413: (_E.REQUEST_INVALID,),
+    422: (
+        _E.NO_PERSON,
+        _E.SEVERAL_PEOPLE,
+        _E.HEAD_OUTSIDE_FRAME,
+        _E.FEET_OUTSIDE_FRAME,
+        _E.FACING_AWAY,
+        _E.TURNED,
+        _E.SEATED_OR_BENT,
+        _E.LEANING,
+        _E.LIMBS_HIDDEN,
+        _E.ARMS_COVER_TORSO,
+        _E.ARMS_RAISED,
+        _E.PERSON_TOO_SMALL,
+        _E.TOO_DARK,
+        _E.BLURRED,
+        _E.IMPLAUSIBLE_BODY,
+        _E.REQUEST_INVALID,
+    ),
+    500: (_E.INTERNAL_ERROR,),
+    503: (_E.MODEL_NOT_LOADED, _E.OVERLOADED, _E.BUDGET_EXCEEDED),
+}
+_DESCRIPTIONS: Final = {
+    400: "The photo cannot be downloaded or is not a picture.",
+    401: "API keys are in use and the request brings none of them.",
+    413: "The request is larger than any valid one.",
+    422: "The photo cannot be measured, or the request is not valid.",
+    500: "A fault of this service.",
+    503: "Not now: the model is not loaded, too many photos wait, or the time for the request is over.",
+}
+_STATUS: Final = {code: status for status, codes in _BY_STATUS.items() if status != 413 for code in codes}
+
+
+def status_of(code: ErrorCode) -> int:
+    """The HTTP status that goes with an error code; 500 for one that no shopper's input leads to."""
+    return _STATUS.get(code, 500)
+
+
+def problem(code: ErrorCode, request_id: str, detail: str | None = None) -> dict[str, Any]:
+    """The JSON of an error. `detail` replaces the code's own sentence."""
+    error = SizingError(detail=detail or sentence(code, SHOPPERS_PHOTO), code=code, request_id=request_id)
+    return error.model_dump(mode="json")
+
+
+def retry_after(code: ErrorCode) -> dict[str, str]:
+    """The header that tells a client when to come back, where that helps."""
+    return {"Retry-After": str(RETRY_AFTER_SECONDS)} if status_of(code) == 503 else {}
+
+
+def measured(assessment: Assessment, method_version: str) -> EstimateBodyResponse:
+    """Lengths to a millimetre, the confidence to a thousandth."""
+    values: dict[str, float] = {}
+    intervals: dict[Measured, Interval] = {}
+    for name, measurement in assessment.measurements.items():
+        lower, upper = measurement.interval
+        values[name] = round(measurement.value, 1)
+        intervals[name] = Interval(lower=round(max(lower, 0.1), 1), upper=round(upper, 1))
+    advice = assessment.advice
+    return EstimateBodyResponse(
+        recommended_size=advice.size,
+        measurements=Measurements(**values),
+        confidence=round(advice.confidence, 3),
+        body_type=assessment.body_type,
+        size_range=SizeRange(lower=advice.lower, upper=advice.upper),
+        intervals=intervals,
+        warnings=assessment.warnings,
+        inputs_used=assessment.inputs_used,
+        method_version=method_version,
+    )
+
+
+def documented_errors() -> dict[int | str, dict[str, Any]]:
+    """The error answers for the OpenAPI document, with an example for every code."""
+    return {
+        status: {
+            "model": SizingError,
+            "description": _DESCRIPTIONS[status],
+            "content": {
+                "application/json": {
+                    "examples": {
+                        code.value: {
+                            "summary": "The same request may work later"
+                            if describe(code).retryable
+                            else "The same request will be refused again",
+                            "value": problem(code, "3f0c9d1e-5a7b-4a53-9e0e-0d9b1c2f7a11"),
+                        }
+                        for code in codes
+                    }
+                }
+            },
+            "headers": _HEADERS | (_RETRY_HEADER if status == 503 else {}),
+        }
+        for status, codes in _BY_STATUS.items()
+    }
+
+
+_HEADERS: Final[dict[str, Any]] = {
+    "X-Request-Id": {
+        "description": "The request's own id or the one made for it.",
+        "schema": {"type": "string"},
+    }
+}
+_RETRY_HEADER: Final[dict[str, Any]] = {
+    "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}
+}

@@ -1,0 +1,281 @@
+"""The HTTP service: routes, the life of a request, and the one place where its parts are put together."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Annotated, Any, Final, TypeVar
+
+import cv2
+import numpy as np
+import structlog
+from fastapi import Depends, FastAPI, Request, Response, Security
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+
+from wearon_contracts.errors import ErrorCode
+from wearon_contracts.sizing import EstimateBodyRequest, EstimateBodyResponse
+from wearon_service_kit.images.decode import open_rgb
+from wearon_service_kit.images.errors import ImageError
+from wearon_service_kit.images.fetch import ImageFetcher
+from wearon_sizing.answers import documented_errors, measured, problem, retry_after, status_of
+from wearon_sizing.measuring import Method, load_method
+from wearon_sizing.metrics import Metrics
+from wearon_sizing.middleware import RequestMiddleware, request_id_of
+from wearon_sizing.pose import Landmarker, ModelMissingError
+from wearon_sizing.redis_watch import RedisWatch
+from wearon_sizing.settings import SizingSettings
+from wearon_sizing.sizing import LONG_SIDE, PhotoRefusedError, Shopper, assess, find_person
+from wearon_sizing.workers import QueueFullError, Workers
+
+# The client gives up after 5 s; what it has not been told by then is lost.
+BUDGET_SECONDS: Final = 4.0
+# Kept back from the download for waiting and measuring.
+AFTER_DOWNLOAD_SECONDS: Final = 0.5
+# Requests at once, most of which wait for somebody's web server.
+MOST_AT_ONCE: Final = 64
+PATHS: Final = frozenset(
+    {"/estimate-body", "/health", "/live", "/ready", "/metrics", "/docs", "/openapi.json"}
+)
+
+KEY_HEADER: Final = APIKeyHeader(name="X-API-Key", auto_error=False)
+BEARER: Final = HTTPBearer(auto_error=False)
+
+Result = TypeVar("Result")
+_log = structlog.get_logger(__name__)
+
+
+class RefusedError(Exception):
+    """The answer is an error with this code."""
+
+    def __init__(self, code: ErrorCode, reason: str = "") -> None:
+        super().__init__(code)
+        self.code = code
+        self.reason = reason
+
+
+class ClientGoneError(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class Health(BaseModel):
+    """`ok` when the model is loaded and Redis answers, else `degraded`."""
+
+    status: str
+    model_loaded: bool
+    redis_connected: bool
+    method_version: str
+    queue_depth: int
+
+
+class Sizer:
+    """From a request to an answer. Built once per process by `create_app`."""
+
+    def __init__(self, fetcher: ImageFetcher, workers: Workers, method: Method, metrics: Metrics) -> None:
+        self._fetcher = fetcher
+        self._workers = workers
+        self._method = method
+        self._metrics = metrics
+        self._at_once = 0
+
+    async def estimate(self, body: EstimateBodyRequest) -> EstimateBodyResponse:
+        """Raises RefusedError for everything that is no measurement; takes at most BUDGET_SECONDS."""
+        if not self._workers.loaded:
+            raise RefusedError(ErrorCode.MODEL_NOT_LOADED)
+        # Asked before the download, so that a refusal costs nothing and comes at once.
+        if self._workers.full or self._at_once >= MOST_AT_ONCE:
+            raise RefusedError(ErrorCode.OVERLOADED)
+        self._at_once += 1
+        try:
+            async with asyncio.timeout(BUDGET_SECONDS):
+                return await self._estimate(body, time.monotonic() + BUDGET_SECONDS)
+        except TimeoutError as error:
+            raise RefusedError(ErrorCode.BUDGET_EXCEEDED) from error
+        except ImageError as error:
+            raise RefusedError(error.code, error.detail) from error
+        except PhotoRefusedError as error:
+            raise RefusedError(error.code) from error
+        except QueueFullError as error:
+            raise RefusedError(ErrorCode.OVERLOADED) from error
+        finally:
+            self._at_once -= 1
+
+    async def _estimate(self, body: EstimateBodyRequest, deadline: float) -> EstimateBodyResponse:
+        with self._metrics.step("download"):
+            image = await self._fetcher.fetch(body.image_url, timeout=BUDGET_SECONDS - AFTER_DOWNLOAD_SECONDS)
+        shopper = Shopper(body.height_cm, body.weight_kg, body.gender, body.fit_preference)
+        queued = time.perf_counter()
+
+        def work(landmarker: Landmarker) -> EstimateBodyResponse:
+            self._metrics.steps.labels("queue").observe(time.perf_counter() - queued)
+            with self._metrics.step("decode"):
+                picture = np.asarray(open_rgb(image.data, max_side=LONG_SIDE))
+            if time.monotonic() > deadline:
+                raise RefusedError(ErrorCode.BUDGET_EXCEEDED)
+            with self._metrics.step("detect"):
+                person = find_person(landmarker, picture)
+            with self._metrics.step("measure"):
+                return measured(assess(person, shopper, self._method), self._method.version)
+
+        return await self._workers.run(work)
+
+
+async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
+    """The result of `work`, which is cancelled when the client hangs up. Raises ClientGoneError then."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGoneError
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        # The download and the place in the queue are given up before the request ends.
+        with suppress(asyncio.CancelledError, Exception):
+            await working
+
+
+def load_landmarkers(settings: SizingSettings) -> list[Landmarker]:
+    """One per worker; none when the model is missing, which /health and every request then say."""
+    # The landmarkers keep the cores busy already.
+    cv2.setNumThreads(1)
+    try:
+        return [Landmarker(settings.mediapipe_model_path) for _ in range(settings.workers)]
+    except ModelMissingError as error:
+        _log.error("model_not_loaded", reason=str(error))
+        return []
+
+
+def key_check(keys: tuple[str, ...]) -> Callable[..., None]:
+    """A dependency that refuses requests without one of `keys`; with no keys, none are refused."""
+    expected = [key.encode() for key in keys]
+
+    def check(
+        key: Annotated[str | None, Security(KEY_HEADER)],
+        token: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)],
+    ) -> None:
+        given = (key or (token.credentials if token else "")).encode()
+        # Every key is compared, each in constant time, so that the time tells nothing.
+        matches = [hmac.compare_digest(given, one) for one in expected]
+        if expected and not any(matches):
+            raise RefusedError(ErrorCode.UNAUTHORIZED)
+
+    return check
+
+
+def create_app(settings: SizingSettings) -> FastAPI:
+    """The service with everything it needs; models and connections are made when it starts."""
+    method = load_method()
+    metrics = Metrics()
+    redis = RedisWatch(settings.redis_url)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        workers = Workers(await asyncio.to_thread(load_landmarkers, settings), settings.sizing_queue)
+        fetcher = ImageFetcher(
+            trusted_origins=settings.trusted_origins,
+            rewrite_origins=settings.rewrite_origins,
+            total_timeout=BUDGET_SECONDS - AFTER_DOWNLOAD_SECONDS,
+            max_concurrent=MOST_AT_ONCE,
+        )
+        metrics.queue_depth.set_function(workers.waiting)
+        app.state.workers = workers
+        app.state.sizer = Sizer(fetcher, workers, method, metrics)
+        async with redis.watching():
+            _log.info("sizing_started", landmarkers=settings.workers if workers.loaded else 0)
+            yield
+        await fetcher.aclose()
+        workers.close()
+
+    app = FastAPI(
+        title="WearOn sizing API",
+        version=method.version,
+        description="Body measurements and a clothing size from one photo and the shopper's height.",
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    check = key_check(tuple(key.get_secret_value() for key in settings.sizing_api_keys))
+
+    @app.post(
+        "/estimate-body",
+        dependencies=[Depends(check)],
+        responses=documented_errors(),
+        summary="Measure and size the person in a photo",
+    )
+    async def estimate_body(body: EstimateBodyRequest, request: Request) -> EstimateBodyResponse:
+        return await unless_gone(request, app.state.sizer.estimate(body))
+
+    @app.get("/health", summary="State for people and dashboards; always 200")
+    async def health() -> Health:
+        workers: Workers = app.state.workers
+        fine = workers.loaded and redis.connected
+        return Health(
+            status="ok" if fine else "degraded",
+            model_loaded=workers.loaded,
+            redis_connected=redis.connected,
+            method_version=method.version,
+            queue_depth=workers.waiting(),
+        )
+
+    @app.get("/live", summary="200 as long as the process runs")
+    async def live() -> dict[str, bool]:
+        return {"live": True}
+
+    @app.get("/ready", summary="Whether photos can be measured", responses={503: {"description": "Not yet"}})
+    async def ready() -> JSONResponse:
+        loaded = app.state.workers.loaded
+        detail = "" if loaded else "no pose model"
+        answer = {"ready": loaded, "checks": {"model": {"ok": loaded, "detail": detail}}}
+        return JSONResponse(answer, 200 if loaded else 503)
+
+    @app.get("/metrics", response_class=Response, summary="Prometheus metrics")
+    async def metrics_page() -> Response:
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.exception_handler(RefusedError)
+    async def refuse(request: Request, error: RefusedError) -> JSONResponse:
+        metrics.refusals.labels(error.code.value).inc()
+        _log.info("refused", code=error.code.value, reason=error.reason)
+        answer = problem(error.code, request_id_of(request.scope))
+        return JSONResponse(answer, status_of(error.code), retry_after(error.code))
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_request(request: Request, error: RequestValidationError) -> JSONResponse:
+        metrics.refusals.labels(ErrorCode.REQUEST_INVALID.value).inc()
+        detail = "The request is not valid: " + "; ".join(_complaint(item) for item in error.errors())
+        return JSONResponse(problem(ErrorCode.REQUEST_INVALID, request_id_of(request.scope), detail), 422)
+
+    @app.exception_handler(ClientGoneError)
+    async def nobody_listens(_request: Request, _error: ClientGoneError) -> Response:
+        metrics.abandoned.inc()
+        return Response(status_code=499)
+
+    app.add_middleware(RequestMiddleware, metrics=metrics, paths=PATHS)
+    if settings.sizing_cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.sizing_cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Content-Type", "X-Request-Id", "X-API-Key", "Authorization"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
+    return app
+
+
+def _complaint(item: dict[str, Any]) -> str:
+    """What is wrong with one field, without repeating what was sent."""
+    where = ".".join(str(part) for part in item["loc"] if part != "body")
+    return f"{where}: {item['msg']}" if where else str(item["msg"])

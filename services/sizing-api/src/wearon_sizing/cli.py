@@ -1,0 +1,123 @@
+"""The command `wearon-sizing`: serve, explain a photo as a picture, print the OpenAPI document."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import uvicorn
+
+from wearon_contracts.errors import sentence
+from wearon_contracts.sizing import Gender
+from wearon_service_kit.images.decode import open_rgb
+from wearon_service_kit.images.errors import ImageRefused
+from wearon_service_kit.logs import configure_logging
+from wearon_service_kit.settings import load_settings
+from wearon_sizing.answers import SHOPPERS_PHOTO
+from wearon_sizing.app import create_app
+from wearon_sizing.explain import explain
+from wearon_sizing.measuring import load_method
+from wearon_sizing.pose import Landmarker, ModelMissingError
+from wearon_sizing.settings import SizingSettings
+from wearon_sizing.sizing import LONG_SIDE, PhotoRefusedError, Shopper, assess, find_person
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    command = getattr(options, "command", serve)
+    code: int = command(options)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="wearon-sizing",
+        description="Body measurements and a clothing size from one photo. Without a command: serve.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="")
+
+    serving = commands.add_parser("serve", help="run the HTTP service; settings come from the environment")
+    serving.set_defaults(command=serve)
+
+    explaining = commands.add_parser(
+        "explain", help="draw what is measured in a photo", description="Draws what is measured in a photo."
+    )
+    explaining.add_argument("photo", type=Path, help="JPEG, PNG or WebP of the whole body from the front")
+    explaining.add_argument(
+        "--height", type=_between(100, 250), required=True, metavar="CM", help="height in cm"
+    )
+    explaining.add_argument("--weight", type=_between(25, 300), metavar="KG", help="weight in kg, if known")
+    explaining.add_argument(
+        "--gender", type=Gender, choices=list(Gender), metavar="GENDER", help="female, male or other"
+    )
+    explaining.add_argument(
+        "-o", "--output", type=Path, default=Path("explained.png"), help="default: %(default)s"
+    )
+    explaining.set_defaults(command=explain_photo)
+
+    describing = commands.add_parser("openapi", help="print the OpenAPI document")
+    describing.set_defaults(command=print_openapi)
+    return parser
+
+
+def _between(least: float, most: float) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        value = float(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not between {least:g} and {most:g}")
+        return value
+
+    return number
+
+
+def serve(_options: argparse.Namespace) -> int:
+    """The service, until SIGTERM or SIGINT."""
+    settings = load_settings(SizingSettings)
+    configure_logging("sizing-api", settings.log_level, settings.log_format, secrets=settings.secret_values())
+    uvicorn.run(
+        create_app(settings),
+        host="0.0.0.0",  # noqa: S104 - a container is reached from outside
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
+    return 0
+
+
+def explain_photo(options: argparse.Namespace) -> int:
+    """Write the picture, or say in one sentence why there is none."""
+    settings = load_settings(SizingSettings)
+    shopper = Shopper(options.height, options.weight, options.gender)
+    try:
+        picture = np.asarray(open_rgb(options.photo.read_bytes(), max_side=LONG_SIDE))
+        with Landmarker(settings.mediapipe_model_path) as landmarker:
+            person = find_person(landmarker, picture)
+        assessment = assess(person, shopper, load_method())
+    except (ImageRefused, PhotoRefusedError) as refusal:
+        sys.stderr.write(f"{refusal.code}: {sentence(refusal.code, SHOPPERS_PHOTO)}\n")
+        return 1
+    except (OSError, ModelMissingError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    explain(picture, person, assessment, shopper).save(options.output)
+    sys.stdout.write(f"{assessment.advice.size.value}, drawn in {options.output}\n")
+    return 0
+
+
+def print_openapi(_options: argparse.Namespace) -> int:
+    """The document as it is committed beside the service."""
+    sys.stdout.write(openapi_document())
+    return 0
+
+
+def openapi_document() -> str:
+    """The OpenAPI document of the service as text, the same everywhere."""
+    app = create_app(SizingSettings.model_construct())
+    return json.dumps(app.openapi(), indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,176 @@
+"""A picture for people: what the service saw in a photo and what it made of it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from wearon_sizing.measuring import MEASURED
+from wearon_sizing.silhouette import (
+    ANKLE_L,
+    ANKLE_R,
+    ELBOW_L,
+    ELBOW_R,
+    HIP_L,
+    HIP_R,
+    KNEE_L,
+    KNEE_R,
+    LEVELS,
+    SHOULDER_L,
+    SHOULDER_R,
+    TORSO_ROWS,
+    WRIST_L,
+    WRIST_R,
+    Person,
+)
+from wearon_sizing.sizes import SIZES, likelihoods
+from wearon_sizing.sizing import Assessment, Shopper
+
+HEIGHT: Final = 1000
+PANEL: Final = 520
+MARGIN: Final = 40
+INK, SOFT, PAPER, RULE = (28, 30, 38), (110, 114, 128), (250, 250, 252), (222, 224, 232)
+OUTLINE, BONE, JOINT = (255, 214, 10), (255, 255, 255), (20, 110, 245)
+COLOURS: Final = {
+    "chest_cm": (233, 69, 96),
+    "waist_cm": (22, 160, 133),
+    "hip_cm": (142, 68, 173),
+    "shoulder_cm": (20, 110, 245),
+}
+BONES: Final = (
+    (SHOULDER_L, SHOULDER_R),
+    (HIP_L, HIP_R),
+    *((a, b) for a, b in ((SHOULDER_L, HIP_L), (SHOULDER_R, HIP_R))),
+    *((a, b) for a, b in ((SHOULDER_L, ELBOW_L), (ELBOW_L, WRIST_L), (SHOULDER_R, ELBOW_R))),
+    *((a, b) for a, b in ((ELBOW_R, WRIST_R), (HIP_L, KNEE_L), (KNEE_L, ANKLE_L))),
+    *((a, b) for a, b in ((HIP_R, KNEE_R), (KNEE_R, ANKLE_R))),
+)
+
+
+def explain(
+    picture: NDArray[np.uint8], person: Person, assessment: Assessment, shopper: Shopper
+) -> Image.Image:
+    """The photo with outline, skeleton and measured widths, beside a panel with the numbers."""
+    zoom = HEIGHT / picture.shape[0]
+    photo = Image.fromarray(picture).resize(
+        (round(picture.shape[1] * zoom), HEIGHT), Image.Resampling.LANCZOS
+    )
+    photo = _outlined(photo, person)
+    _draw_body(ImageDraw.Draw(photo), person, assessment, zoom)
+    sheet = Image.new("RGB", (photo.width + PANEL, HEIGHT), PAPER)
+    sheet.paste(photo, (0, 0))
+    _draw_panel(ImageDraw.Draw(sheet), photo.width + MARGIN, assessment, shopper)
+    return sheet
+
+
+def _outlined(photo: Image.Image, person: Person) -> Image.Image:
+    """Everything but the person a little paler, the edge of the mask as a line."""
+    mask = cv2.resize(person.mask, photo.size, interpolation=cv2.INTER_LINEAR)
+    pixels = np.asarray(photo).astype(np.float32)
+    pale = pixels * 0.55 + 255 * 0.45
+    shown = np.where(mask[..., None] > 0.5, pixels, pale).astype(np.uint8)
+    edges, _ = cv2.findContours((mask > 0.5).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return Image.fromarray(cv2.drawContours(shown, edges, -1, OUTLINE, 2, cv2.LINE_AA))
+
+
+def _draw_body(draw: ImageDraw.ImageDraw, person: Person, assessment: Assessment, zoom: float) -> None:
+    points = (person.points + 0.5) * zoom
+    for a, b in BONES:
+        draw.line([*points[a], *points[b]], fill=BONE, width=3)
+    for joint in sorted({joint for bone in BONES for joint in bone}):
+        x, y = points[joint]
+        draw.ellipse([x - 5, y - 5, x + 5, y + 5], fill=JOINT, outline=BONE, width=2)
+
+    silhouette = assessment.silhouette
+    frame = silhouette.frame
+    font = ImageFont.load_default(17)
+    for name, level in LEVELS.items():
+        row = int(np.argmin(np.abs(TORSO_ROWS - level)))
+        to_left, to_right = silhouette.torso[row] / frame.cm
+        left, right = (
+            (silhouette.centres[row] + side * frame.across + 0.5) * zoom for side in (-to_left, to_right)
+        )
+        colour = COLOURS[f"{name}_cm"]
+        draw.line([*left, *right], fill=colour, width=5)
+        for x, y in (left, right):
+            draw.line([x, y - 9, x, y + 9], fill=colour, width=3)
+        width = silhouette.torso[row].sum()
+        label = f"{name} {width:.0f} cm wide"
+        box = draw.textbbox((0, 0), label, font=font)
+        x, y = (left + right) / 2
+        x, y = x - box[2] / 2, y + 7
+        draw.rounded_rectangle([x - 6, y - 1, x + box[2] + 6, y + box[3] + 5], 5, fill=colour)
+        draw.text((x, y), label, font=font, fill=BONE)
+
+
+def _draw_panel(draw: ImageDraw.ImageDraw, left: int, assessment: Assessment, shopper: Shopper) -> None:
+    advice = assessment.advice
+    right = left + PANEL - 2 * MARGIN
+    small, plain, large, huge = (ImageFont.load_default(size) for size in (17, 21, 30, 96))
+
+    told = f"Height {shopper.height_cm:g} cm"
+    if shopper.weight_kg is not None:
+        told += f", weight {shopper.weight_kg:g} kg"
+    if shopper.gender is not None:
+        told += f", {shopper.gender.value}"
+    draw.text((left, 44), told, font=plain, fill=SOFT)
+    draw.text((left - 4, 76), advice.size.value, font=huge, fill=INK)
+    size_right = left + draw.textlength(advice.size.value, font=huge) + 28
+    draw.text((size_right, 104), f"{advice.confidence:.0%} sure", font=large, fill=INK)
+    span = (
+        advice.lower.value
+        if advice.lower is advice.upper
+        else f"{advice.lower.value} to {advice.upper.value}"
+    )
+    draw.text((size_right, 146), f"most likely {span}", font=plain, fill=SOFT)
+
+    y = 232
+    chances = likelihoods(assessment.measurements["chest_cm"], shopper.gender)
+    for size, chance in zip(SIZES, chances, strict=True):
+        draw.text((left, y), size.value, font=plain, fill=INK)
+        draw.rounded_rectangle([left + 60, y + 4, right - 70, y + 22], 5, fill=RULE)
+        if chance >= 0.005:
+            end = left + 60 + max((right - 130 - left) * chance, 10)
+            colour = JOINT if size is advice.size else SOFT
+            draw.rounded_rectangle([left + 60, y + 4, end, y + 22], 5, fill=colour)
+        draw.text((right, y), f"{chance:.0%}", font=plain, fill=SOFT, anchor="ra")
+        y += 36
+
+    y += 22
+    draw.text((left, y), "Measurement", font=small, fill=SOFT)
+    draw.text((right, y), "four times out of five within", font=small, fill=SOFT, anchor="ra")
+    y += 32
+    for name in MEASURED:
+        measurement = assessment.measurements[name]
+        lower, upper = measurement.interval
+        draw.line([left, y - 6, right, y - 6], fill=RULE, width=2)
+        draw.rectangle([left, y + 6, left + 10, y + 34], fill=COLOURS[name])
+        draw.text((left + 26, y + 6), name.removesuffix("_cm").capitalize(), font=plain, fill=INK)
+        draw.text((left + 250, y), f"{measurement.value:.1f} cm", font=large, fill=INK, anchor="ra")
+        draw.text((right, y + 6), f"{lower:.1f} to {upper:.1f}", font=plain, fill=SOFT, anchor="ra")
+        y += 52
+    draw.line([left, y - 6, right, y - 6], fill=RULE, width=2)
+    draw.text((left, y + 12), f"Build: {assessment.body_type.value}", font=plain, fill=INK)
+    y += 54
+    for warning in assessment.warnings:
+        for line in _wrapped(draw, warning, small, right - left):
+            draw.text((left, y), line, font=small, fill=SOFT)
+            y += 24
+        y += 6
+
+
+def _wrapped(
+    draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float
+) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if draw.textlength(longer, font=font) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines

@@ -1,0 +1,106 @@
+"""What every HTTP request gets: an id, a line in the log, a place in the metrics, no bare failure."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from typing import Final
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from wearon_contracts.errors import ErrorCode
+from wearon_service_kit.logs import job_context
+from wearon_sizing.answers import problem
+from wearon_sizing.metrics import Metrics
+
+# A request holds one URL of at most 8,192 characters and a few numbers.
+MOST_BYTES: Final = 64 * 1024
+_ACCEPTABLE_ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
+# Called every few seconds by machines; a line for each would bury the others.
+_QUIET: Final = frozenset({"/health", "/live", "/ready", "/metrics"})
+
+_log = structlog.get_logger(__name__)
+
+
+def request_id_of(scope: Scope) -> str:
+    """The id that `RequestMiddleware` gave this request."""
+    request_id: str = scope["state"]["request_id"]
+    return request_id
+
+
+class RequestMiddleware:
+    """ASGI middleware. The id is taken from X-Request-Id when that is plain text of up to 128 characters."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._paths = paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if _ACCEPTABLE_ID.fullmatch(given) else str(uuid.uuid4())
+        scope.setdefault("state", {})["request_id"] = request_id
+        path = scope["path"] if scope["path"] in self._paths else "other"
+        status = 0
+        start = time.perf_counter()
+
+        async def note_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        with job_context(request_id=request_id):
+            try:
+                if _announced(headers) > MOST_BYTES:
+                    await _refuse_size(request_id)(scope, receive, note_status)
+                else:
+                    await self._app(scope, _limited(receive), note_status)
+            except _TooLargeError:
+                await _refuse_size(request_id)(scope, receive, note_status)
+            except Exception:
+                _log.exception("request_failed", path=path)
+                if status:
+                    raise
+                answer = problem(ErrorCode.INTERNAL_ERROR, request_id)
+                await JSONResponse(answer, 500)(scope, receive, note_status)
+            seconds = time.perf_counter() - start
+            self._metrics.requests.labels(path, str(status)).observe(seconds)
+            log = _log.debug if path in _QUIET else _log.info
+            log("request", method=scope["method"], path=path, status=status, ms=round(seconds * 1000, 1))
+
+
+class _TooLargeError(Exception):
+    """More bytes came than were announced or are ever needed."""
+
+
+def _announced(headers: Headers) -> int:
+    length = headers.get("content-length", "0")
+    return int(length) if length.isdecimal() else 0
+
+
+def _limited(receive: Receive) -> Receive:
+    received = 0
+
+    async def limited() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > MOST_BYTES:
+            raise _TooLargeError
+        return message
+
+    return limited
+
+
+def _refuse_size(request_id: str) -> JSONResponse:
+    return JSONResponse(problem(ErrorCode.REQUEST_INVALID, request_id, "The request is too large."), 413)

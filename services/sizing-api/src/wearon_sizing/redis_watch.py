@@ -1,0 +1,54 @@
+"""Keeps an eye on Redis, so that /health can say at once whether it answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+from pydantic import SecretStr
+from redis.exceptions import RedisError
+
+from wearon_service_kit.redis_clients import connect_async
+
+CHECK_EVERY_SECONDS: Final = 2.0
+ANSWER_WITHIN_SECONDS: Final = 0.5
+
+
+class RedisWatch:
+    """`connected` is at most about CHECK_EVERY_SECONDS old; without a URL it is never true."""
+
+    def __init__(self, url: SecretStr | None) -> None:
+        self._url = url
+        self.connected = False
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Check now, then again and again while the context lasts."""
+        if self._url is None:
+            yield
+            return
+        client = connect_async(self._url, name="wearon-sizing")
+
+        async def check() -> None:
+            try:
+                async with asyncio.timeout(ANSWER_WITHIN_SECONDS):
+                    self.connected = bool(await client.ping())
+            except (RedisError, OSError, TimeoutError):
+                self.connected = False
+
+        async def keep_checking() -> None:
+            while True:
+                await asyncio.sleep(CHECK_EVERY_SECONDS)
+                await check()
+
+        await check()
+        task = asyncio.create_task(keep_checking())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            await client.aclose()

@@ -1,0 +1,74 @@
+"""Landmarkers at work off the event loop, with a bounded queue in front of them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import TypeVar
+
+from wearon_sizing.pose import Landmarker
+
+Result = TypeVar("Result")
+
+
+class QueueFullError(Exception):
+    """As many photos wait as may wait."""
+
+
+class Workers:
+    """One thread per landmarker. A job that is cancelled while it waits is never started.
+
+    `queue`: how many jobs may wait beyond those at work.
+    """
+
+    def __init__(self, landmarkers: list[Landmarker], queue: int) -> None:
+        self._landmarkers = landmarkers
+        self._idle: SimpleQueue[Landmarker] = SimpleQueue()
+        for landmarker in landmarkers:
+            self._idle.put(landmarker)
+        self._threads = ThreadPoolExecutor(max(len(landmarkers), 1), thread_name_prefix="landmarker")
+        self._limit = len(landmarkers) + queue
+        self._lock = threading.Lock()
+        self._unfinished = 0
+
+    @property
+    def loaded(self) -> bool:
+        return bool(self._landmarkers)
+
+    @property
+    def full(self) -> bool:
+        return self._unfinished >= self._limit
+
+    def waiting(self) -> int:
+        """Jobs that no landmarker has taken yet."""
+        return max(self._unfinished - len(self._landmarkers), 0)
+
+    async def run(self, work: Callable[[Landmarker], Result]) -> Result:
+        """`work` with a landmarker of its own. Raises QueueFullError at once rather than piling up."""
+        with self._lock:
+            if self.full:
+                raise QueueFullError
+            self._unfinished += 1
+        job = self._threads.submit(self._work, work)
+        job.add_done_callback(self._finished)
+        return await asyncio.wrap_future(job)
+
+    def _work(self, work: Callable[[Landmarker], Result]) -> Result:
+        landmarker = self._idle.get()
+        try:
+            return work(landmarker)
+        finally:
+            self._idle.put(landmarker)
+
+    def _finished(self, _job: Future[Result]) -> None:
+        with self._lock:
+            self._unfinished -= 1
+
+    def close(self) -> None:
+        """Let the jobs at work finish, drop those that wait, free the landmarkers."""
+        self._threads.shutdown(cancel_futures=True)
+        for landmarker in self._landmarkers:
+            landmarker.close()

@@ -1,0 +1,121 @@
+"""What may not be measured, made from renders and judged by the real landmarker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+
+from wearon_contracts.errors import ErrorCode
+from wearon_sizing.measuring import Method
+from wearon_sizing.pose import Landmarker
+from wearon_sizing.sizing import LONG_SIDE, PhotoRefusedError, Shopper, assess, find_person
+
+from .studio import Sitter, pixels
+
+Change = Callable[[Image.Image], Image.Image]
+
+
+def judge(landmarker: Landmarker, method: Method, picture: Image.Image, height: float) -> ErrorCode | None:
+    """The code of the refusal, None when it was measured. The picture comes as the service would decode it."""
+    seen = picture.copy()
+    if max(seen.size) > LONG_SIDE:
+        scale = LONG_SIDE / max(seen.size)
+        seen = seen.resize((round(seen.width * scale), round(seen.height * scale)), Image.Resampling.LANCZOS)
+    try:
+        assess(find_person(landmarker, pixels(seen)), Shopper(height), method)
+    except PhotoRefusedError as refusal:
+        return refusal.code
+    return None
+
+
+def body_rows(picture: Image.Image, landmarker: Landmarker) -> tuple[int, int]:
+    """First and last row of the person in `picture`."""
+    rows = np.flatnonzero((find_person(landmarker, pixels(picture)).mask > 0.5).any(axis=1))
+    return int(rows[0]), int(rows[-1])
+
+
+def test_the_sitters_pass(landmarker: Landmarker, method: Method, sitter: Sitter) -> None:
+    assert judge(landmarker, method, sitter.picture, sitter.height) is None
+
+
+@pytest.mark.parametrize("share", [0.06, 0.12])
+def test_a_head_that_is_cut_off(landmarker: Landmarker, method: Method, sitter: Sitter, share: float) -> None:
+    top, bottom = body_rows(sitter.picture, landmarker)
+    cut = sitter.picture.crop(
+        (0, top + int(share * (bottom - top)), sitter.picture.width, sitter.picture.height)
+    )
+    assert judge(landmarker, method, cut, sitter.height) is ErrorCode.HEAD_OUTSIDE_FRAME
+
+
+@pytest.mark.parametrize("share", [0.04, 0.15, 0.3])
+def test_feet_that_are_cut_off(landmarker: Landmarker, method: Method, sitter: Sitter, share: float) -> None:
+    top, bottom = body_rows(sitter.picture, landmarker)
+    cut = sitter.picture.crop((0, 0, sitter.picture.width, bottom - int(share * (bottom - top))))
+    assert judge(landmarker, method, cut, sitter.height) is ErrorCode.FEET_OUTSIDE_FRAME
+
+
+def side_by_side(picture: Image.Image) -> Image.Image:
+    pair = Image.new("RGB", (2 * picture.width, picture.height))
+    pair.paste(picture, (0, 0))
+    pair.paste(ImageOps.mirror(picture), (picture.width, 0))
+    return pair
+
+
+def small(picture: Image.Image) -> Image.Image:
+    return ImageOps.contain(picture, (100, 100), Image.Resampling.LANCZOS)
+
+
+def far_away(picture: Image.Image) -> Image.Image:
+    wide = Image.new("RGB", (1600, 1600), (150, 160, 170))
+    wide.paste(picture, (560, 500))
+    return wide
+
+
+def blank(picture: Image.Image) -> Image.Image:
+    noise = np.random.default_rng(5).integers(60, 200, (64, 48, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize(picture.size, Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize(
+    ("change", "codes"),
+    [
+        (blank, {ErrorCode.NO_PERSON, ErrorCode.BLURRED}),
+        (side_by_side, {ErrorCode.SEVERAL_PEOPLE}),
+        (small, {ErrorCode.PERSON_TOO_SMALL}),
+        (far_away, {ErrorCode.PERSON_TOO_SMALL}),
+        (lambda picture: ImageEnhance.Brightness(picture).enhance(0.12), {ErrorCode.TOO_DARK}),
+        (lambda picture: picture.filter(ImageFilter.GaussianBlur(8)), {ErrorCode.BLURRED}),
+        (lambda picture: picture.rotate(20, expand=True, fillcolor=(150, 160, 170)), {ErrorCode.LEANING}),
+    ],
+    ids=["nobody", "two", "100-pixels", "far-away", "dark", "blurred", "leaning"],
+)
+def test_changed_pictures_are_refused_for_what_was_changed(
+    landmarker: Landmarker, method: Method, sitter: Sitter, change: Change, codes: set[ErrorCode]
+) -> None:
+    assert judge(landmarker, method, change(sitter.picture), sitter.height) in codes
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ImageOps.mirror,
+        lambda picture: ImageEnhance.Brightness(picture).enhance(0.6),
+        lambda picture: ImageEnhance.Color(picture).enhance(0.0),
+        lambda picture: picture.rotate(4, fillcolor=(150, 160, 170)),
+        lambda picture: picture.filter(ImageFilter.GaussianBlur(0.8)),
+    ],
+    ids=["mirrored", "dim", "grey", "slightly-tilted", "slightly-soft"],
+)
+def test_what_makes_no_difference_changes_little(
+    landmarker: Landmarker, method: Method, sitter: Sitter, change: Change
+) -> None:
+    shopper = Shopper(sitter.height)
+    plain, changed = (
+        assess(find_person(landmarker, pixels(picture)), shopper, method).measurements
+        for picture in (sitter.picture, change(sitter.picture))
+    )
+    for name in ("chest_cm", "waist_cm", "hip_cm"):
+        assert abs(plain[name].value - changed[name].value) < 6.0, name
