@@ -98,12 +98,12 @@ class Bridge:
 
     def _report(self, batch: Batch, seconds: float) -> None:
         self._metrics.received.inc(len(batch.outcomes))
+        self._metrics.bridge_seconds.observe(seconds)
         published = 0
         for outcome in batch.outcomes:
             if isinstance(outcome, GenerationTask):
                 published += 1
                 self._refused_in_a_row = 0
-                self._metrics.bridge_seconds.observe(seconds)
                 _log.info(
                     "task_accepted",
                     request_id=outcome.request_id,

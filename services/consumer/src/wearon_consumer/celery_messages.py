@@ -19,7 +19,7 @@ from typing import Any, Final
 _ARGSREPR_CHARS: Final = 1024  # celery.app.amqp.AMQP.argsrepr_maxsize
 _PERSISTENT: Final = 2  # AMQP delivery mode
 _SEPARATOR: Final = "\x06\x16"  # kombu.transport.redis.Channel.sep
-_EMBED: Final = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+_NO_KWARGS_NO_CALLBACKS: Final = '{}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}'
 
 
 def binding_keys(queue: str) -> tuple[str, str]:
@@ -81,33 +81,47 @@ class CeleryMessages:
 
         `argument` is a JSON object whose values are strings, integers or lists of strings.
         """
-        body = json.dumps([[argument], {}, _EMBED]).encode()
+        body = f"[[{json.dumps(argument)}], {_NO_KWARGS_NO_CALLBACKS}]"
         return self._template % {
-            "body": f'"{base64.b64encode(body).decode()}"',
+            "body": f'"{base64.b64encode(body.encode()).decode()}"',
             "name": encode_basestring_ascii(name),
             "task_id": encode_basestring_ascii(task_id),
             "argsrepr": encode_basestring_ascii(argsrepr(argument)),
-            "delivery_tag": f'"{uuid.uuid4()}"',
+            "delivery_tag": f'"{_random_uuid()}"',
         }
+
+
+def _random_uuid() -> str:
+    """Like str(uuid.uuid4()), at a third of its cost."""
+    digits = os.urandom(16).hex()
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
 
 def argsrepr(argument: dict[str, Any]) -> str:
     """`celery.utils.saferepr.saferepr([argument], 1024)`, for the arguments that `CeleryMessages` takes."""
-    parts: list[str] = []
-    left = _ARGSREPR_CHARS
-    for token, kind, closers in _tokens(argument):
-        if left <= 0:
-            parts += (", ...", closers)
-            break
-        text = token
-        if kind is not _PUNCTUATION:
-            if len(text) >= left:
-                text = text[:left].rsplit(" ", 1)[0] + "..."
-            if kind is _STRING:
-                text = "'" + text.replace("'", "\\'") + "'"
-        parts.append(text)
-        left -= len(text)
-    return "".join(parts)
+    parts = ["[{"]
+    left = _ARGSREPR_CHARS - 2
+    separator = ""
+    members = iter(argument.items())
+    for key, value in members:
+        member = f"{separator}{_quoted(key)}: {_whole(value)}"
+        if len(member) >= left:
+            # Something in it may have to be cut, or all that comes after it.
+            return "".join(parts) + _cut(_tokens(separator, [(key, value), *members]), left)
+        parts.append(member)
+        left -= len(member)
+        separator = ", "
+    return "".join(parts) + _cut(_tokens(separator, []), left)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "\\'") + "'"
+
+
+def _whole(value: Any) -> str:
+    if isinstance(value, str):
+        return _quoted(value)
+    return f"[{', '.join(map(_quoted, value))}]" if isinstance(value, list) else str(value)
 
 
 _PUNCTUATION: Final = 0
@@ -115,13 +129,12 @@ _STRING: Final = 1
 _BARE: Final = 2
 
 
-def _tokens(argument: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
+def _tokens(separator: str, members: list[tuple[str, Any]]) -> Iterator[tuple[str, int, str]]:
     """Text, kind, and the brackets that celery still closes if it stops instead of writing this token."""
-    yield "[", _PUNCTUATION, "]"
-    yield "{", _PUNCTUATION, "}]"
-    for index, (key, value) in enumerate(argument.items()):
-        if index:
-            yield ", ", _PUNCTUATION, "}]"
+    for key, value in members:
+        if separator:
+            yield separator, _PUNCTUATION, "}]"
+        separator = ", "
         yield key, _STRING, "}]"
         yield ": ", _PUNCTUATION, "}]"
         if isinstance(value, list):
@@ -135,3 +148,21 @@ def _tokens(argument: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
             yield str(value), _STRING if isinstance(value, str) else _BARE, "}]"
     yield "}", _PUNCTUATION, "]"
     yield "]", _PUNCTUATION, ""
+
+
+def _cut(tokens: Iterator[tuple[str, int, str]], left: int) -> str:
+    """Token after token until `left` characters are written."""
+    parts: list[str] = []
+    for token, kind, closers in tokens:
+        if left <= 0:
+            parts += (", ...", closers)
+            break
+        text = token
+        if kind is not _PUNCTUATION:
+            if len(text) >= left:
+                text = text[:left].rsplit(" ", 1)[0] + "..."
+            if kind is _STRING:
+                text = _quoted(text)
+        parts.append(text)
+        left -= len(text)
+    return "".join(parts)

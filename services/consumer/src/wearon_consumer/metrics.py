@@ -74,7 +74,7 @@ class Metrics:
         )
         self.bridge_seconds = Histogram(
             "wearon_consumer_bridge_seconds",
-            "Time of a task from being taken to lying in the Celery queue.",
+            "Time of a batch from being taken to lying in the Celery queue.",
             buckets=_BRIDGE_BUCKETS,
             registry=registry,
         )

@@ -1,0 +1,256 @@
+"""The bridge beside what people would otherwise run: rate, CPU per task, idle latency, a long queue.
+
+The consumer is the real process with its log lines. It and the alternatives are pinned to one core, Redis to
+another if there are two.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+import sys
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+from tests.bench.processes import rss_mb
+from tests.bench.report import Section, at_least, at_most, percentile, plain
+
+from wearon_contracts.queues import CELERY_QUEUE, TASK_LIST
+from wearon_local.processes import Nursery, Process, free_port, wait_until
+from wearon_local.redis_server import RedisServer
+from wearon_local.services import Service
+
+ALTERNATIVES = Path(__file__).with_name("bridge_alternatives.py")
+ASIDE = "bench:aside"
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+CORES = sorted(os.sched_getaffinity(0))
+REDIS_CORE, BRIDGE_CORE = CORES[0], CORES[-1]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    tasks: int
+    alternative_tasks: int
+    round_trips: int
+    latencies: int
+    backlog_tasks: int
+    backlogs: tuple[int, ...]
+
+
+FULL = Size(20_000, 20_000, 50_000, 1000, 10_000, (100, 1_000, 10_000, 1_000_000))
+QUICK = Size(10_000, 3_000, 10_000, 300, 5_000, (100, 1_000, 100_000))
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Work of one process."""
+
+    tasks: int
+    seconds: float
+    cpu_seconds: float
+
+    @property
+    def per_second(self) -> float:
+        return self.tasks / self.seconds
+
+    @property
+    def cpu_us(self) -> float:
+        return self.cpu_seconds / self.tasks * 1e6
+
+
+class BridgeBench:
+    """One server and what is measured on it."""
+
+    def __init__(self, nursery: Nursery, size: Size) -> None:
+        self.nursery = nursery
+        self.size = size
+        self.server = RedisServer(nursery, free_port())
+        self.server.start()
+        self.redis = redis.Redis.from_url(self.server.url)
+        self.redis.config_set("appendonly", "no")
+        os.sched_setaffinity(int(self.redis.info("server")["process_id"]), {REDIS_CORE})
+        self._started = 0
+
+    def alternative(self, kind: str) -> Rate:
+        """One of bridge_alternatives.py."""
+        count = self.size.alternative_tasks
+        self.fill(count)
+        process = self.pinned(
+            f"{kind}-{count}",
+            [sys.executable, str(ALTERNATIVES), kind, str(count)],
+            REDIS_URL=self.server.url,
+        )
+        if process.wait(300) != 0:
+            raise RuntimeError(process.log())
+        result = json.loads(process.log().splitlines()[-1])
+        return Rate(result["tasks"], result["seconds"], result["cpu_seconds"])
+
+    def bridge(self, count: int, *, backlog: int = 0, **env: str) -> tuple[Rate, float]:
+        """Bridge `count` tasks with `backlog` behind them: the rate, and MB resident at the end."""
+        consumer = self.consumer(**env)
+        self.fill(count + backlog, aside=True)
+        cpu_started = cpu_seconds(consumer.process)
+        started = time.perf_counter()
+        self.redis.rename(ASIDE, TASK_LIST)
+        wait_until(
+            lambda: self.redis.llen(CELERY_QUEUE) >= count, timeout=300, what="all published", every=0.002
+        )
+        seconds = time.perf_counter() - started
+        consumer.process.pause()
+        cpu = cpu_seconds(consumer.process) - cpu_started
+        done = int(self.redis.llen(CELERY_QUEUE))
+        resident = rss_mb(consumer.process.pid)
+        self.redis.flushall()
+        consumer.kill()
+        return Rate(done, seconds, cpu), resident
+
+    def round_trips(self) -> float:
+        """PINGs answered per second on one connection, with nothing in the way but the socket."""
+        with socket.create_connection(("127.0.0.1", self.server.port)) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            started = time.perf_counter()
+            for _ in range(self.size.round_trips):
+                connection.sendall(b"*1\r\n$4\r\nPING\r\n")
+                connection.recv(64)
+            return self.size.round_trips / (time.perf_counter() - started)
+
+    def rates(self) -> Section:
+        """Tasks per second and CPU per task of all of them, in the same run."""
+        runs = {
+            "(a) BRPOP + .delay()": self.alternative("plain"),
+            "(b) BLMOVE, publish, LREM one by one": self.alternative("reliable"),
+            "consumer": self.bridge(self.size.tasks)[0],
+            "consumer, LOG_LEVEL=WARNING": self.bridge(self.size.tasks, LOG_LEVEL="WARNING")[0],
+        }
+        simple, ours = runs["(a) BRPOP + .delay()"], runs["consumer"]
+        section = Section(f"Bridge on one core, tasks of {len(element())} bytes")
+        for name, rate in runs.items():
+            section.lines += [
+                plain(name, rate.per_second, "tasks/s", f"{rate.per_second / simple.per_second:.1f} x (a)"),
+                plain(
+                    f"{name}: CPU",
+                    rate.cpu_us,
+                    "us/task",
+                    f"(a) takes {simple.cpu_us / rate.cpu_us:.1f} x as much",
+                ),
+            ]
+        section.lines += [
+            at_least("consumer / (a)", ours.per_second / simple.per_second, 10, "x"),
+            plain(
+                "one PING a round trip, no client library",
+                self.round_trips(),
+                "/s",
+                "the ceiling of one by one",
+            ),
+        ]
+        section.data = {name: rate.per_second for name, rate in runs.items()}
+        return section
+
+    def latencies(self) -> Section:
+        """From LPUSH until a worker's BRPOP has the message, one task at a time, the consumer idle before."""
+        consumer = self.consumer()
+        samples = []
+        worker = redis.Redis.from_url(self.server.url, socket_timeout=None)
+        for _ in range(self.size.latencies):
+            raw = element()
+            started = time.perf_counter()
+            self.redis.lpush(TASK_LIST, raw)
+            worker.brpop(CELERY_QUEUE)
+            samples.append((time.perf_counter() - started) * 1000)
+            time.sleep(random.uniform(0.001, 0.01))
+        consumer.terminate()
+        return Section(
+            "Bridge, latency from LPUSH to a worker's BRPOP when idle",
+            [
+                plain("p50", percentile(samples, 0.5), "ms"),
+                at_most("p99", percentile(samples, 0.99), 5, "ms"),
+                plain("longest", max(samples), "ms", f"of {len(samples)}"),
+            ],
+            {"milliseconds": samples},
+        )
+
+    def backlogs(self) -> Section:
+        """Rate, memory of the consumer and of Redis with so many tasks waiting."""
+        section = Section("Bridge, tasks waiting behind those that are bridged")
+        rates, weights = {}, {}
+        for backlog in self.size.backlogs:
+            self.redis.flushall()
+            rate, resident = self.bridge(self.size.backlog_tasks, backlog=backlog)
+            rates[backlog], weights[backlog] = rate.per_second, resident
+            section.lines += [
+                plain(f"{backlog:,} waiting", rate.per_second, "tasks/s"),
+                plain(f"{backlog:,} waiting: consumer RSS", resident, "MB"),
+            ]
+        most = max(rates)
+        section.lines += [
+            at_least(f"rate with {most:,} / with 1,000", rates[most] / rates[1000], 0.8, "x"),
+            at_most(f"consumer RSS with {most:,} / with 1,000", weights[most] / weights[1000], 1.1, "x"),
+        ]
+        section.data = {"rates": rates, "consumer_mb": weights}
+        return section
+
+    def consumer(self, **env: str) -> Service:
+        """The consumer as it is shipped, ready."""
+        port = free_port()
+        self._started += 1
+        process = self.pinned(
+            f"consumer-{self._started}",
+            [sys.executable, "-m", "wearon_consumer"],
+            **{"REDIS_URL": self.server.url, "HEALTH_PORT": str(port), **env},
+        )
+        return Service(process, port).wait_ready()
+
+    def pinned(self, name: str, argv: list[str], **env: str) -> Process:
+        process = self.nursery.start(name, argv, env=env)
+        os.sched_setaffinity(process.pid, {BRIDGE_CORE})
+        return process
+
+    def fill(self, count: int, *, aside: bool = False) -> None:
+        """So many different tasks waiting; with `aside`, to be put in place by one RENAME."""
+        self.redis.delete(TASK_LIST, CELERY_QUEUE, ASIDE)
+        for start in range(0, count, 1000):
+            self.redis.lpush(ASIDE, *(element() for _ in range(min(1000, count - start))))
+        if not aside:
+            self.redis.rename(ASIDE, TASK_LIST)
+
+
+def element() -> bytes:
+    """A b2c task with two signed URLs, as large as real ones are."""
+    names = (uuid.uuid4(), uuid.uuid4())
+    task = {
+        "task_id": str(uuid.uuid4()),
+        "channel": "b2c",
+        "user_id": str(uuid.uuid4()),
+        "session_id": str(uuid.uuid4()),
+        "image_urls": [
+            f"https://abcdefghijklmnop.supabase.co/storage/v1/object/sign/images/{name}.jpg?token={'x' * 300}"
+            for name in names
+        ],
+        "prompt": "Put the garment on the person",
+        "request_id": f"req_{uuid.uuid4()}",
+        "version": 1,
+        "created_at": "2026-01-02T03:04:05.678Z",
+    }
+    return json.dumps(task, separators=(",", ":")).encode()
+
+
+def cpu_seconds(process: Process) -> float:
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+
+
+def run(quick: bool) -> list[Section]:
+    """All figures of the bridge."""
+    nursery = Nursery()
+    try:
+        bench = BridgeBench(nursery, QUICK if quick else FULL)
+        return [bench.rates(), bench.latencies(), bench.backlogs()]
+    finally:
+        nursery.close()
