@@ -12,7 +12,8 @@ RUN for service in consumer generator sizing-api; do \
       pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check \
         --require-hashes --no-deps -r "/build/$service.lock" || exit 1; \
     done \
- && find /opt/venv -depth -type d \( -name tests -o -name test \) -exec rm -rf {} +
+ && find /opt/venv -depth \( -type d \( -name tests -o -name test \) \
+      -o -type f \( -name 'test_*.py' -o -name conftest.py \) \) -exec rm -rf {} +
 COPY packages/contracts/src packages/service-kit/src services/consumer/src services/generator/src services/sizing-api/src /app/
 RUN python -m compileall -q /app
 
