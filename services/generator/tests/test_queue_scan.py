@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from wearon_contracts.queues import CELERY_AGAIN_QUEUE, CELERY_QUEUE, TASK_LIST, UNACKED_HASH, inflight_list
-from wearon_generator.celery_app import create_celery_app, publish_again
+from wearon_generator.celery_app import create_celery_app, deliver_again, publish_again
 from wearon_generator.queue_scan import QueueScan, task_in
 from wearon_service_kit.redis_clients import connect, connect_async
 
@@ -78,6 +78,46 @@ def test_a_task_that_a_worker_has_taken_is_found(redis_url: str) -> None:
     connect(redis_url, name="test").hset(UNACKED_HASH, mapping={"tag": entry})
     assert _oldest(redis_url) == datetime(2026, 1, 1, tzinfo=UTC)
     assert _among(redis_url, {task["session_id"]}) == {task["session_id"]}
+
+
+def _take_as_worker(redis_url: str) -> str:
+    """Take one message without acknowledging it, as a worker that is killed then; returns its tag."""
+    app = create_celery_app(redis_url, concurrency=1, visibility_timeout=60)
+    with app.connection_for_read() as connection:
+        channel = connection.channel()
+        message = app.amqp.queues[CELERY_AGAIN_QUEUE].bind(channel).get()
+        tag = str(message.delivery_tag)
+        channel.qos._delivered.clear()  # what closing would put back; a killed worker closes nothing
+    return tag
+
+
+def test_what_a_dead_worker_took_is_delivered_again_once(redis_url: str) -> None:
+    app = create_celery_app(redis_url, concurrency=1, visibility_timeout=60)
+    older, newer = _task("2026-01-01T00:00:00.000Z"), _task("2026-02-01T00:00:00.000Z")
+    publish_again(app, older)
+    tag = _take_as_worker(redis_url)
+    publish_again(app, newer)
+
+    async def taken(moment: datetime) -> dict[str, str]:
+        client = connect_async(redis_url, name="test")
+        try:
+            return await QueueScan(client).taken_before(moment)
+        finally:
+            await client.aclose()
+
+    soon = datetime.now(UTC) + timedelta(seconds=1)
+    assert asyncio.run(taken(soon)) == {tag: older["session_id"]}
+    assert asyncio.run(taken(soon - timedelta(minutes=1))) == {}
+
+    deliver_again(app, tag)
+    deliver_again(app, tag)
+    assert asyncio.run(taken(soon)) == {}
+    client = connect(redis_url, name="test")
+    waiting: list[bytes] = client.lrange(CELERY_AGAIN_QUEUE, 0, -1)  # type: ignore[assignment]
+    assert [task_in(message)["session_id"] for message in waiting] == [
+        newer["session_id"],
+        older["session_id"],  # at the right end: the next to be taken
+    ]
 
 
 def test_every_element_of_a_long_list_is_looked_at(redis_url: str) -> None:

@@ -71,6 +71,16 @@ def create_celery_app(redis_url: str, *, concurrency: int, visibility_timeout: i
     return app
 
 
+def deliver_again(app: Celery, delivery_tag: str) -> None:
+    """Put a message that a worker took and did not acknowledge back on its queue, as the next to be taken.
+
+    Nothing happens if it was acknowledged or put back meanwhile. Raises kombu's OperationalError while Redis
+    is away.
+    """
+    with app.pool.acquire(block=True) as connection:
+        connection.default_channel.qos.restore_by_tag(delivery_tag)
+
+
 def _queue(name: str) -> Queue:
     return Queue(name, Exchange(name), routing_key=name)  # type: ignore[no-untyped-call]
 

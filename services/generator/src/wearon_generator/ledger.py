@@ -28,6 +28,8 @@ SCHEMA_VERSION: Final = 1
 LEASE_SECONDS: Final = 30
 MAX_CLAIMS: Final = 5
 MAX_RATE_LIMIT_RETRIES: Final = 1
+_IDS_IN_ONE_QUERY: Final = 100
+"""They go into the URL."""
 
 
 class MigrationsMissing(Exception):
@@ -220,6 +222,15 @@ class Ledger:
         """Tasks (as the producer sent them) whose leases ran out, each lease extended by the grace."""
         params = {"p_limit": limit, "p_grace_seconds": grace_seconds}
         return await self._call("generation_recover", params, list)
+
+    async def known_among(self, session_ids: Iterable[str]) -> set[str]:
+        """Which of these sessions anybody ever held or settled."""
+        wanted, known = sorted(set(session_ids)), set()
+        for start in range(0, len(wanted), _IDS_IN_ONE_QUERY):
+            query = self._client.table("generation_ledger").select("session_id")
+            answer = await query.in_("session_id", wanted[start : start + _IDS_IN_ONE_QUERY]).execute()
+            known |= {str(row["session_id"]) for row in answer.data}  # type: ignore[call-overload, index]
+        return known
 
     async def orphans(self, created_before: datetime, stuck_after: int, limit: int) -> list[Session]:
         """Sessions the ledger does not know that nothing may ever run, oldest first."""

@@ -89,6 +89,11 @@ class Metrics:
         self.recovered = Counter(
             "wearon_generator_recovered", "Jobs of dead holders put back on the queue.", registry=registry
         )
+        self.redelivered = Counter(
+            "wearon_generator_redelivered",
+            "Messages of dead workers put back on the queue before their session was held.",
+            registry=registry,
+        )
         self.reaped = Counter(
             "wearon_generator_reaped",
             "Sessions failed because nothing would ever run them.",

@@ -16,6 +16,7 @@ from wearon_contracts.queues import (
     INFLIGHT_PREFIX,
     TASK_LIST,
     UNACKED_HASH,
+    UNACKED_INDEX,
 )
 
 _CHUNK: Final = 500
@@ -76,6 +77,18 @@ class QueueScan:
                 found |= wanted & {str(task_in(element).get("session_id", "")).lower()}
         async for _, element in self._redis.hscan_iter(UNACKED_HASH, count=_CHUNK):
             found |= wanted & {str(task_in(element).get("session_id", "")).lower()}
+        return found
+
+    async def taken_before(self, moment: datetime) -> dict[str, str]:
+        """Session ids of the messages that workers took before `moment` and have not acknowledged, by tag."""
+        tags: list[Any] = await self._redis.zrangebyscore(UNACKED_INDEX, 0, moment.timestamp())
+        found = {}
+        for start in range(0, len(tags), _CHUNK):
+            chunk = tags[start : start + _CHUNK]
+            for tag, element in zip(chunk, await self._redis.hmget(UNACKED_HASH, chunk), strict=True):
+                session_id = task_in(element).get("session_id") if element is not None else None
+                if isinstance(session_id, str):
+                    found[tag.decode()] = session_id.lower()
         return found
 
     async def _lists(self) -> list[str]:

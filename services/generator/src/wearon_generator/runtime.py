@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from redis.exceptions import RedisError
 
 from wearon_generator.breaker import QuotaBreaker
-from wearon_generator.celery_app import create_celery_app, publish_again
+from wearon_generator.celery_app import create_celery_app, deliver_again, publish_again
 from wearon_generator.dead_letters import DeadLetters
 from wearon_generator.image_processor import ImageProcessor
 from wearon_generator.jobs import VISIBILITY_TIMEOUT, JobRunner, Provider, Stopping
@@ -142,9 +142,10 @@ class Runtime:
         await cleanup_stuck_sessions(
             self._ledger,
             self._queues,
-            lambda task: publish_again(self.celery, task),
-            self._settings.stuck_after_seconds,
-            self.metrics,
+            publish=lambda task: publish_again(self.celery, task),
+            deliver_again=lambda tag: deliver_again(self.celery, tag),
+            stuck_after=self._settings.stuck_after_seconds,
+            metrics=self.metrics,
         )
         self.metrics.show_backlog(await ask(self._ledger.backlog))
 

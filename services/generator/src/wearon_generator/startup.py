@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import structlog
@@ -31,13 +31,15 @@ RECOVERY_GRACE: Final = 60
 BATCH: Final = 100
 
 Publish = Callable[[dict[str, Any]], None]
+DeliverAgain = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """How many jobs went back to the queue, and how many sessions were failed."""
+    """How many jobs and unheld messages went back to the queue, and how many sessions were failed."""
 
     recovered: int
+    redelivered: int
     reaped: int
 
 
@@ -56,6 +58,24 @@ async def recover_jobs(ledger: Ledger, publish: Publish, metrics: Metrics) -> in
             attempts_so_far=row["attempt"],
         )
     return len(rows)
+
+
+async def deliver_unheld_again(
+    ledger: Ledger, queues: QueueScan, deliver_again: DeliverAgain, metrics: Metrics
+) -> int:
+    """Put back messages whose worker has not come to hold their session within a lease: it must be dead.
+
+    The ledger cannot tell of them, and the broker would wait for its visibility timeout. Should the worker
+    live after all, the second delivery is one of those that the ledger turns away.
+    """
+    taken = await queues.taken_before(datetime.now(UTC) - timedelta(seconds=LEASE_SECONDS))
+    known = await ask(lambda: ledger.known_among(taken.values())) if taken else set()
+    unheld = {tag: session_id for tag, session_id in taken.items() if session_id not in known}
+    for tag, session_id in unheld.items():
+        await asyncio.to_thread(deliver_again, tag)
+        metrics.redelivered.inc()
+        log.warning("message_redelivered", session_id=session_id)
+    return len(unheld)
 
 
 async def find_orphans(ledger: Ledger, queues: QueueScan, stuck_after: int) -> list[Session]:
@@ -98,15 +118,22 @@ async def reap_orphans(ledger: Ledger, queues: QueueScan, stuck_after: int, metr
 
 
 async def cleanup_stuck_sessions(
-    ledger: Ledger, queues: QueueScan, publish: Publish, stuck_after: int, metrics: Metrics
+    ledger: Ledger,
+    queues: QueueScan,
+    *,
+    publish: Publish,
+    deliver_again: DeliverAgain,
+    stuck_after: int,
+    metrics: Metrics,
 ) -> Swept:
-    """One sweep: recover what a dead worker held, then reap what was lost.
+    """One sweep: recover what a dead worker held or was about to hold, then reap what was lost.
 
     Raises `SupabaseAway` or `RedisError`; the next sweep goes on where this one stopped.
     """
     recovered = await recover_jobs(ledger, publish, metrics)
+    redelivered = await deliver_unheld_again(ledger, queues, deliver_again, metrics)
     reaped = await reap_orphans(ledger, queues, stuck_after, metrics)
-    return Swept(recovered, reaped)
+    return Swept(recovered, redelivered, reaped)
 
 
 class Sweeper:
