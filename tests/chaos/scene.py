@@ -1,0 +1,115 @@
+"""A small run under control: this many replicas, these jobs, this fault, then the same laws."""
+
+from __future__ import annotations
+
+import random
+import time
+from types import TracebackType
+from typing import Final, Literal, Self
+
+from tests.chaos.evidence import Evidence, Interference, collect
+from tests.chaos.laws import judge
+from tests.chaos.realtime import Listener
+from tests.chaos.workload import Pushed, Workload
+from tests.chaos.world import Pace, Replica, World
+
+from wearon_contracts.sessions import SETTLED
+from wearon_local.processes import wait_until
+from wearon_local.stack import Stack
+
+HURRIED: Final = Pace(factor=10.0, stuck_after=3)
+"""Leases of 3 s, renewed and swept every second."""
+
+
+class Scene:
+    """One scenario on a stack that is used for others too."""
+
+    def __init__(self, stack: Stack, pace: Pace = HURRIED) -> None:
+        self.stack: Final = stack
+        self.pace: Final = pace
+        self.interference = Interference()
+
+    def __enter__(self) -> Self:
+        self.stack.reset()
+        self.listener = Listener(self.stack.database_url)
+        self.listener.start()
+        self.workload = Workload(self.stack.app, random.Random(0))
+        env = {
+            "GENERATIONS_PER_MINUTE": "6000",
+            "GENERATOR_CONCURRENCY": "32",
+            "OPENAI_TIMEOUT_SECONDS": "4",
+            "STUCK_AFTER_SECONDS": str(self.pace.stuck_after),
+        }
+        self.world = World(self.stack, self.pace, generator_env=env).__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.world.__exit__(kind, error, trace)
+        self.listener.stop()
+
+    def start(self, *, consumers: int = 1, generators: int, concurrency: int = 32) -> list[Replica]:
+        """So many more of each, ready."""
+        env = {"GENERATOR_CONCURRENCY": str(concurrency)}
+        started = [self.world.start("consumer", wait=False) for _ in range(consumers)]
+        started += [self.world.start("generator", wait=False, **env) for _ in range(generators)]
+        for replica in started:
+            replica.service.wait_ready(timeout=90)
+        return started
+
+    def push(self, words: str = "") -> Pushed:
+        """One b2c try-on with this directive for the stand-in."""
+        return self.workload.push_b2c(words)
+
+    def push_to(self, step: str, what: Literal["kill", "stop"], words: str = "") -> Pushed:
+        """One whose generator dies or stops when it comes to `step`."""
+        made = self.workload.make_b2c(words)
+        self.world.order(made.session or "", step, what)
+        self.workload.push_made(made)
+        return made
+
+    def wait_settled(self, *pushed: Pushed, timeout: float = 40) -> None:
+        """Until these, or all, are completed or failed."""
+        jobs = [p.job for p in pushed or self.workload.pushed if p.job is not None]
+        self.stack.app.wait_settled(*jobs, timeout=timeout)
+
+    def wait_for(self, step: str, pushed: Pushed, *, timeout: float = 30) -> None:
+        """Until some process has come to the step of this session."""
+        wait_until(
+            lambda: self.world.has_come_to(step, pushed.session or ""),
+            timeout=timeout,
+            what=f"{step} of {pushed.session}",
+        )
+
+    def status(self, pushed: Pushed) -> str:
+        assert pushed.job
+        return self.stack.app.statuses([pushed.job])[pushed.job.session_id]
+
+    def is_settled(self, pushed: Pushed) -> bool:
+        return self.status(pushed) in SETTLED
+
+    def refund_as_cron(self, pushed: Pushed) -> None:
+        """The first half of what the application's cron does."""
+        assert pushed.job and pushed.session
+        text = f"Stuck job recovery: session {pushed.session} timed out after 10 minutes"
+        self.stack.app.rows("select refund_credits(%s, 1, %s)", pushed.job.owner_id, text)
+        self.interference.cron_refunds[pushed.session] = time.time()
+
+    def fail_as_cron(self, pushed: Pushed) -> None:
+        """The second half."""
+        assert pushed.session
+        self.stack.app.rows(
+            "update generation_sessions set status = 'failed' where id = %s returning id", pushed.session
+        )
+        self.interference.cron_failures[pushed.session] = time.time()
+
+    def end(self) -> Evidence:
+        """End all services, then hold everything against the laws."""
+        self.world.end_all()
+        evidence = collect(
+            self.world, self.listener, self.workload.pushed, self.workload.accounts, self.interference
+        )
+        verdicts = judge(evidence)
+        assert verdicts.hold, {law: breaches for law, breaches in verdicts.breaches.items() if breaches}
+        return evidence
