@@ -16,55 +16,46 @@ import signal
 import sys
 from typing import Any
 
-import redis
+from wearon_consumer.__main__ import main
+from wearon_consumer.inflight import InFlight, Load, Turn
 
-from wearon_consumer.__main__ import run
-from wearon_consumer.inflight import WAIT_SECONDS
-from wearon_consumer.settings import ConsumerSettings
-from wearon_service_kit.logs import configure_logging
-from wearon_service_kit.redis_clients import connect
-from wearon_service_kit.settings import load_settings
+step_to_pause_at: str | None = sys.argv[1]
+turn, wait, recover_some = InFlight.turn, InFlight.wait, InFlight.recover_some
 
 
-class PausingClient:
-    """The client it wraps, with a stop before or after one kind of command."""
+def pause_at(step: str) -> None:
+    global step_to_pause_at  # noqa: PLW0603 - one process, one pause
+    if step == step_to_pause_at:
+        step_to_pause_at = None
+        os.kill(os.getpid(), signal.SIGSTOP)
 
-    def __init__(self, client: redis.Redis, step: str) -> None:
-        self._client = client
-        self._step: str | None = step
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
+def pausing_turn(self: InFlight, ticket: str, load: Load | None = None, **more: Any) -> Turn:
+    if load:
+        pause_at("handing-on")
+    answer = turn(self, ticket, load, **more)
+    if load:
+        pause_at("handed-on")
+    elif answer.elements:
+        pause_at("taken")
+    return answer
 
-    def blmove(self, *arguments: Any) -> Any:
-        element = self._client.blmove(*arguments)
-        if element is not None:
-            self._pause_at("popped")
-        return element
 
-    def eval(self, script: str, key_count: int, *keys_and_arguments: Any) -> Any:
-        handing_on = key_count == 7 and keys_and_arguments[7 + 5] != ""
-        if handing_on:
-            self._pause_at("handing-on")
-        answer = self._client.eval(script, key_count, *keys_and_arguments)
-        if handing_on:
-            self._pause_at("handed-on")
-        elif key_count == 7 and len(answer) > 1:
-            self._pause_at("taken")
-        elif key_count == 3 and answer:
-            self._pause_at("recovered")
-        return answer
+def pausing_wait(self: InFlight) -> None:
+    wait(self)
+    if self._client.llen(self.name):
+        pause_at("popped")
 
-    def _pause_at(self, step: str) -> None:
-        if step == self._step:
-            self._step = None
-            os.kill(os.getpid(), signal.SIGSTOP)
+
+def pausing_recover_some(self: InFlight) -> dict[str, int]:
+    recovered = recover_some(self)
+    if recovered:
+        pause_at("recovered")
+    return recovered
 
 
 if __name__ == "__main__":
-    settings = load_settings(ConsumerSettings)
-    configure_logging("consumer", settings.log_level, settings.log_format)
-    client: Any = PausingClient(
-        connect(settings.redis_url, name="wearon-consumer", block_seconds=WAIT_SECONDS), sys.argv[1]
-    )
-    sys.exit(run(settings, client))
+    InFlight.turn = pausing_turn  # type: ignore[method-assign]
+    InFlight.wait = pausing_wait  # type: ignore[method-assign]
+    InFlight.recover_some = pausing_recover_some  # type: ignore[method-assign]
+    sys.exit(main())

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-import redis
 from prometheus_client import CollectorRegistry
 
 from wearon_consumer.batches import Sorter
@@ -198,33 +197,28 @@ def test_a_batch_is_not_handed_on_once_the_heartbeat_has_ended(lab: Lab) -> None
     assert not lab.published()
 
 
-class FailingClient:
-    """Its first calls raise what nobody foresaw; once idle, it stops the bridge."""
+class UnluckyInFlight(InFlight):
+    """Its first turns raise what nobody foresaw; when there is nothing left to do, `when_idle` is called."""
 
-    def __init__(self, client: redis.Redis, failures: int) -> None:
-        self._client = client
-        self._failures = failures
-        self.when_idle: Callable[[], None] = lambda: None
+    unlucky_turns = 3
+    when_idle: Callable[[], None]
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
-
-    def eval(self, *arguments: Any) -> Any:
-        if self._failures:
-            self._failures -= 1
+    def turn(self, *arguments: Any, **more: Any) -> Turn:
+        if self.unlucky_turns:
+            self.unlucky_turns -= 1
             raise KeyError("nobody foresaw this")
-        return self._client.eval(*arguments)
+        return super().turn(*arguments, **more)
 
-    def blmove(self, *_arguments: Any) -> None:
+    def wait(self) -> None:
         self.when_idle()
 
 
 def test_any_other_error_of_the_loop_is_survived(lab: Lab) -> None:
     ids = lab.push_tasks(3)
-    client: Any = FailingClient(lab.redis, failures=3)
+    inflight = UnluckyInFlight(lab.redis, "me")
     registry = CollectorRegistry()
-    bridge = Bridge(InFlight(client, "me"), sorter(), Metrics(registry))
-    client.when_idle = bridge.stop
+    bridge = Bridge(inflight, sorter(), Metrics(registry))
+    inflight.when_idle = bridge.stop
     bridge.run()
     assert lab.published_ids() == ids
     assert registry.get_sample_value("wearon_consumer_loop_errors_total") == 3

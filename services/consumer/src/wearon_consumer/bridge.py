@@ -41,6 +41,7 @@ class Bridge:
         self._tickets = itertools.count(1)
         self._batch: Batch | None = None  # taken and not yet known to be handed on
         self._taken_at = 0.0
+        self._unreported: Batch | None = None  # handed on and not yet logged
         self._next_recovery = 0.0
         self._refused_in_a_row = 0
         self._last_progress = -math.inf
@@ -76,18 +77,22 @@ class Bridge:
         if elements:
             self._taken_at = time.monotonic()
             self._batch = self._sorter.sort(ticket, elements)
-        elif not self._stopping:
+            return
+        self._report()
+        if not self._stopping:
             self._inflight.wait()
             self._progressed()
 
     def _exchange(self, ticket: str, *, room: int = BATCH_ELEMENTS) -> list[bytes]:
-        """Hand the batch on, if there is one, and take the next."""
+        """Hand the batch on, if there is one, and take the next. Log the one before while Redis is busy."""
         batch = self._batch
-        turn = self._inflight.turn(ticket, batch.load if batch else None, room=room)
+        load = batch.load if batch else None
+        turn = self._inflight.turn(ticket, load, room=room, meanwhile=self._report)
         self._batch = None
         self._progressed()
         if batch and turn.handed_on:
-            self._report(batch, time.monotonic() - self._taken_at)
+            self._unreported = batch
+            self._metrics.bridge_seconds.observe(time.monotonic() - self._taken_at)
         elif batch:
             self._metrics.superseded.inc()
             _log.warning("batch_superseded", elements=len(batch.outcomes))
@@ -96,9 +101,12 @@ class Bridge:
     def _next_ticket(self) -> str:
         return str(next(self._tickets))
 
-    def _report(self, batch: Batch, seconds: float) -> None:
+    def _report(self) -> None:
+        """Count and log what was handed on last."""
+        batch, self._unreported = self._unreported, None
+        if batch is None:
+            return
         self._metrics.received.inc(len(batch.outcomes))
-        self._metrics.bridge_seconds.observe(seconds)
         published = 0
         for outcome in batch.outcomes:
             if isinstance(outcome, GenerationTask):
@@ -171,6 +179,7 @@ class Bridge:
             try:
                 if self._batch is not None:
                     self._exchange(self._next_ticket(), room=0)
+                self._report()
                 returned = self._inflight.leave()
             except Exception as error:
                 self._failed(error, failures=1, pause=FIRST_PAUSE_SECONDS)

@@ -16,7 +16,7 @@ another one may have recovered the elements: nothing is lost and nothing is publ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -41,6 +41,7 @@ BATCH_BYTES: Final = 1024 * 1024
 """A batch ends with the element that reaches this size, so that huge elements come one at a time."""
 _SCAN_KEYS: Final = 1000
 
+# Sent as EVAL, not EVALSHA: a restarted server has forgotten scripts, and beside a batch it costs nothing.
 _TURN: Final = """
 -- KEYS task list, in-flight list, heartbeat, Celery queue, dead letters, two binding sets
 -- ARGV heartbeat ms, next ticket, most elements, most bytes, binding,
@@ -126,10 +127,17 @@ class InFlight:
         self._heartbeat = consumer_heartbeat(consumer_id)
         self._scan_cursor = 0
 
-    def turn(self, ticket: str, load: Load | None = None, *, room: int = BATCH_ELEMENTS) -> Turn:
+    def turn(
+        self,
+        ticket: str,
+        load: Load | None = None,
+        *,
+        room: int = BATCH_ELEMENTS,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Turn:
         """Hand `load` on, if given, and take the next batch, of at most `room` elements, under `ticket`.
 
-        Tells all others that this consumer lives.
+        Tells all others that this consumer lives. `meanwhile` is called while Redis is at work.
         """
         keys = [
             TASK_LIST,
@@ -145,7 +153,20 @@ class InFlight:
         else:
             # Two long arguments are packed, sent and parsed faster than hundreds. JSON holds no bare newline.
             arguments += [load.ticket, load.elements, "\n".join(load.messages), "\n".join(load.letters)]
-        handed_on, *elements = self._run(_TURN, keys, arguments)
+        pool = self._client.connection_pool
+        connection = pool.get_connection()
+        try:
+            connection.send_command("EVAL", _TURN, len(keys), *keys, *arguments)  # type: ignore[no-untyped-call]
+            meanwhile()
+            handed_on, *elements = connection.read_response()
+        except redis.ResponseError:
+            raise
+        except BaseException:
+            # Its answer may still be on the way.
+            connection.disconnect()  # type: ignore[no-untyped-call]
+            raise
+        finally:
+            pool.release(connection)
         return Turn(bool(handed_on), elements)
 
     def wait(self) -> None:
@@ -165,7 +186,7 @@ class InFlight:
         for name in lists:
             consumer_id = name.decode(errors="surrogateescape").removeprefix(INFLIGHT_PREFIX)
             heartbeat = consumer_heartbeat(consumer_id).encode(errors="surrogateescape")
-            count = self._run(_RECOVER, [TASK_LIST, name, heartbeat], [])
+            count: Any = self._client.eval(_RECOVER, 3, TASK_LIST, name, heartbeat)
             if count:
                 recovered[consumer_id] = count
         return recovered
@@ -184,8 +205,3 @@ class InFlight:
             pipeline.delete(self._heartbeat)
             pipeline.eval(_RECOVER, 3, TASK_LIST, self.name, self._heartbeat)
             return int(pipeline.execute()[1])
-
-    def _run(self, script: str, keys: Sequence[str | bytes], arguments: Sequence[str | int]) -> Any:
-        # EVAL, not EVALSHA: a restarted server has forgotten the scripts, and sending one costs nothing
-        # beside the batch.
-        return self._client.eval(script, len(keys), *keys, *arguments)
