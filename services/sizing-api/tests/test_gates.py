@@ -19,7 +19,7 @@ Change = Callable[[Image.Image], Image.Image]
 
 
 def judge(landmarker: Landmarker, method: Method, picture: Image.Image, height: float) -> ErrorCode | None:
-    """The code of the refusal, None when it was measured. The picture comes as the service would decode it."""
+    """The code of the refusal, None when it was measured. The picture comes as the service decodes it."""
     seen = picture.copy()
     if max(seen.size) > LONG_SIDE:
         scale = LONG_SIDE / max(seen.size)

@@ -6,9 +6,10 @@ import csv
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from threading import local
+from queue import SimpleQueue
 from typing import TypeVar
 
 import cv2
@@ -73,12 +74,17 @@ def detect_all(
 ) -> list[Result]:
     """`work` for each item, on one landmarker per core, in order."""
     cv2.setNumThreads(1)
-    threads = local()
+    count = len(os.sched_getaffinity(0))
+    idle: SimpleQueue[Landmarker] = SimpleQueue()
 
     def run(item: Item) -> Result:
-        if not hasattr(threads, "landmarker"):
-            threads.landmarker = Landmarker(model)
-        return work(threads.landmarker, item)
+        landmarker = idle.get()
+        try:
+            return work(landmarker, item)
+        finally:
+            idle.put(landmarker)
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ExitStack() as landmarkers, ThreadPoolExecutor(count) as pool:
+        for _ in range(count):
+            idle.put(landmarkers.enter_context(Landmarker(model)))
         return list(pool.map(run, items))

@@ -13,12 +13,14 @@ import cv2
 import numpy as np
 import structlog
 from fastapi import Depends, FastAPI, Request, Response, Security
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from wearon_contracts.errors import ErrorCode
 from wearon_contracts.sizing import EstimateBodyRequest, EstimateBodyResponse
@@ -78,7 +80,16 @@ class Health(BaseModel):
 class Sizer:
     """From a request to an answer. Built once per process by `create_app`."""
 
-    def __init__(self, fetcher: ImageFetcher, workers: Workers, method: Method, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        fetcher: ImageFetcher,
+        workers: Workers,
+        method: Method,
+        metrics: Metrics,
+        *,
+        budget_seconds: float = BUDGET_SECONDS,
+    ) -> None:
+        self._budget = budget_seconds
         self._fetcher = fetcher
         self._workers = workers
         self._method = method
@@ -86,7 +97,7 @@ class Sizer:
         self._at_once = 0
 
     async def estimate(self, body: EstimateBodyRequest) -> EstimateBodyResponse:
-        """Raises RefusedError for everything that is no measurement; takes at most BUDGET_SECONDS."""
+        """Raises RefusedError for everything that is no measurement; takes at most its budget."""
         if not self._workers.loaded:
             raise RefusedError(ErrorCode.MODEL_NOT_LOADED)
         # Asked before the download, so that a refusal costs nothing and comes at once.
@@ -94,8 +105,8 @@ class Sizer:
             raise RefusedError(ErrorCode.OVERLOADED)
         self._at_once += 1
         try:
-            async with asyncio.timeout(BUDGET_SECONDS):
-                return await self._estimate(body, time.monotonic() + BUDGET_SECONDS)
+            async with asyncio.timeout(self._budget):
+                return await self._estimate(body, time.monotonic() + self._budget)
         except TimeoutError as error:
             raise RefusedError(ErrorCode.BUDGET_EXCEEDED) from error
         except ImageError as error:
@@ -109,7 +120,7 @@ class Sizer:
 
     async def _estimate(self, body: EstimateBodyRequest, deadline: float) -> EstimateBodyResponse:
         with self._metrics.step("download"):
-            image = await self._fetcher.fetch(body.image_url, timeout=BUDGET_SECONDS - AFTER_DOWNLOAD_SECONDS)
+            image = await self._fetcher.fetch(body.image_url)
         shopper = Shopper(body.height_cm, body.weight_kg, body.gender, body.fit_preference)
         queued = time.perf_counter()
 
@@ -117,6 +128,7 @@ class Sizer:
             self._metrics.steps.labels("queue").observe(time.perf_counter() - queued)
             with self._metrics.step("decode"):
                 picture = np.asarray(open_rgb(image.data, max_side=LONG_SIDE))
+            # Between the steps, so that a photo nobody waits for any more costs no detection.
             if time.monotonic() > deadline:
                 raise RefusedError(ErrorCode.BUDGET_EXCEEDED)
             with self._metrics.step("detect"):
@@ -257,6 +269,13 @@ def create_app(settings: SizingSettings) -> FastAPI:
         metrics.refusals.labels(ErrorCode.REQUEST_INVALID.value).inc()
         detail = "The request is not valid: " + "; ".join(_complaint(item) for item in error.errors())
         return JSONResponse(problem(ErrorCode.REQUEST_INVALID, request_id_of(request.scope), detail), 422)
+
+    @app.exception_handler(StarletteHTTPException)
+    async def refuse_http(request: Request, error: StarletteHTTPException) -> Response:
+        # What FastAPI says of a body that json.loads cannot even begin to read.
+        if error.status_code == 400:
+            return JSONResponse(problem(ErrorCode.REQUEST_INVALID, request_id_of(request.scope)), 422)
+        return await http_exception_handler(request, error)
 
     @app.exception_handler(ClientGoneError)
     async def nobody_listens(_request: Request, _error: ClientGoneError) -> Response:

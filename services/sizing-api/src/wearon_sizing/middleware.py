@@ -61,12 +61,12 @@ class RequestMiddleware:
 
         with job_context(request_id=request_id):
             try:
-                if _announced(headers) > MOST_BYTES:
-                    await _refuse_size(request_id)(scope, receive, note_status)
+                body = await _read(receive)
+                if body is None:
+                    answer = problem(ErrorCode.REQUEST_INVALID, request_id, "The request is too large.")
+                    await JSONResponse(answer, 413)(scope, receive, note_status)
                 else:
-                    await self._app(scope, _limited(receive), note_status)
-            except _TooLargeError:
-                await _refuse_size(request_id)(scope, receive, note_status)
+                    await self._app(scope, _replayed(body, receive), note_status)
             except Exception:
                 _log.exception("request_failed", path=path)
                 if status:
@@ -79,28 +79,24 @@ class RequestMiddleware:
             log("request", method=scope["method"], path=path, status=status, ms=round(seconds * 1000, 1))
 
 
-class _TooLargeError(Exception):
-    """More bytes came than were announced or are ever needed."""
-
-
-def _announced(headers: Headers) -> int:
-    length = headers.get("content-length", "0")
-    return int(length) if length.isdecimal() else 0
-
-
-def _limited(receive: Receive) -> Receive:
-    received = 0
-
-    async def limited() -> Message:
-        nonlocal received
+async def _read(receive: Receive) -> bytes | None:
+    """The body of a request, or None once there is more of it than any valid one has."""
+    body = b""
+    while True:
         message = await receive()
-        received += len(message.get("body", b""))
-        if received > MOST_BYTES:
-            raise _TooLargeError
-        return message
+        part: bytes = message.get("body", b"")
+        body += part
+        if len(body) > MOST_BYTES:
+            return None
+        if not message.get("more_body", False):
+            return body
 
-    return limited
 
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """The body once, then what still comes from the client: that it has gone."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-def _refuse_size(request_id: str) -> JSONResponse:
-    return JSONResponse(problem(ErrorCode.REQUEST_INVALID, request_id, "The request is too large."), 413)
+    async def replay() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replay

@@ -1,0 +1,230 @@
+"""POST /estimate-body and its neighbours, over HTTP, as today's client uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageOps
+
+from wearon_sizing.settings import SizingSettings
+
+from .studio import SITTERS, ImageHost, Service, Sitter, body_of, jpeg, serving
+
+KEYS_OF_AN_ANSWER = {
+    "recommended_size",
+    "measurements",
+    "confidence",
+    "body_type",
+    "size_range",
+    "intervals",
+    "warnings",
+    "inputs_used",
+    "method_version",
+}
+# What the client accepts among the measurements; anything else there makes it refuse the answer.
+ALLOWED_MEASUREMENTS = {"chest_cm", "waist_cm", "hip_cm", "shoulder_cm", "inseam_cm", "height_cm"}
+
+
+def test_an_answer_is_what_the_client_accepts(
+    service: Service, image_host: ImageHost, sitter: Sitter
+) -> None:
+    url = image_host.put(sitter.file, sitter.jpeg)
+    response = service.estimate(url, sitter.height, gender="female" if sitter.female else "male")
+    answer = body_of(response)
+    assert response.status_code == 200
+    assert set(answer) == KEYS_OF_AN_ANSWER
+    assert set(answer["measurements"]) == {"chest_cm", "waist_cm", "hip_cm", "shoulder_cm"}
+    assert set(answer["measurements"]) <= ALLOWED_MEASUREMENTS
+    assert all(isinstance(value, float) and value > 0 for value in answer["measurements"].values())
+    assert answer["recommended_size"] in ("XS", "S", "M", "L", "XL", "XXL")
+    assert answer["body_type"] in ("athletic", "slim", "average", "broad")
+    assert 0 <= answer["confidence"] <= 1
+    assert set(answer["size_range"]) == {"lower", "upper"}
+    for name, value in answer["measurements"].items():
+        interval = answer["intervals"][name]
+        assert interval["lower"] <= value <= interval["upper"]
+        assert abs(value - sitter.truth[name]) < 10
+
+
+def test_optional_inputs_are_used_and_named(service: Service, image_host: ImageHost) -> None:
+    sitter = SITTERS[0]
+    url = image_host.put(sitter.file, sitter.jpeg)
+    plain = body_of(service.estimate(url, sitter.height))
+    full = body_of(
+        service.estimate(
+            url, sitter.height, weight_kg=sitter.weight, gender="female", fit_preference="regular"
+        )
+    )
+    assert plain["inputs_used"] == ["image_url", "height_cm"]
+    assert full["inputs_used"] == ["image_url", "height_cm", "weight_kg", "gender", "fit_preference"]
+    assert plain["warnings"] and not full["warnings"]
+    null = body_of(service.estimate(url, sitter.height, weight_kg=None, gender=None, fit_preference=None))
+    assert null == plain
+
+
+def test_gender_other_is_sized_like_no_gender(service: Service, image_host: ImageHost) -> None:
+    sitter = SITTERS[1]
+    url = image_host.put(sitter.file, sitter.jpeg)
+    plain, other = (
+        body_of(service.estimate(url, sitter.height, **more)) for more in ({}, {"gender": "other"})
+    )
+    assert plain == other
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"image_url": "https://shop.example/a.jpg"},
+        {"height_cm": 170},
+        {"image_url": "https://shop.example/a.jpg", "height_cm": 99.9},
+        {"image_url": "https://shop.example/a.jpg", "height_cm": 250.1},
+        {"image_url": "https://shop.example/a.jpg", "height_cm": "tall"},
+        {"image_url": "https://shop.example/a.jpg", "height_cm": None},
+        {"image_url": "https://shop.example/a.jpg", "height_cm": 170, "weight_kg": 1000},
+        {"image_url": "https://shop.example/a.jpg", "height_cm": 170, "gender": "m"},
+        {"image_url": "https://shop.example/a.jpg", "height_cm": 170, "fit_preference": "baggy"},
+        {"image_url": "https://shop.example/a.jpg", "height_cm": 170, "age": 30},
+        {"image_url": 5, "height_cm": 170},
+        [],
+        None,
+    ],
+)
+def test_an_invalid_request_is_422_with_a_sentence(service: Service, body: Any) -> None:
+    response = service.client.post("/estimate-body", json=body)
+    answer = body_of(response)
+    assert response.status_code == 422
+    assert answer["code"] == "request_invalid"
+    assert isinstance(answer["detail"], str)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe", b"[" * 60_000, b'{"image_url": "\\ud800", "height_cm": 170}']
+)
+def test_a_body_that_is_no_json_is_422(service: Service, content: bytes) -> None:
+    response = service.client.post(
+        "/estimate-body", content=content, headers={"Content-Type": "application/json"}
+    )
+    assert response.status_code in (400, 422)
+    assert body_of(response)["code"] in ("request_invalid", "image_url_invalid")
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_huge_request_is_413(service: Service, announced: bool) -> None:
+    data = b" " * 200_000
+    content = data if announced else iter([data[:100_000], data[100_000:]])
+    response = service.client.post("/estimate-body", content=content)
+    assert response.status_code == 413
+    assert body_of(response)["code"] == "request_invalid"
+
+
+def test_a_photo_without_a_person_is_422_with_its_code(service: Service, image_host: ImageHost) -> None:
+    url = image_host.put("grey.jpg", jpeg(Image.linear_gradient("L").resize((480, 640)).convert("RGB")))
+    before = service.counter('wearon_sizing_refusals_total{code="no_person"}')
+    response = service.estimate(url)
+    answer = body_of(response)
+    assert response.status_code == 422
+    assert answer["code"] in ("no_person", "blurred")
+    assert "photo" in answer["detail"].lower()
+    after = service.counter('wearon_sizing_refusals_total{code="no_person"}')
+    assert after == before + (answer["code"] == "no_person")
+
+
+def test_a_photo_that_is_not_there_is_400(service: Service, image_host: ImageHost) -> None:
+    response = service.estimate(f"{image_host.origin}/missing.jpg")
+    assert response.status_code == 400
+    assert body_of(response)["code"] == "image_http_error"
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_a_photo_turned_by_exif_alone_gives_the_same_answer(
+    service: Service, image_host: ImageHost, orientation: int
+) -> None:
+    sitter = SITTERS[2]
+    turn = {3: 180, 6: 90, 8: 270}[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = sitter.picture.rotate(turn, expand=True)
+    url = image_host.put(f"turned{orientation}.jpg", jpeg(turned, exif=exif))
+    plain = body_of(service.estimate(image_host.put(sitter.file, sitter.jpeg), sitter.height))
+    answer = service.estimate(url, sitter.height)
+    assert answer.status_code == 200
+    for name, value in body_of(answer)["measurements"].items():
+        assert abs(value - plain["measurements"][name]) < 2
+
+
+def test_a_mirrored_photo_works(service: Service, image_host: ImageHost, sitter: Sitter) -> None:
+    url = image_host.put(f"mirrored-{sitter.file}", jpeg(ImageOps.mirror(sitter.picture)))
+    assert service.estimate(url, sitter.height).status_code == 200
+
+
+def test_the_request_id_is_taken_or_made_and_echoed(service: Service) -> None:
+    given = service.client.get("/live", headers={"X-Request-Id": "shop-42.a:b"})
+    assert given.headers["X-Request-Id"] == "shop-42.a:b"
+    made = service.client.get("/live")
+    assert len(made.headers["X-Request-Id"]) == 36
+    odd = service.client.get("/live", headers={"X-Request-Id": "a b\tc" * 50})
+    assert len(odd.headers["X-Request-Id"]) == 36
+    refused = service.client.post("/estimate-body", json={}, headers={"X-Request-Id": "r-1"})
+    assert body_of(refused)["request_id"] == refused.headers["X-Request-Id"] == "r-1"
+
+
+def test_health_is_200_and_says_what_is_missing(service: Service) -> None:
+    health = service.client.get("/health")
+    answer = body_of(health)
+    assert health.status_code == 200
+    assert (answer["status"], answer["model_loaded"], answer["redis_connected"]) == ("degraded", True, False)
+    assert service.client.get("/live").status_code == 200
+    assert body_of(service.client.get("/ready"))["ready"] is True
+
+
+def test_docs_and_metrics_are_there(service: Service) -> None:
+    assert "swagger" in service.client.get("/docs").text.lower()
+    metrics = service.client.get("/metrics").text
+    for name in ("request_seconds_bucket", "queue_depth", "abandoned_total"):
+        assert f"wearon_sizing_{name}" in metrics
+
+
+def test_without_the_model_it_says_so(settings_for: Callable[..., SizingSettings], tmp_path: Path) -> None:
+    for path in (tmp_path / "missing.task", tmp_path / "broken.task"):
+        if path.name.startswith("broken"):
+            path.write_bytes(b"no model")
+        with serving(settings_for(mediapipe_model_path=path)) as service:
+            response = service.estimate("https://shop.example/a.jpg")
+            assert response.status_code == 503
+            assert body_of(response)["code"] == "model_not_loaded"
+            assert response.headers["Retry-After"]
+            assert service.client.get("/ready").status_code == 503
+            assert body_of(service.client.get("/health"))["model_loaded"] is False
+            assert service.client.get("/live").status_code == 200
+
+
+def test_keys_and_origins_when_they_are_set(settings_for: Callable[..., SizingSettings]) -> None:
+    settings = settings_for(
+        sizing_api_keys="first-key,second-key", sizing_cors_origins="https://shop.example", sizing_workers=1
+    )
+    with serving(settings) as service:
+        url = "file:///etc/passwd"
+        refused = service.estimate(url)
+        assert refused.status_code == 401
+        assert body_of(refused)["code"] == "unauthorized"
+        for headers in ({"X-API-Key": "second-key"}, {"Authorization": "Bearer first-key"}):
+            service.client.headers = headers  # type: ignore[assignment]
+            assert service.estimate(url).status_code == 400
+        for headers in (
+            {"X-API-Key": "first"},
+            {"X-API-Key": "schlüssel".encode()},
+            {"Authorization": "Bearer x"},
+        ):
+            service.client.headers = headers  # type: ignore[assignment]
+            assert service.estimate(url).status_code == 401
+        preflight = service.client.options(
+            "/estimate-body",
+            headers={"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"},
+        )
+        assert preflight.headers["Access-Control-Allow-Origin"] == "https://shop.example"
+        strange = service.client.get("/live", headers={"Origin": "https://evil.example"})
+        assert "Access-Control-Allow-Origin" not in strange.headers

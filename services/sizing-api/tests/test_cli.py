@@ -1,0 +1,139 @@
+"""The command line: help everywhere, a picture that explains, sentences instead of tracebacks."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wearon_sizing.cli import main
+
+from .studio import HERE, MODEL, SITTERS, jpeg, wait_until
+
+
+@pytest.fixture(autouse=True)
+def settings_of_tests(model_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MEDIAPIPE_MODEL_PATH", str(model_path))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["explain"], ["openapi"]])
+def test_help_is_everywhere(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--help"])
+    assert end.value.code == 0
+    assert "usage: wearon-sizing" in capsys.readouterr().out
+
+
+def test_explain_draws_the_photo_beside_its_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sitter = SITTERS[0]
+    photo, output = tmp_path / "photo.jpg", tmp_path / "out.png"
+    photo.write_bytes(sitter.jpeg)
+    arguments = ["explain", str(photo), "--height", "165.3", "--weight", "46.9", "--gender", "female"]
+    assert main([*arguments, "-o", str(output)]) == 0
+    assert str(output) in capsys.readouterr().out
+    picture = Image.open(output)
+    assert picture.format == "PNG"
+    assert picture.width > picture.height == 1000
+    # The outline is drawn in its own colour, the panel holds ink.
+    drawn = np.asarray(picture.convert("RGB")).astype(int)
+    outline = np.abs(drawn - (255, 214, 10)).sum(axis=2) < 60
+    assert outline.sum() > 2000
+    assert (drawn[:, 800:].sum(axis=2) < 150).sum() > 2000
+
+
+def test_explain_says_why_it_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(jpeg(SITTERS[0].picture.crop((0, 0, 480, 320))))
+    assert main(["explain", str(photo), "--height", "170"]) == 1
+    assert "feet_outside_frame: Your feet" in capsys.readouterr().err
+    photo.write_bytes(b"words")
+    assert main(["explain", str(photo), "--height", "170"]) == 1
+    assert "image_type_refused" in capsys.readouterr().err
+    assert main(["explain", str(tmp_path / "nothing.jpg"), "--height", "170"]) == 1
+    assert "nothing.jpg" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["explain", str(photo), "--height", "17"])
+    assert "not between 100 and 250" in capsys.readouterr().err
+
+
+def test_the_process_serves_until_it_is_told_to_stop(model_path: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "PORT": str(port),
+        "MEDIAPIPE_MODEL_PATH": str(model_path),
+        "SIZING_WORKERS": "1",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wearon_sizing"],
+        env=environment,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+    def live() -> bool:
+        assert process.poll() is None
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/live", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    try:
+        wait_until(live, 60)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=20)
+    assert process.returncode in (0, -signal.SIGTERM)
+    assert '"event": "sizing_started"' in output
+
+
+def test_a_malformed_variable_ends_it_with_one_line(tmp_path: Path) -> None:
+    environment = {**os.environ, "PORT": "high", "REDIS_URL": "http://x"}
+    command = [sys.executable, "-m", "wearon_sizing"]
+    done = subprocess.run(
+        command, check=False, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "PORT" in done.stderr and "REDIS_URL" in done.stderr
+
+
+class TestFetchModel:
+    """The script that fetches the model, with sources of our own in place of the network."""
+
+    @pytest.fixture
+    def script(self) -> dict[str, Any]:
+        return runpy.run_path(str(HERE.parent / "fetch_model.py"))
+
+    def test_a_right_file_is_left_alone(self, script: dict[str, Any]) -> None:
+        assert script["fetch"](MODEL) == "already there"
+
+    def test_a_wrong_file_is_known_by_its_sum(self, script: dict[str, Any]) -> None:
+        data = MODEL.read_bytes()
+        assert script["is_right"](data)
+        assert not script["is_right"](data[:-1] + bytes([data[-1] ^ 1]))
+        assert hashlib.sha256(data).hexdigest() == script["SHA256"]
+
+    def test_it_explains_itself(self) -> None:
+        command = [sys.executable, str(HERE.parent / "fetch_model.py"), "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert "sha256" in done.stdout

@@ -1,0 +1,150 @@
+"""More photos than can be measured, hosts that never answer, clients that leave."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from wearon_contracts.errors import ErrorCode
+from wearon_contracts.sizing import EstimateBodyRequest
+from wearon_service_kit.images.fetch import ImageFetcher
+from wearon_sizing.app import RefusedError, Sizer
+from wearon_sizing.measuring import Method
+from wearon_sizing.metrics import Metrics
+from wearon_sizing.pose import Landmarker
+from wearon_sizing.settings import SizingSettings
+from wearon_sizing.workers import QueueFullError, Workers
+
+from .studio import SITTERS, ImageHost, Service, body_of, serving, wait_until
+
+
+def test_the_surplus_is_turned_away_at_once(
+    settings_for: Callable[..., SizingSettings], image_host: ImageHost
+) -> None:
+    sitter = SITTERS[0]
+    url = image_host.put(sitter.file, sitter.jpeg)
+    with serving(settings_for(sizing_workers=1, sizing_queue=1)) as service:
+
+        def ask(_number: int) -> tuple[int, float, str | None]:
+            start = time.monotonic()
+            response = service.estimate(url, sitter.height)
+            return response.status_code, time.monotonic() - start, response.headers.get("Retry-After")
+
+        with ThreadPoolExecutor(24) as pool:
+            answers = list(pool.map(ask, range(72)))
+        assert {status for status, _, _ in answers} == {200, 503}
+        assert all(wait for status, _, wait in answers if status == 503)
+        assert max(seconds for _, seconds, _ in answers) < 3
+        assert service.estimate(url, sitter.height).status_code == 200
+        assert service.counter("wearon_sizing_queue_depth") == 0
+
+
+def test_health_answers_while_everybody_waits(service: Service, image_host: ImageHost) -> None:
+    sitter = SITTERS[0]
+    url = image_host.put(sitter.file, sitter.jpeg)
+    stop = threading.Event()
+
+    def keep_asking() -> None:
+        while not stop.is_set():
+            service.estimate(url, sitter.height)
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(8):
+            pool.submit(keep_asking)
+        seconds = []
+        for _ in range(30):
+            start = time.monotonic()
+            assert service.client.get("/health").status_code == 200
+            seconds.append(time.monotonic() - start)
+        stop.set()
+    assert sorted(seconds)[len(seconds) // 2] < 0.2
+
+
+def test_a_host_that_never_answers_costs_less_than_the_client_waits(
+    service: Service, image_host: ImageHost
+) -> None:
+    image_host.gates["/never.jpg"] = threading.Event()
+    start = time.monotonic()
+    response = service.estimate(f"{image_host.origin}/never.jpg")
+    assert response.status_code == 400
+    assert body_of(response)["code"] == "image_timeout"
+    assert time.monotonic() - start < 4.5
+
+
+def test_a_client_that_has_gone_costs_no_detection(service: Service, image_host: ImageHost) -> None:
+    gate = image_host.gates["/left.jpg"] = threading.Event()
+    url = image_host.put("left.jpg", SITTERS[0].jpeg)
+    detections = service.counter('wearon_sizing_step_seconds_count{step="detect"}')
+    abandoned = service.counter("wearon_sizing_abandoned_total")
+    host, port = service.url.removeprefix("http://").split(":")
+    body = json.dumps({"image_url": url, "height_cm": 170}).encode()
+    head = f"POST /estimate-body HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        wait_until(lambda: "/left.jpg" in image_host.asked, 10)
+    wait_until(lambda: service.counter("wearon_sizing_abandoned_total") == abandoned + 1, 10)
+    gate.set()
+    # A request after it has been measured, so the abandoned one would have been by now.
+    sitter = SITTERS[1]
+    assert service.estimate(image_host.put(sitter.file, sitter.jpeg), sitter.height).status_code == 200
+    assert service.counter('wearon_sizing_step_seconds_count{step="detect"}') == detections + 1
+
+
+def test_a_request_past_its_budget_stops(model_path: Path, method: Method, image_host: ImageHost) -> None:
+    url = image_host.put("late.jpg", SITTERS[0].jpeg)
+    gate = image_host.gates["/late.jpg"] = threading.Event()
+
+    async def ask() -> tuple[ErrorCode, Metrics]:
+        workers, metrics = Workers([Landmarker(model_path)], 1), Metrics()
+        fetcher = ImageFetcher(trusted_origins=[image_host.origin])
+        sizer = Sizer(fetcher, workers, method, metrics, budget_seconds=0.2)
+        with pytest.raises(RefusedError) as refusal:
+            await sizer.estimate(EstimateBodyRequest(image_url=url, height_cm=170.0))
+        gate.set()
+        await fetcher.aclose()
+        workers.close()
+        return refusal.value.code, metrics
+
+    code, metrics = asyncio.run(ask())
+    assert code is ErrorCode.BUDGET_EXCEEDED
+    sampled = metrics.registry.get_sample_value("wearon_sizing_step_seconds_count", {"step": "detect"})
+    assert sampled is None
+
+
+def test_a_job_that_is_cancelled_in_the_queue_never_runs(landmarker: Landmarker) -> None:
+    async def scenario() -> list[str]:
+        done: list[str] = []
+        release = threading.Event()
+        workers = Workers([landmarker], 2)
+
+        def job(name: str) -> Callable[[Landmarker], None]:
+            def work(_landmarker: Landmarker) -> None:
+                release.wait(10)
+                done.append(name)
+
+            return work
+
+        running, waiting, other = (
+            asyncio.ensure_future(workers.run(job(name))) for name in ("running", "waiting", "other")
+        )
+        await asyncio.sleep(0)
+        assert workers.full
+        assert workers.waiting() == 2
+        with pytest.raises(QueueFullError):
+            await workers.run(job("surplus"))
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert not workers.full
+        release.set()
+        await asyncio.gather(running, other)
+        return done
+
+    assert asyncio.run(scenario()) == ["running", "other"]

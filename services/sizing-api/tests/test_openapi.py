@@ -1,0 +1,58 @@
+"""The OpenAPI document: current, complete, and kept by the running service."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from wearon_contracts.errors import ErrorCode, sentence
+from wearon_sizing.cli import openapi_document
+
+from .studio import HERE, Service
+
+COMMITTED = HERE.parent / "openapi.json"
+
+
+def test_the_committed_document_is_current() -> None:
+    hint = "run: wearon-sizing openapi > services/sizing-api/openapi.json"
+    assert COMMITTED.read_text() == openapi_document(), hint
+
+
+def test_every_error_has_an_example_with_its_sentence() -> None:
+    document = json.loads(COMMITTED.read_text())
+    responses = document["paths"]["/estimate-body"]["post"]["responses"]
+    assert set(responses) == {"200", "400", "401", "413", "422", "500", "503"}
+    examples: dict[str, Any] = {}
+    for status, response in responses.items():
+        if status != "200":
+            examples |= response["content"]["application/json"]["examples"]
+    for code, example in examples.items():
+        assert example["value"]["code"] == code
+        assert example["value"]["detail"] == sentence(ErrorCode(code), "photo")
+    assert {"no_person", "several_people", "image_timeout", "overloaded", "unauthorized"} <= set(examples)
+
+
+# All but "a valid request must be accepted": no made-up URL leads to a photo.
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "negative_data_rejection",
+    "missing_required_header",
+    "unsupported_method",
+)
+
+
+def test_the_running_service_keeps_to_it(service: Service) -> None:
+    """Hundreds of valid and invalid requests made up by schemathesis: no 500, no undocumented answer."""
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json"]
+    options = ["--max-examples=60", "--seed=7", "--no-color", "--generation-database=none"]
+    checks = f"--checks={','.join(CHECKS)}"
+    done = subprocess.run(
+        [*command, *options, checks], check=False, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stdout[-6000:]
