@@ -22,7 +22,7 @@ smoke: setup ## Try the images in docker-compose.yml: a job, sizing, scaling, ki
 
 test-containers: setup ## Run the integration tests on real Redis, PostgreSQL and PostgREST containers and the images
 	@deploy/container-engine
-	WEARON_TEST_SERVERS=containers TESTCONTAINERS_RYUK_DISABLED=true $(PY) -m pytest -q tests/integration
+	TESTCONTAINERS_RYUK_DISABLED=true $(PY) -m pytest -q -p tests.containers.servers tests/integration
 	BASE=$(IMAGE_BASE) $(PY) -m pytest -q -s tests/containers/check_rollout.py
 
 image-sizes: setup ## Each image's size beside that of one image holding all three services

