@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from renders import Render, detect_all, read_renders
 
+from wearon_sizing.body_types import body_type
 from wearon_sizing.measuring import GIRTHS, MEASURED, Method, load_method
 from wearon_sizing.pose import Landmarker
 from wearon_sizing.silhouette import (
@@ -181,6 +182,23 @@ def print_sizes(looks: Sequence[Look]) -> list[str]:
     return missed
 
 
+def print_body_types(looks: Sequence[Look], method: Method) -> None:
+    """How often the word for the build is the one that the true girths lead to."""
+    for way in ("height and sex", "height, weight and sex"):
+        right = [
+            look.assessments[way].body_type
+            is body_type(
+                look.render.height,
+                look.render.truth["chest_cm"],
+                look.render.truth["waist_cm"],
+                look.render.gender,
+                method.body_type_edges,
+            )
+            for look in looks
+        ]
+        print(f"Body type from {way}: {np.mean(right):.1%} as from the true girths")
+
+
 def print_calibration(way: str, confidence: Array, hits: Array, bodies: Sequence[str]) -> list[str]:
     """Stated confidence beside the share that is right, bin by bin."""
     missed = []
@@ -264,6 +282,8 @@ def main() -> None:
         print(f"  {look.render.path.name}: {look.refusal}")
 
     print_errors(looks, (*LIMITS, "baseline"))
+    print()
+    print_body_types(measured, method)
     missed = print_sizes(measured) + print_intervals(measured) + print_views(measured)
     if len(refused) > MOST_REFUSED * len(looks):
         missed.append(f"refusals: {len(refused) / len(looks):.1%}")
