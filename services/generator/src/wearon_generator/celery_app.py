@@ -55,6 +55,8 @@ def create_celery_app(redis_url: str, *, concurrency: int, visibility_timeout: i
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # A server that was demoted says READONLY or UNBLOCKED; without this the worker ends itself then.
+        broker_channel_error_retry=True,
         broker_transport_options={
             "visibility_timeout": visibility_timeout,
             "unacked_key": UNACKED_HASH,

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import structlog
+from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from wearon_contracts.errors import ErrorCode, sentence
@@ -128,7 +129,8 @@ async def cleanup_stuck_sessions(
 ) -> Swept:
     """One sweep: recover what a dead worker held or was about to hold, then reap what was lost.
 
-    Raises `SupabaseAway` or `RedisError`; the next sweep goes on where this one stopped.
+    Raises `SupabaseAway`, `RedisError` or kombu's `OperationalError`; the next sweep goes on where this one
+    stopped.
     """
     recovered = await recover_jobs(ledger, publish, metrics)
     redelivered = await deliver_unheld_again(ledger, queues, deliver_again, metrics)
@@ -173,7 +175,7 @@ class Sweeper:
         except SupabaseAway as error:
             self.supabase_was_away()
             log.warning("sweep_failed", reason=str(error))
-        except (RedisError, OSError) as error:
+        except (RedisError, OperationalError, OSError) as error:
             log.warning("sweep_failed", reason=type(error).__name__)
         except Exception:
             log.exception("sweep_crashed")
