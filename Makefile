@@ -39,9 +39,7 @@ check-generated: setup
 lint: setup check-generated lint-deploy ## Format check, lint, types, import borders, generated files up to date
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
-	@# In two runs, since both folders with a hyphen in their names bring a conftest that mypy takes for the same.
-	.venv/bin/mypy packages services/consumer services/generator tests/contract
-	.venv/bin/mypy services/sizing-api
+	.venv/bin/mypy packages services/*/src services/consumer services/generator services/sizing-api/tools tests/contract
 	.venv/bin/lint-imports
 
 test: setup model ## Run all tests on real parts: Redis, PostgreSQL, PostgREST and Node, all started by the tests
