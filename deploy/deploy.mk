@@ -30,9 +30,10 @@ image-sizes: setup ## Each image's size beside that of one image holding all thr
 	BASE=$(IMAGE_BASE) $(PY) -m tests.containers.sizes
 
 try-real: setup ## One try-on with a real OpenAI key (costs a few cents): picture, seconds and cost
-	$(PY) -m wearon_local.try_real
+	$(PY) deploy/try_real.py $(if $(PERSON),--person $(PERSON)) $(if $(GARMENT),--garment $(GARMENT))
 
-lint-deploy: setup ## Dockerfiles, workflows, shell, compose and Kubernetes files
+lint-deploy: setup ## Dockerfiles, workflows, shell, compose and Kubernetes files, alerts, notices
+	$(PY) deploy/notices.py --check
 	.venv/bin/hadolint --failure-threshold warning services/*/Dockerfile deploy/local/Dockerfile tests/containers/*.Dockerfile
 	.venv/bin/shellcheck $(DEPLOY_SCRIPTS)
 	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.override.yml deploy/compose.*.yml
