@@ -36,6 +36,8 @@ MOST_HEALTH_SECONDS = 0.2
 MOST_MEMORY_GROWTH = 1.1
 OVERLOAD_SECONDS = 15.0
 WORKERS = 2
+# The service closes a connection that has been idle for 5 s.
+KEEP_ALIVE_SECONDS = 3.0
 
 Send = Callable[[int], Awaitable[int]]
 
@@ -50,19 +52,25 @@ class Client:
     """Keep-alive HTTP/1.1 to the service, as little work per request as possible."""
 
     port: int
-    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
+    idle: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
 
     async def send(self, head: str, body: bytes = b"") -> tuple[int, bytes]:
-        reader, writer = (
-            self.idle.pop() if self.idle else await asyncio.open_connection("127.0.0.1", self.port)
-        )
+        reader, writer = await self._connect()
         fields = f"Host: sizing\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
         writer.write(f"{head} HTTP/1.1\r\n{fields}\r\n\r\n".encode() + body)
         answer = await reader.readuntil(b"\r\n\r\n")
         length = int(answer.lower().split(b"content-length:")[1].split(b"\r\n")[0])
         content = await reader.readexactly(length)
-        self.idle.append((reader, writer))
+        self.idle.append((time.monotonic(), reader, writer))
         return int(answer[9:12]), content
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while self.idle:
+            since, reader, writer = self.idle.pop()
+            if time.monotonic() - since < KEEP_ALIVE_SECONDS:
+                return reader, writer
+            writer.close()
+        return await asyncio.open_connection("127.0.0.1", self.port)
 
 
 @asynccontextmanager

@@ -94,11 +94,19 @@ def extent(person: Person) -> float:
     return float(np.ptp(person.points[:, 1]))
 
 
-def refuse_picture(picture: NDArray[np.uint8]) -> ErrorCode | None:
-    """What is wrong with the light or the focus."""
+def around(person: Person, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The part of the picture that holds the person's landmarks."""
+    left, top = np.maximum(person.points.min(axis=0) - 8, 0).astype(int)
+    right, bottom = np.maximum(person.points.max(axis=0) + 8, 0).astype(int)
+    part = picture[top:bottom, left:right]
+    return part if min(part.shape[:2]) > 16 else picture
+
+
+def refuse_picture(picture: NDArray[np.uint8], people: Sequence[Person]) -> ErrorCode | None:
+    """What is wrong with the light, or with the focus where the person is."""
     if highlight(picture) < DARKEST_HIGHLIGHT:
         return ErrorCode.TOO_DARK
-    if sharpness(picture) < LEAST_SHARPNESS:
+    if sharpness(around(people[0], picture) if people else picture) < LEAST_SHARPNESS:
         return ErrorCode.BLURRED
     return None
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +18,26 @@ from wearon_sizing.silhouette import Person
 
 # One more than is wanted: a second one is what the gate for several people looks for.
 MAX_PEOPLE = 2
+
+
+_stderr = threading.Lock()
+
+
+@contextmanager
+def _native_log_silenced() -> Iterator[None]:
+    """Nothing written to file descriptor 2 meanwhile.
+
+    MediaPipe's library logs details of its set-up there, for each landmarker and once more with the first
+    person it sees, and neither a variable nor an option of 1.2 turns that off.
+    """
+    with _stderr, Path(os.devnull).open("wb") as nowhere:
+        kept = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 class ModelMissingError(Exception):
@@ -30,9 +53,6 @@ class Landmarker:
     def __init__(self, model_path: Path) -> None:
         if not model_path.is_file():
             raise ModelMissingError(f"no pose model at {model_path}")
-        # MediaPipe's own log has one line of set-up details per landmarker and no level to choose but this.
-        os.environ.setdefault("GLOG_minloglevel", "2")
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         # Imported here because that alone takes a second, which `--help` need not wait for.
         import mediapipe  # noqa: PLC0415
         from mediapipe.tasks.python import vision  # noqa: PLC0415
@@ -45,17 +65,20 @@ class Landmarker:
             num_poses=MAX_PEOPLE,
             output_segmentation_masks=True,
         )
+        self._seen_one = False
         try:
-            self._landmarker = vision.PoseLandmarker.create_from_options(options)
+            with _native_log_silenced():
+                self._landmarker = vision.PoseLandmarker.create_from_options(options)
         except (ValueError, RuntimeError) as error:
             raise ModelMissingError(f"{model_path} is not a pose model: {error}") from error
 
     def detect(self, picture: NDArray[np.uint8]) -> list[Person]:
         """Everybody in `picture` (rows, columns, RGB), at most MAX_PEOPLE."""
         rows, columns = picture.shape[:2]
-        found = self._landmarker.detect(
-            self._image(image_format=self._rgb, data=np.ascontiguousarray(picture))
-        )
+        image = self._image(image_format=self._rgb, data=np.ascontiguousarray(picture))
+        with nullcontext() if self._seen_one else _native_log_silenced():
+            found = self._landmarker.detect(image)
+        self._seen_one = self._seen_one or bool(found.pose_landmarks)
         masks = found.segmentation_masks or []
         return [
             _person(landmarks, world, mask.numpy_view().reshape(rows, columns), rows, columns)

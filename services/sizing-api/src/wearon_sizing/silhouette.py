@@ -85,9 +85,14 @@ def lay_frame(person: Person, mask: NDArray[np.float32], height_cm: float) -> Fr
     down = middle(p, ANKLE_L, ANKLE_R) - origin
     down = down / np.linalg.norm(down)
     across = np.array([down[1], -down[0]])
-    rows, columns = np.nonzero(mask > 0.5)
-    along = (columns - origin[0]) * down[0] + (rows - origin[1]) * down[1]
-    top, bottom = float(along.min()) - 0.5, float(along.max()) + 0.5
+    body = mask > 0.5
+    rows = np.flatnonzero(body.any(axis=1))
+    # The outermost pixel of a straightened body is the first or the last of its row.
+    first = body[rows].argmax(axis=1)
+    last = body.shape[1] - 1 - body[rows, ::-1].argmax(axis=1)
+    columns = np.concatenate([first, last])
+    ends = (columns - origin[0]) * down[0] + (np.tile(rows, 2) - origin[1]) * down[1]
+    top, bottom = float(ends.min()) - 0.5, float(ends.max()) + 0.5
     torso = float((middle(p, HIP_L, HIP_R) - origin) @ down)
     return Frame(origin, down, across, torso, top, bottom, height_cm / (bottom - top))
 

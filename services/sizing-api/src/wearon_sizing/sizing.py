@@ -70,7 +70,7 @@ def find_person(landmarker: Landmarker, picture: NDArray[np.uint8]) -> Person:
     people = landmarker.detect(picture)
     refusal = refuse_people(people)
     # A photo that is too dark or blurred shows no person, or one whose pose cannot be trusted.
-    refusal = refuse_picture(picture) or refusal
+    refusal = refuse_picture(picture, people) or refusal
     if refusal:
         raise PhotoRefusedError(refusal)
     return people[0]
