@@ -39,7 +39,7 @@ check-generated: setup
 lint: setup check-generated lint-deploy ## Format check, lint, types, import borders, generated files up to date
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
-	.venv/bin/mypy packages services/*/src services/consumer services/generator services/sizing-api/tools tests/contract
+	.venv/bin/mypy packages services/consumer services/generator services/sizing-api/src services/sizing-api/tools tests/contract
 	.venv/bin/lint-imports
 
 test: setup model ## Run all tests on real parts: Redis, PostgreSQL, PostgREST and Node, all started by the tests
