@@ -77,8 +77,8 @@ def license_of(name: str) -> str:
     if name in _STATED_ELSEWHERE:
         return _STATED_ELSEWHERE[name]
     classifiers = [c.split("::")[-1].strip() for c in said.get_all("Classifier") or [] if "License ::" in c]
-    text = said.get("License-Expression") or said.get("License") or ", ".join(classifiers)
-    return str(text).strip().splitlines()[0]
+    stated = [said[key] for key in ("License-Expression", "License") if key in said]
+    return next(filter(None, (*stated, ", ".join(classifiers)))).strip().splitlines()[0]
 
 
 def main() -> int:
