@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 from uuid import uuid4
@@ -25,6 +27,26 @@ _TAKEN: Final[dict[Payer, str]] = {
     "shopper": "deduction",
     "overage": "overage",
 }
+
+
+def keep_status_history(stack: Stack) -> None:
+    """Note every change of a session's status, as the browser would see it."""
+    with stack.postgres.connect() as database:
+        database.execute("""
+            create schema seen;
+            create table seen.statuses (
+                number bigint generated always as identity, session_id uuid, status text
+            );
+            create function seen.note() returns trigger language plpgsql security definer as $$
+            begin
+                insert into seen.statuses (session_id, status) values (new.id, new.status);
+                return null;
+            end $$;
+            create trigger seen after update on generation_sessions
+                for each row execute function seen.note();
+            create trigger seen after update on store_generation_sessions
+                for each row execute function seen.note();
+        """)
 
 
 @dataclass(frozen=True)
@@ -56,7 +78,7 @@ class TryOns:
     def make(
         self, payer: Payer = "user", *, prompt: str = "", urls: Sequence[str] | None = None, **changes: Any
     ) -> TryOn:
-        """A paid try-on that is not pushed yet; the prompt is its own, so that its calls can be told apart."""
+        """A paid try-on, not pushed yet; the prompt is its own, so that its calls can be told apart."""
         options: dict[str, Any] = {
             "image_urls": urls or self.inputs(),
             "prompt": f"{prompt} try-on {uuid4()}",
@@ -106,6 +128,11 @@ class TryOns:
         """What the owner of the session is told; for a store's, the service role."""
         owner = tryon.job.owner_id if tryon.payer == "user" else None
         return GenerationOutcome.model_validate(self.app.outcome(tryon.job, as_user=owner))
+
+    def statuses(self, tryon: TryOn) -> list[str]:
+        """The status after each update of the session's row, as Supabase Realtime would have told it."""
+        query = "select status from seen.statuses where session_id = %s order by number"
+        return [row["status"] for row in self.app.rows(query, tryon.job.session_id)]
 
     def calls(self, tryon: TryOn) -> list[dict[str, Any]]:
         """The provider's record of the calls for this try-on, which its prompt names."""
@@ -160,18 +187,19 @@ class TryOns:
 
     def assert_taken(self, tryon: TryOn) -> None:
         """What was taken is still gone."""
-        assert [(t["amount"], t["type"]) for t in self.app.transactions(tryon.job)] == [
-            (-1, _TAKEN[tryon.payer])
-        ]
+        assert self._booked(tryon) == [(1, _TAKEN[tryon.payer])]
         assert self.balance(tryon) == (0 if tryon.payer == "overage" else CREDITS - 1)
 
     def assert_given_back(self, tryon: TryOn) -> None:
         """What was taken is back, once, with whoever paid it."""
-        transactions = [(t["amount"], t["type"]) for t in self.app.transactions(tryon.job)]
-        assert transactions == [(-1, _TAKEN[tryon.payer]), (1, "refund")]
+        assert self._booked(tryon) == [(1, _TAKEN[tryon.payer]), (1, "refund")]
         assert self.balance(tryon) == CREDITS
         if tryon.payer == "shopper":
             assert self.app.balance(tryon.job.owner_id) == CREDITS, "the store got what its shopper paid"
+
+    def _booked(self, tryon: TryOn) -> list[tuple[int, str]]:
+        # The application books what is taken from users as negative, from stores as positive amounts.
+        return [(abs(entry["amount"]), entry["type"]) for entry in self.app.transactions(tryon.job)]
 
 
 def events_of(tryon: TryOn, *services: Service) -> list[dict[str, Any]]:
@@ -179,3 +207,29 @@ def events_of(tryon: TryOn, *services: Service) -> list[dict[str, Any]]:
     request_id = tryon.job.request_id
     lines = [event for service in services for event in service.events(request_id=request_id)]
     return sorted(lines, key=lambda event: str(event["timestamp"]))
+
+
+def start_generators(stack: Stack, count: int, env: Mapping[str, str], *, module: str = "") -> list[Service]:
+    """So many generators, started at the same time; `module`: as in `Stack.start_service`."""
+    started = [stack.start_service("generator", env, wait=False, module=module or None) for _ in range(count)]
+    return [generator.wait_ready() for generator in started]
+
+
+class Samples:
+    """The samples of a generator's /metrics, by metric and label."""
+
+    def __init__(self, samples: dict[str, float]) -> None:
+        self._samples = {name.removeprefix("wearon_generator_"): value for name, value in samples.items()}
+
+    def by(self, metric: str, label: str) -> Counter[str]:
+        """How much each value of the label counts."""
+        found: Counter[str] = Counter()
+        for name, value in self._samples.items():
+            match = re.fullmatch(rf'{metric}{{(?:.*,)?{label}="([^"]*)".*}}', name)
+            if match:
+                found[match[1]] += int(value)
+        return found
+
+    def total(self, metric: str) -> float:
+        """The sum over all labels."""
+        return sum(value for name, value in self._samples.items() if name.partition("{")[0] == metric)

@@ -1,0 +1,115 @@
+"""An exhausted quota stops all replicas, so that no backlog is burnt, and one job finds out when it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.integration.tryons import PAYERS, Samples, TryOns, start_generators
+
+from wearon_contracts.errors import ErrorCode, sentence
+from wearon_generator.breaker import PAUSE_KEY, PAUSE_SECONDS, TRIPS_AFTER
+from wearon_local.processes import wait_until
+from wearon_local.services import Service
+from wearon_local.stack import Stack
+
+CODE = ErrorCode.QUOTA_EXHAUSTED
+RATE = {"GENERATIONS_PER_MINUTE": "180"}
+"""Slow enough for an answer to arrive before the next call."""
+
+
+@pytest.fixture
+def generators(stack: Stack) -> Iterator[list[Service]]:
+    stack.reset()
+    stack.start_service("consumer")
+    yield start_generators(stack, 2, RATE)
+    stack.openai.set_latency(0)
+    stack.stop_services()
+
+
+def shows_pause(generator: Service) -> bool:
+    """Both where a probe and where an alarm would look."""
+    check = generator.readiness()["checks"]["provider_quota"]
+    return not check["ok"] and Samples(generator.metrics()).total("quota_pause") == 1
+
+
+def end_pause(stack: Stack) -> None:
+    """What the passing of `PAUSE_SECONDS` does."""
+    with stack.redis.client() as client:
+        assert client.delete(PAUSE_KEY) == 1
+
+
+def pause_left(stack: Stack) -> int:
+    with stack.redis.client() as client:
+        return int(client.ttl(PAUSE_KEY))
+
+
+def test_backlog_is_not_burnt_and_one_job_probes(stack: Stack, generators: list[Service]) -> None:
+    tryons = TryOns(stack)
+    stack.openai.set_mode("insufficient_quota")
+    backlog = [tryons.make(payer) for payer in PAYERS * 4]
+    tryons.push(*backlog)
+
+    wait_until(lambda: all(map(shows_pause, generators)), timeout=15, what="pause shown by both")
+    # A replica that comes now and has nothing to do shows it, too.
+    latecomer = stack.start_service("generator", RATE, wait=False)
+    latecomer.process.wait_until(lambda: has_started(latecomer), what="started")
+    wait_until(lambda: shows_pause(latecomer), timeout=10, what="pause shown by a replica without jobs")
+    wait_until(lambda: 0 < pause_left(stack) < PAUSE_SECONDS - 3, timeout=10, what="three seconds of pause")
+    assert len(stack.openai.calls()) == TRIPS_AFTER
+    failed = [tryon for tryon in backlog if tryons.row(tryon)["status"] == "failed"]
+    assert len(failed) == TRIPS_AFTER
+    for tryon in failed:
+        tryons.assert_failed(tryon, CODE, sentence(CODE))
+    alarms = [event for generator in generators for event in generator.events(event="quota_pause")]
+    assert [alarm["level"] for alarm in alarms] == ["error"]
+    exhausted = [e for g in generators for e in g.events(event="provider_quota_exhausted", level="error")]
+    assert {event["request_id"] for event in exhausted} == {tryon.job.request_id for tryon in failed}
+
+    # The probe fails: one more job is lost to it, and no other begins.
+    end_pause(stack)
+    wait_until(lambda: pause_left(stack) > 0, timeout=15, what="second pause")
+    wait_until(lambda: pause_left(stack) < PAUSE_SECONDS - 2, timeout=10, what="two seconds of pause")
+    assert len(stack.openai.calls()) == TRIPS_AFTER + 1
+
+    # The probe succeeds: only then do the others go on.
+    stack.openai.clear_modes()
+    stack.openai.set_latency(1.5)
+    end_pause(stack)
+    rows = tryons.wait_settled(*backlog, timeout=60)
+    assert sum(row["status"] == "completed" for row in rows) == len(backlog) - TRIPS_AFTER - 1
+    _, probe, *others = sorted(stack.openai.calls(), key=lambda call: call["started_at"])[TRIPS_AFTER:]
+    assert min(call["started_at"] for call in others) >= probe["finished_at"]
+    for generator in (*generators, latecomer):
+        wait_until(lambda g=generator: not shows_pause(g) and g.ready(), timeout=10, what="pause over")  # type: ignore[misc]
+
+
+def has_started(generator: Service) -> bool:
+    return bool(generator.events(event="worker_ready"))
+
+
+@pytest.mark.parametrize("fate", ["settled elsewhere", "image refused", "given back"])
+def test_probe_that_never_asks_makes_way_for_another(
+    stack: Stack, generators: list[Service], fate: str
+) -> None:
+    tryons = TryOns(stack)
+    stack.openai.set_mode("insufficient_quota", times=TRIPS_AFTER)
+    tryons.wait_settled(*(tryons.order() for _ in range(TRIPS_AFTER)))
+    # One replica is enough: whoever has both jobs gives the first one the slot.
+    generators[1].terminate()
+    urls = ["http://127.0.0.1/x.jpg"] if fate == "image refused" else None
+    first = tryons.order(urls=urls)
+    wait_until(lambda: tryons.entry(first), timeout=10, what="the first is held")
+    second = tryons.order()
+    wait_until(lambda: tryons.entry(second), timeout=10, what="the second is held")
+    if fate == "settled elsewhere":
+        stack.app.rows("select app_recover_stuck_session(%s, %s)", first.job.session_id, first.job.owner_id)
+    if fate == "given back":
+        # Taken over by somebody else: the lease is lost, and the job leaves the line.
+        stack.app.rows(
+            "update generation_ledger set holder = 'somebody' where session_id = %s returning 1",
+            first.job.session_id,
+        )
+    end_pause(stack)
+    tryons.wait_settled(second, timeout=30)
+    tryons.assert_completed(second)
