@@ -73,6 +73,10 @@ class ErrorCode(StrEnum):
     BUDGET_EXCEEDED = "budget_exceeded"
 
 
+GENERATION_CODES: Final = tuple(ErrorCode)[: tuple(ErrorCode).index(ErrorCode.NO_PERSON)]
+"""What a try-on can fail with; the codes after these are the sizing API's."""
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorInfo:
     """`sentence` may hold `{image}`, the picture it is about; `retryable`: the same input may work later."""

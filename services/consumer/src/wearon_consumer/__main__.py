@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import redis
 import structlog
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from wearon_consumer.batches import Sorter
 from wearon_consumer.bridge import Bridge
@@ -39,6 +39,7 @@ def run(settings: ConsumerSettings, client: redis.Redis) -> int:
     """Bridge over `client` until a signal."""
     consumer_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
     inflight = InFlight(client, consumer_id)
     sorter = Sorter(CeleryMessages(CELERY_QUEUE), consumer_id, lambda: datetime.now(UTC))
     bridge = Bridge(inflight, sorter, Metrics(registry))

@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from wearon_contracts.queues import CELERY_AGAIN_QUEUE, CELERY_QUEUE, DEAD_LETTER_LIST, TASK_LIST
+from wearon_contracts.tasks import DeadLetterReason
 
 _BRIDGE_BUCKETS: Final = (
     0.001,
@@ -49,6 +50,9 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        # Prometheus does not see the first event of a series that begins with it.
+        for reason in DeadLetterReason:
+            self.dead_lettered.labels(reason=reason.value)
         self.rejections = Counter(
             "wearon_consumer_rejections",
             "Invalid elements whose session the generator was told to fail and refund.",

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from wearon_contracts.errors import GENERATION_CODES
+from wearon_contracts.tasks import Channel
 
 _STEP_BUCKETS = (
     0.01,
@@ -26,6 +31,17 @@ _STEP_BUCKETS = (
     600,
     1800,
 )
+
+_OUTCOMES: Final = (
+    "completed",
+    "failed",
+    "rate_limited",
+    "settled",
+    "held_elsewhere",
+    "lost",
+    "dead_lettered",
+)
+_REFUND_STATES: Final = ("refunded", "already_refunded", "overage", "nothing_deducted", "owed", "none")
 
 
 class Metrics:
@@ -119,6 +135,15 @@ class Metrics:
             "Age of the unsettled session of all replicas that has been held for longest.",
             registry=registry,
         )
+
+        # Prometheus does not see the first event of a series that begins with it.
+        for outcome in _OUTCOMES:
+            for channel in Channel:
+                self.jobs.labels(channel=channel.value, outcome=outcome)
+        for state in _REFUND_STATES:
+            self.refunds.labels(state=state)
+        for code in GENERATION_CODES:
+            self.failures.labels(code=code.value)
 
     def show_backlog(self, figures: dict[str, float]) -> None:
         """Take over what `Ledger.backlog` says."""
