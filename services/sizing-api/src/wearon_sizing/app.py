@@ -42,7 +42,7 @@ BUDGET_SECONDS: Final = 4.0
 # Kept back from the download for waiting and measuring.
 AFTER_DOWNLOAD_SECONDS: Final = 0.5
 # Requests at once, most of which wait for somebody's web server.
-MOST_AT_ONCE: Final = 64
+MOST_AT_ONCE: Final = 32
 PATHS: Final = frozenset(
     {"/estimate-body", "/health", "/live", "/ready", "/metrics", "/docs", "/openapi.json"}
 )

@@ -47,15 +47,16 @@ ARMS: Final = [ELBOW_L, ELBOW_R, WRIST_L, WRIST_R]
 SECOND_PERSON_SHARE: Final = 0.35
 DARKEST_HIGHLIGHT: Final = 60.0
 LEAST_SHARPNESS: Final = 0.3
-LEAST_HEIGHT_PIXELS: Final = 200
+LEAST_HEIGHT_PIXELS: Final = 150
 TRUNK_VISIBILITY: Final = 0.5
 ARM_VISIBILITY: Final = 0.3
 MOST_YAW_DEGREES: Final = 45.0
 LEAST_SHOULDERS_PER_TORSO: Final = 0.45
-LEGS_PER_TORSO: Final = (1.1, 2.1)
+LEGS_PER_TORSO: Final = (1.05, 2.1)
 LEAST_KNEE_DEGREES: Final = 155.0
 LEAST_HIP_DEGREES: Final = 150.0
 MOST_TILT_DEGREES: Final = 12.0
+LYING_DEGREES: Final = 60.0
 MOST_STRIDE_PER_LEG: Final = 0.75
 # Of the edges between ribs and hip, both sides together: how many may be those of an arm.
 MOST_ROWS_CUT: Final = 0.8
@@ -102,6 +103,11 @@ def around(person: Person, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return part if min(part.shape[:2]) > 16 else picture
 
 
+def by_size(people: Sequence[Person]) -> list[Person]:
+    """The tallest in the picture first."""
+    return sorted(people, key=extent, reverse=True)
+
+
 def refuse_picture(picture: NDArray[np.uint8], people: Sequence[Person]) -> ErrorCode | None:
     """What is wrong with the light, or with the focus where the person is."""
     if highlight(picture) < DARKEST_HIGHLIGHT:
@@ -115,11 +121,12 @@ def refuse_people(people: Sequence[Person]) -> ErrorCode | None:
     """Whether there is exactly one person, whole and upright and facing the camera."""
     if not people:
         return ErrorCode.NO_PERSON
-    person, *others = people
+    person, *others = by_size(people)
     if any(extent(other) >= SECOND_PERSON_SHARE * extent(person) for other in others):
         return ErrorCode.SEVERAL_PEOPLE
     return (
         refuse_missing(person)
+        or refuse_size(person)
         or refuse_stance(person)
         or refuse_edges(person)
         or refuse_hidden(person)
@@ -128,19 +135,30 @@ def refuse_people(people: Sequence[Person]) -> ErrorCode | None:
 
 
 def refuse_missing(person: Person) -> ErrorCode | None:
-    """Whether the detector had to guess head or feet beyond the picture; a guessed stance means nothing."""
-    y = person.points[:, 1]
+    """Whether the detector had to guess at parts beyond the picture; a guessed stance means nothing."""
+    rows, columns = person.mask.shape
+    x, y = person.points.T
     if (y[HEAD] < 0).any():
         return ErrorCode.HEAD_OUTSIDE_FRAME
     legs_seen = (person.visibility[LEGS] >= TRUNK_VISIBILITY).all()
     touches = (person.mask[-1] > 0.5).any()
-    if (y[FEET] > person.mask.shape[0] - 1).any() or (touches and not legs_seen):
+    if (y[FEET] > rows - 1).any() or (touches and not legs_seen):
         return ErrorCode.FEET_OUTSIDE_FRAME
+    if ((x[TRUNK_AND_LEGS] < 0) | (x[TRUNK_AND_LEGS] > columns - 1)).any():
+        return ErrorCode.LIMBS_HIDDEN
+    return None
+
+
+def refuse_size(person: Person) -> ErrorCode | None:
+    """Whether the person is large enough; of a small one even the stance is a guess."""
+    rows = np.flatnonzero((person.mask > 0.5).any(axis=1))
+    if not len(rows) or np.ptp(rows) < LEAST_HEIGHT_PIXELS:
+        return ErrorCode.PERSON_TOO_SMALL
     return None
 
 
 def refuse_edges(person: Person) -> ErrorCode | None:
-    """Whether the body ends inside the picture on all sides and is large enough."""
+    """Whether the body ends inside the picture on all sides."""
     mask = person.mask > 0.5
     if mask[0].any():
         return ErrorCode.HEAD_OUTSIDE_FRAME
@@ -149,8 +167,6 @@ def refuse_edges(person: Person) -> ErrorCode | None:
     x = person.points[ARMS, 0]
     if mask[:, 0].any() or mask[:, -1].any() or (x < 0).any() or (x > mask.shape[1] - 1).any():
         return ErrorCode.LIMBS_HIDDEN
-    if not mask.any() or np.ptp(np.flatnonzero(mask.any(axis=1))) < LEAST_HEIGHT_PIXELS:
-        return ErrorCode.PERSON_TOO_SMALL
     return None
 
 
@@ -171,11 +187,16 @@ def yaw(person: Person) -> float:
 def refuse_stance(person: Person) -> ErrorCode | None:
     """Whether the person stands upright and faces the camera."""
     p = person.points
-    if p[SHOULDER_L, 0] < p[SHOULDER_R, 0] and p[HIP_L, 0] < p[HIP_R, 0]:
-        return ErrorCode.FACING_AWAY
     shoulders, hips, ankles = (
         middle(p, *pair) for pair in ((SHOULDER_L, SHOULDER_R), (HIP_L, HIP_R), (ANKLE_L, ANKLE_R))
     )
+    across, down = ankles - shoulders
+    tilt = math.degrees(math.atan2(abs(across), down))
+    # A picture that lies on its side says nothing else.
+    if tilt > LYING_DEGREES:
+        return ErrorCode.LEANING
+    if p[SHOULDER_L, 0] < p[SHOULDER_R, 0] and p[HIP_L, 0] < p[HIP_R, 0]:
+        return ErrorCode.FACING_AWAY
     torso = max(float(np.linalg.norm(hips - shoulders)), 1.0)
     legs = float(np.linalg.norm(ankles - hips))
     sides = ((SHOULDER_L, HIP_L, KNEE_L, ANKLE_L), (SHOULDER_R, HIP_R, KNEE_R, ANKLE_R))
@@ -190,10 +211,7 @@ def refuse_stance(person: Person) -> ErrorCode | None:
     wide_enough = np.linalg.norm(p[SHOULDER_L] - p[SHOULDER_R]) / torso >= LEAST_SHOULDERS_PER_TORSO
     if yaw(person) > MOST_YAW_DEGREES or not wide_enough:
         return ErrorCode.TURNED
-    across, down = np.abs(ankles - shoulders)
-    if math.degrees(math.atan2(across, down)) > MOST_TILT_DEGREES:
-        return ErrorCode.LEANING
-    return None
+    return ErrorCode.LEANING if tilt > MOST_TILT_DEGREES else None
 
 
 def refuse_arms(person: Person) -> ErrorCode | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from wearon_contracts.errors import ErrorCode
 from wearon_contracts.sizing import BodyType, FitPreference, Gender, Measured
 from wearon_sizing.body_types import body_type
-from wearon_sizing.gates import refuse_people, refuse_picture, refuse_silhouette
+from wearon_sizing.gates import by_size, refuse_people, refuse_picture, refuse_silhouette
 from wearon_sizing.measuring import Measurement, Method
 from wearon_sizing.pose import Landmarker
 from wearon_sizing.silhouette import CUT_BANDS, Person, Silhouette, measure_silhouette
@@ -67,7 +67,7 @@ class Assessment:
 
 def find_person(landmarker: Landmarker, picture: NDArray[np.uint8]) -> Person:
     """The one person in `picture` (RGB). Raises PhotoRefusedError."""
-    people = landmarker.detect(picture)
+    people = by_size(landmarker.detect(picture))
     refusal = refuse_people(people)
     # A photo that is too dark or blurred shows no person, or one whose pose cannot be trusted.
     refusal = refuse_picture(picture, people) or refusal
