@@ -85,7 +85,7 @@ def blank(picture: Image.Image) -> Image.Image:
         (blank, {ErrorCode.NO_PERSON, ErrorCode.BLURRED}),
         (side_by_side, {ErrorCode.SEVERAL_PEOPLE}),
         (small, {ErrorCode.PERSON_TOO_SMALL}),
-        (far_away, {ErrorCode.PERSON_TOO_SMALL}),
+        (far_away, {ErrorCode.PERSON_TOO_SMALL, ErrorCode.NO_PERSON}),
         (lambda picture: ImageEnhance.Brightness(picture).enhance(0.12), {ErrorCode.TOO_DARK}),
         (lambda picture: picture.filter(ImageFilter.GaussianBlur(8)), {ErrorCode.BLURRED}),
         (lambda picture: picture.rotate(20, expand=True, fillcolor=(150, 160, 170)), {ErrorCode.LEANING}),
