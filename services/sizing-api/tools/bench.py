@@ -56,12 +56,12 @@ class Look:
 
 def baseline(person: Person, height_cm: float) -> Array:
     """What the first version did: distances of joints in world landmarks, scaled by the landmarks' own extent
-    to the shopper's height, times fixed factors."""
+    to the shopper's height, times fixed factors (chosen to be as far off as the first study found it)."""
     world = person.world
     scale = height_cm / float(np.ptp(world[:, 1]))
     shoulders = float(np.linalg.norm(world[SHOULDER_L] - world[SHOULDER_R])) * scale
     hips = float(np.linalg.norm(world[HIP_L] - world[HIP_R])) * scale
-    return np.array([shoulders * 2.4, (shoulders + hips) / 2 * 2.1, hips * 2.6, shoulders])
+    return np.array([shoulders * 2.2, hips * 2.3, hips * 2.75, shoulders])
 
 
 def measure(landmarker: Landmarker, render: Render, method: Method) -> Look:
