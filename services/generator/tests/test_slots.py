@@ -27,7 +27,7 @@ class Paced:
 
 
 async def _in_line(source: Paced, gate: Callable[[], Awaitable[None]] = _open) -> SlotLine:
-    line = SlotLine(source, gate)
+    line = SlotLine(source, gate=gate, unused=_open)
     line.start()
     return line
 
@@ -35,7 +35,9 @@ async def _in_line(source: Paced, gate: Callable[[], Awaitable[None]] = _open) -
 def test_slots_are_evenly_spaced_over_all_replicas(redis_url: str) -> None:
     async def run() -> list[float]:
         clients = [connect_async(redis_url, name="test") for _ in range(3)]
-        lines = [SlotLine(RedisSlots(client, per_minute=1200), _open) for client in clients]
+        lines = [
+            SlotLine(RedisSlots(client, per_minute=1200), gate=_open, unused=_open) for client in clients
+        ]
         came: list[float] = []
 
         async def one(line: SlotLine) -> None:
@@ -58,7 +60,9 @@ def test_slots_are_evenly_spaced_over_all_replicas(redis_url: str) -> None:
 def test_replicas_share_the_slots_fairly(redis_url: str) -> None:
     async def run() -> list[int]:
         clients = [connect_async(redis_url, name="test") for _ in range(2)]
-        lines = [SlotLine(RedisSlots(client, per_minute=1200), _open) for client in clients]
+        lines = [
+            SlotLine(RedisSlots(client, per_minute=1200), gate=_open, unused=_open) for client in clients
+        ]
         order: list[int] = []
 
         async def one(number: int) -> None:
@@ -160,7 +164,7 @@ def test_no_slot_is_reserved_while_the_gate_is_shut() -> None:
 def test_slots_come_again_once_redis_is_back(redis_server: RedisServer, redis_url: str) -> None:
     async def run() -> None:
         client = connect_async(redis_url, name="test")
-        line = SlotLine(RedisSlots(client, per_minute=6000), _open)
+        line = SlotLine(RedisSlots(client, per_minute=6000), gate=_open, unused=_open)
         line.start()
         await line.take(2)
         await asyncio.to_thread(redis_server.kill)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Final
 
 import structlog
@@ -57,8 +58,20 @@ class QuotaBreaker:
         self._admit = redis.register_script(_ADMIT)
         self._failed = redis.register_script(_FAILED)
         self._probing = False
+        self._task: asyncio.Task[None] | None = None
         self.open = False
         """Whether this replica last saw the breaker open."""
+
+    def start(self) -> None:
+        """Begin to look how things stand, so that a replica without jobs shows it as well."""
+        self._task = asyncio.create_task(self._watch(), name="quota-breaker")
+
+    async def stop(self) -> None:
+        """Look no more."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
 
     async def wait_until_closed(self) -> None:
         """Return when a job may start; while Redis is away, jobs may start."""
@@ -98,7 +111,8 @@ class QuotaBreaker:
         self._show(False)
 
     async def inconclusive(self) -> None:
-        """A job ended without an answer of the provider: if it was the probe, another one may be made."""
+        """A job ended, or a slot was not used: if that was the probe, and it has said nothing, another may
+        be made."""
         if not self._probing:
             return
         self._probing = False
@@ -106,6 +120,13 @@ class QuotaBreaker:
             await self._redis.delete(PROBE_KEY)
         except RedisError as error:
             log.warning("quota_breaker_unavailable", reason=type(error).__name__)
+
+    async def _watch(self) -> None:
+        while True:
+            with contextlib.suppress(RedisError):
+                failures, *waits_for = await self._redis.mget(self._keys)
+                self._show(int(failures or 0) >= TRIPS_AFTER and any(waits_for))
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def _show(self, is_open: bool) -> None:
         self.open = is_open

@@ -231,7 +231,10 @@ class JobRunner:
                 return Done(other)
         waited_before = again or verdict.attempt > 0
         with self._leases.keep(held.holder) as lease:
-            return await self._hold_to_end(task, held, lease, verdict.due_at, waited_before)
+            try:
+                return await self._hold_to_end(task, held, lease, verdict.due_at, waited_before)
+            finally:
+                await self._breaker.inconclusive()
 
     # ------------------------------------------------------------------ waiting
 
@@ -362,7 +365,6 @@ class JobRunner:
                 images = await self._prepare(task)
                 answer = await self._generate(task, images, lease, slot_at)
         except TimeoutError as error:
-            await self._breaker.inconclusive()
             code = ErrorCode.DEADLINE_EXCEEDED
             raise _Failed(code, sentence(code), f"no answer in {DEADLINE_SECONDS:.0f} s") from error
         # From here on money is spent, and the deadline no longer applies.
@@ -385,7 +387,6 @@ class JobRunner:
             try:
                 images = await self._images.download_and_resize(task.image_urls)
             except ImageError as error:
-                await self._breaker.inconclusive()
                 raise _Failed(error.code, error.sentence, error.detail) from error
         log.info("images_ready", images=len(images), bytes=sum(map(len, images)))
         return images
@@ -442,9 +443,7 @@ class JobRunner:
         if error.code is ErrorCode.QUOTA_EXHAUSTED:
             log.error("provider_quota_exhausted", detail=error.detail)
             await self._breaker.exhausted()
-        elif error.code is ErrorCode.PROVIDER_UNAVAILABLE:
-            await self._breaker.inconclusive()
-        else:
+        elif error.code is not ErrorCode.PROVIDER_UNAVAILABLE:
             await self._breaker.answered()
         if error.code is ErrorCode.RATE_LIMITED:
             return _RateLimited(error.retry_after)

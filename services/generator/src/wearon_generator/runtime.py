@@ -98,7 +98,7 @@ class Runtime:
         self._breaker = QuotaBreaker(self._redis, self.replica, metrics)
         slots = RedisSlots(self._redis, settings.generations_per_minute)
         self._presence = Presence(self._redis, self.replica, self._describe)
-        self._line = SlotLine(slots, gate=self._wait_until_jobs_may_start)
+        self._line = SlotLine(slots, gate=self._wait_until_jobs_may_start, unused=self._breaker.inconclusive)
         self._leases = LeaseKeeper(self._ledger, metrics)
         self._stopping = Stopping()
         self._queues = QueueScan(self._redis)
@@ -168,6 +168,7 @@ class Runtime:
 
         async def begin() -> None:
             await self._presence.start()
+            self._breaker.start()
             self._leases.start()
             self._line.start()
             self._sweeper.start()
@@ -185,6 +186,7 @@ class Runtime:
             await self._sweeper.stop()
             await self._line.stop()
             await self._leases.stop()
+            await self._breaker.stop()
             await self._presence.stop()
             await self._redis.aclose()
 

@@ -60,10 +60,20 @@ class SlotLine:
     turns, and a killed replica wastes one slot.
     """
 
-    def __init__(self, source: SlotSource, gate: Callable[[], Awaitable[None]]) -> None:
-        """`gate` is awaited before each reservation; while it does not return, no job starts."""
+    def __init__(
+        self,
+        source: SlotSource,
+        *,
+        gate: Callable[[], Awaitable[None]],
+        unused: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`gate` is awaited before each reservation; while it does not return, no job starts.
+
+        `unused` is awaited when the gate was passed and then nobody was left who wanted the slot.
+        """
         self._source = source
         self._gate = gate
+        self._unused = unused
         self._lines: tuple[deque[asyncio.Future[None]], ...] = (deque(), deque(), deque())
         self._arrived = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -106,7 +116,9 @@ class SlotLine:
             await self._gate()
             await self._wait_for_slot()
             head = self._head()
-            if head is not None:
+            if head is None:
+                await self._unused()
+            else:
                 head.set_result(None)
 
     async def _wait_for_slot(self) -> None:
