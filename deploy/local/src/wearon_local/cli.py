@@ -14,8 +14,9 @@ from typing import get_args
 from wearon_local import demo, downloads
 from wearon_local.downloads import DownloadFailed
 from wearon_local.paths import LOCAL_DIR
-from wearon_local.processes import ProcessFailed
+from wearon_local.processes import ProcessFailed, free_port
 from wearon_local.stack import PortName, ServiceName, Stack, end_on_sigterm
+from wearon_local.studio_stack import serving_studio
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", help="start everything and keep it running until Ctrl-C")
     for name in get_args(PortName):
         up.add_argument(f"--{name}-port", type=int, metavar="PORT", help="default: a free one")
+    up.add_argument("--studio-port", type=int, metavar="PORT", help="of the studio page; default: a free one")
     up.add_argument("--consumers", type=int, default=1, metavar="N", help="how many, default 1")
     up.add_argument("--generators", type=int, default=1, metavar="N", help="how many, default 1")
     up.add_argument("--sizing-apis", type=int, default=1, metavar="N", help="how many, default 1")
@@ -77,7 +79,7 @@ def _up(parsed: argparse.Namespace) -> int:
         started = [stack.start_service(n, wait=False) for n, count in wanted.items() for _ in range(count)]
         for service in started:
             service.wait_ready()
-        _keep_running(stack)
+        _keep_running(stack, studio_port=parsed.studio_port)
     return 0
 
 
@@ -96,13 +98,19 @@ def _download(_: argparse.Namespace) -> int:
     return 0
 
 
-def _keep_running(stack: Stack) -> None:
+def _keep_running(stack: Stack, *, studio_port: int | None = None) -> None:
+    with serving_studio(stack, studio_port or free_port()) as studio_url:
+        _show_and_wait(stack, studio_url)
+
+
+def _show_and_wait(stack: Stack, studio_url: str) -> None:
     print(f"\nLogs: {stack.logs}\n\n# For services of your own:")
     for name, value in {**stack.env_for("generator"), "DATABASE_URL": stack.database_url}.items():
         print(f"export {name}={value}")
     print()
     for service in stack.services:
         print(f"{service.name:<14} {service.url}")
+    print(f"{'studio page':<14} {studio_url}")
     print("\nCtrl-C stops everything.", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         signal.pause()

@@ -13,4 +13,5 @@ LOCAL_DIR: Final = ROOT / ".local"
 
 SUPABASE_DIR: Final = ROOT / "deploy" / "supabase"
 SAMPLES_DIR: Final = ROOT / "deploy" / "local" / "samples"
+STUDIO_DIR: Final = ROOT / "deploy" / "local" / "studio"
 PRODUCER_DIR: Final = ROOT / "deploy" / "local" / "producer"

@@ -1,0 +1,13 @@
+# The studio page's tests. Included by the Makefile.
+
+BROWSER = deploy/local/browser
+
+.PHONY: test-browser
+
+$(BROWSER)/node_modules/.installed: $(BROWSER)/package-lock.json
+	cd $(BROWSER) && npm ci --silent
+	@touch $@
+
+test-browser: setup model $(BROWSER)/node_modules/.installed ## Drive the studio page in Chromium, desktop and phone; screenshots in .local/browser
+	@test -x "$${CHROMIUM:-/usr/bin/chromium}" || { echo "There is no Chromium here; on Debian: apt-get install chromium"; exit 1; }
+	cd $(BROWSER) && npm test --silent

@@ -1,0 +1,135 @@
+"""Sizing for the studio page: the answer comes from the sizing API, the drawing from the code behind it."""
+
+from __future__ import annotations
+
+import io
+import threading
+from pathlib import Path
+from typing import Any, Final, Protocol, cast
+
+import httpx
+from PIL import Image
+
+_TIMEOUT: Final = 10.0
+_TO_PIXEL: Final = 0.5
+
+
+class Draughtsman(Protocol):
+    """Finds what to draw on a photo: outline, skeleton and measured lines, in the photo's own proportions."""
+
+    def draw(self, data: bytes, height_cm: float | None) -> dict[str, Any] | None:
+        """None if there is no picture or nobody in it; without a height no measured lines."""
+
+
+class SizingDraughtsman:
+    """Uses wearon_sizing, which is loaded at the first drawing: that takes a second or two."""
+
+    def __init__(self, model: Path) -> None:
+        self._model = model
+        self._lock = threading.Lock()
+        self._landmarker: Any = None
+
+    def draw(self, data: bytes, height_cm: float | None) -> dict[str, Any] | None:
+        # Imported here, because the sizing method is heavy and in no other part of the local stack.
+        import cv2  # noqa: PLC0415
+        import numpy as np  # noqa: PLC0415
+
+        from wearon_service_kit.images.decode import open_rgb  # noqa: PLC0415
+        from wearon_service_kit.images.errors import ImageRefused  # noqa: PLC0415
+        from wearon_sizing.explain import BONES  # noqa: PLC0415
+        from wearon_sizing.pose import Landmarker  # noqa: PLC0415
+        from wearon_sizing.silhouette import measure_silhouette  # noqa: PLC0415
+        from wearon_sizing.sizing import LONG_SIDE  # noqa: PLC0415
+
+        try:
+            picture = np.asarray(open_rgb(data, max_side=LONG_SIDE))
+        except ImageRefused:
+            return None
+        with self._lock:
+            if self._landmarker is None:
+                self._landmarker = Landmarker(self._model)
+            people = self._landmarker.detect(picture)
+        if not people:
+            return None
+        person = people[0]
+        points = person.points + _TO_PIXEL
+        edges, _ = cv2.findContours(
+            (person.mask > 0.5).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_TC89_L1
+        )
+        lines = [] if height_cm is None else _lines(measure_silhouette(person, height_cm))
+        return {
+            "width": picture.shape[1],
+            "height": picture.shape[0],
+            "outline": [[_rounded(point[0]) for point in edge] for edge in edges],
+            "bones": [[_rounded(points[a]), _rounded(points[b])] for a, b in BONES],
+            "joints": [_rounded(points[joint]) for joint in sorted({j for bone in BONES for j in bone})],
+            "lines": lines,
+        }
+
+
+class Fitting:
+    """Sizes one photo after the other through the sizing API."""
+
+    def __init__(self, sizing_url: str | None, draughtsman: Draughtsman | None) -> None:
+        """`sizing_url`: None where no sizing API runs. `draughtsman`: None where nothing can be drawn."""
+        self._client = httpx.Client(base_url=sizing_url or "", timeout=_TIMEOUT, trust_env=False)
+        self._known = sizing_url is not None
+        self._draughtsman = draughtsman
+
+    def size(self, data: bytes, image_url: str, shopper: dict[str, Any]) -> dict[str, Any]:
+        """`outcome` sized (with the API's `answer`) or refused (with its `sentence` and `code`); `drawing`.
+
+        `shopper`: the fields of `EstimateBodyRequest` beside the address.
+        """
+        if not self._known:
+            return _refused("No sizing API runs in this stack.", None)
+        try:
+            response = self._client.post("/estimate-body", json={"image_url": image_url, **shopper})
+            answer = cast(dict[str, Any], response.json())
+        except (httpx.HTTPError, ValueError):
+            return _refused("The sizing API does not answer.", None)
+        result = (
+            {"outcome": "sized", "answer": answer}
+            if response.is_success
+            else _refused(answer.get("detail", "The sizing API refused."), answer.get("code"))
+        )
+        height_cm = shopper["height_cm"] if response.is_success else None
+        drawing = self._draughtsman.draw(data, height_cm) if self._draughtsman else None
+        milliseconds = round(response.elapsed.total_seconds() * 1000)
+        return {**result, "drawing": drawing, "milliseconds": milliseconds, "status": response.status_code}
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def without_feet(photo: bytes) -> bytes:
+    """The photo cut off above the ankles: one that is refused."""
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(photo)) as image:
+        image.crop((0, 0, image.width, round(image.height * 0.72))).save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
+
+
+def _refused(sentence: str, code: str | None) -> dict[str, Any]:
+    return {"outcome": "refused", "sentence": sentence, "code": code}
+
+
+def _lines(silhouette: Any) -> list[dict[str, Any]]:
+    """Where the widths of the torso lie, the levels at which `explain` draws them."""
+    import numpy as np  # noqa: PLC0415
+
+    from wearon_sizing.silhouette import LEVELS, TORSO_ROWS  # noqa: PLC0415
+
+    frame = silhouette.frame
+    lines = []
+    for name, level in LEVELS.items():
+        row = int(np.argmin(np.abs(TORSO_ROWS - level)))
+        to_left, to_right = silhouette.torso[row] / frame.cm
+        ends = [silhouette.centres[row] + side * frame.across + _TO_PIXEL for side in (-to_left, to_right)]
+        width = float(silhouette.torso[row].sum())
+        lines.append({"name": name, "ends": [_rounded(end) for end in ends], "width_cm": round(width, 1)})
+    return lines
+
+
+def _rounded(point: Any) -> list[float]:
+    return [round(float(point[0]), 1), round(float(point[1]), 1)]

@@ -1,0 +1,96 @@
+import { busy, el, post, svg } from "./api.js";
+
+const NAMES = { chest_cm: "Chest", waist_cm: "Waist", hip_cm: "Hip", shoulder_cm: "Shoulder" };
+const NOTES = { chest_cm: "girth", waist_cm: "girth", hip_cm: "girth", shoulder_cm: "breadth" };
+
+const form = document.getElementById("sizing-form");
+const figure = document.getElementById("drawing");
+const story = document.getElementById("sizes");
+const complaint = document.getElementById("sizing-complaint");
+
+export function setUpSizing() {
+  const photo = form.querySelector("studio-picker");
+  photo.addEventListener("chosen", ({ detail: sample }) => {
+    form.elements.height_cm.value = sample?.height_cm ?? "";
+  });
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const fields = Object.fromEntries(new FormData(form));
+    busy(event.submitter ?? form.querySelector(".primary"), complaint, async () => {
+      const url = photo.url;
+      const result = await post("api/sizing", {
+        ...photo.fields(),
+        height_cm: fields.height_cm,
+        weight_kg: fields.weight_kg,
+        gender: fields.gender,
+        fit_preference: fields.fit_preference,
+      });
+      showDrawing(url, result);
+      story.replaceChildren(...(result.outcome === "sized" ? sized(result) : refused(result)));
+    });
+  });
+}
+
+function sized({ answer, milliseconds }) {
+  const { recommended_size: size, confidence, size_range: range, measurements, intervals } = answer;
+  const span = range.lower === range.upper ? range.lower : `${range.lower} to ${range.upper}`;
+  const widest = Math.max(...Object.values(intervals).map((interval) => interval.upper));
+  const rows = Object.entries(measurements).map(([key, value]) => {
+    const { lower, upper } = intervals[key];
+    const bar = el("span", { class: "interval", "aria-hidden": "true" });
+    bar.style.setProperty("--from", lower / widest);
+    bar.style.setProperty("--to", upper / widest);
+    bar.style.setProperty("--at", value / widest);
+    return el("tr", { class: key },
+      el("th", { scope: "row" }, NAMES[key], el("small", {}, NOTES[key])),
+      el("td", { class: "value" }, value.toFixed(1), el("small", {}, "cm")),
+      el("td", { class: "range" }, `${lower.toFixed(1)} to ${upper.toFixed(1)}`, bar));
+  });
+  return [
+    el("p", { class: "size" }, el("span", { class: "unseen" }, "Size "), el("strong", {}, size),
+      el("span", {}, el("b", {}, `${Math.round(confidence * 100)}% sure`), `most likely ${span}`)),
+    el("table", { class: "measures" },
+      el("caption", {}, "Measurements, and the range that holds the true value four times out of five"),
+      el("thead", { class: "unseen" }, el("tr", {}, ...["Measure", "Value", "Range"].map((name) => el("th", { scope: "col" }, name)))),
+      el("tbody", {}, ...rows)),
+    el("ul", { class: "notes" },
+      el("li", {}, `Build: ${answer.body_type}.`),
+      ...answer.warnings.map((warning) => el("li", {}, warning)),
+      el("li", {}, `Answered in ${milliseconds} ms by method ${answer.method_version}.`)),
+  ];
+}
+
+function refused({ sentence, code }) {
+  return [
+    el("p", { class: "verdict bad" }, "This photo cannot be measured."),
+    el("p", { class: "advice" }, sentence),
+    ...(code ? [el("dl", { class: "facts" }, el("dt", {}, "Code"), el("dd", {}, code))] : []),
+  ];
+}
+
+function showDrawing(url, { drawing, outcome }) {
+  const photo = el("img", { src: url, alt: "The photo" });
+  if (!drawing) {
+    figure.replaceChildren(photo);
+    return;
+  }
+  const { width, height } = drawing;
+  const path = (points) => points.map((point) => point.join(",")).join(" ");
+  const unit = Math.max(width, height) / 512;
+  const layer = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img",
+    "aria-label": outcome === "sized" ? "Outline, skeleton and the measured lines" : "The skeleton that was found" });
+  layer.style.setProperty("--unit", unit);
+  for (const outline of drawing.outline) layer.append(svg("polygon", { class: "outline", points: path(outline) }));
+  for (const bone of drawing.bones) layer.append(svg("polyline", { class: "bone", points: path(bone) }));
+  for (const [x, y] of drawing.joints) layer.append(svg("circle", { class: "joint", cx: x, cy: y, r: 3 * unit }));
+  for (const { name, ends, width_cm: wide } of drawing.lines) {
+    const [[x1, y1], [x2, y2]] = ends;
+    const text = svg("text", { x: Math.max(x1, x2) + 26 * unit, y: (y1 + y2) / 2 });
+    text.textContent = `${name} ${wide.toFixed(0)} cm wide`;
+    layer.append(svg("g", { class: `line ${name}_cm` },
+      svg("line", { x1, y1, x2, y2 }),
+      svg("line", { class: "lead", x1: Math.max(x1, x2), y1: x2 > x1 ? y2 : y1, x2: Math.max(x1, x2) + 22 * unit, y2: (y1 + y2) / 2 }),
+      text));
+  }
+  figure.replaceChildren(el("div", { class: "drawn" }, photo, layer));
+}
