@@ -114,6 +114,10 @@ as $$
     'rate_limit_retries', p_row.rate_limit_retries,
     'lease_expires_at', p_row.lease_expires_at,
     'due_at', p_row.due_at,
+    -- For whoever waits: their clock may be off.
+    'due_in_seconds', case when p_row.due_at is not null then
+      greatest(round(extract(epoch from p_row.due_at - now()), 3), 0.1)
+    end,
     'deadline_at', p_row.deadline_at,
     'outcome', p_row.outcome,
     'settled_by', p_row.settled_by,

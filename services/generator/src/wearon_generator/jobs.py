@@ -7,7 +7,6 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
@@ -232,23 +231,23 @@ class JobRunner:
         waited_before = again or verdict.attempt > 0
         with self._leases.keep(held.holder) as lease:
             try:
-                return await self._hold_to_end(task, held, lease, verdict.due_at, waited_before)
+                return await self._hold_to_end(task, held, lease, verdict.due_in, waited_before)
             finally:
                 await self._breaker.inconclusive()
 
     # ------------------------------------------------------------------ waiting
 
     async def _hold_to_end(
-        self, task: GenerationTask, held: Held, lease: Lease, due_at: datetime | None, waited_before: bool
+        self, task: GenerationTask, held: Held, lease: Lease, due_in: float | None, waited_before: bool
     ) -> Ending:
         waiting_since = time.monotonic()
         self._metrics.waiting.inc()
         try:
-            verdict, slot_at = await self._claim(held, lease, due_at, waited_before)
+            verdict, slot_at = await self._claim(held, lease, due_in, waited_before)
         except _Interrupted as interruption:
             return await self._give_up(held, interruption.reason)
         except SupabaseAway:
-            return Again("supabase_away")
+            return await self._give_up(held, "lost" if lease.lost.is_set() else "supabase_away")
         finally:
             self._metrics.waiting.dec()
             self._metrics.steps.labels(step="wait").observe(time.monotonic() - waiting_since)
@@ -265,14 +264,13 @@ class JobRunner:
             self._metrics.working.dec()
 
     async def _claim(
-        self, held: Held, lease: Lease, due_at: datetime | None, waited_before: bool
+        self, held: Held, lease: Lease, due_in: float | None, waited_before: bool
     ) -> tuple[Verdict, float]:
         """Wait until the job is due and has its slot, then claim; returns when the slot came, too."""
         give_up_at = time.monotonic() + LONGEST_WAIT
         while True:
-            if due_at is not None:
-                remaining = (due_at - datetime.now(UTC)).total_seconds()
-                await self._unless_interrupted(asyncio.sleep(max(0.0, remaining)), lease, give_up_at)
+            if due_in is not None:
+                await self._unless_interrupted(asyncio.sleep(due_in), lease, give_up_at)
             await self._unless_interrupted(self._line.take(1 if waited_before else 2), lease, give_up_at)
             slot_at = time.monotonic()
             verdict = await self._ask(
@@ -283,7 +281,7 @@ class JobRunner:
             )
             if verdict.name != "not_due":
                 return verdict, slot_at
-            due_at = verdict.due_at
+            due_in = verdict.due_in
 
     async def _unless_interrupted(self, wanted: Awaitable[None], lease: Lease, give_up_at: float) -> None:
         waits = {
@@ -378,7 +376,7 @@ class JobRunner:
         return await self._ask(
             lambda: self._store.exists(result_path(task.channel, task.owner_id, task.session_id)),
             what="look_for_result",
-            until=time.monotonic() + DEADLINE_SECONDS,
+            until=None,
             worth_it=lambda: self._may_go_on(lease),
         )
 
