@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self
 
@@ -11,8 +13,9 @@ from tests.chaos.evidence import Evidence, Interference, collect
 from tests.chaos.laws import judge
 from tests.chaos.realtime import Listener
 from tests.chaos.workload import Pushed, Workload
-from tests.chaos.world import Pace, Replica, World
+from tests.chaos.world import Pace, Replica, Step, World
 
+from wearon_contracts.queues import UNACKED_HASH
 from wearon_contracts.sessions import SETTLED
 from wearon_local.processes import wait_until
 from wearon_local.stack import Stack
@@ -37,7 +40,7 @@ class Scene:
         env = {
             "GENERATIONS_PER_MINUTE": "6000",
             "GENERATOR_CONCURRENCY": "32",
-            "OPENAI_TIMEOUT_SECONDS": "4",
+            "OPENAI_TIMEOUT_SECONDS": "15",
             "STUCK_AFTER_SECONDS": str(self.pace.stuck_after),
         }
         self.world = World(self.stack, self.pace, generator_env=env).__enter__()
@@ -46,6 +49,8 @@ class Scene:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if (kept := os.environ.get("CHAOS_KEEP")) is not None:
+            self.world.save(Path(kept))
         self.world.__exit__(kind, error, trace)
         self.listener.stop()
 
@@ -61,6 +66,12 @@ class Scene:
     def push(self, words: str = "") -> Pushed:
         """One b2c try-on with this directive for the stand-in."""
         return self.workload.push_b2c(words)
+
+    def push_invalid(self) -> Pushed:
+        """One that is no valid task, though its session can be read."""
+        made = self.workload.make_invalid()
+        self.workload.push_made(made)
+        return made
 
     def push_to(self, step: str, what: Literal["kill", "stop"], words: str = "") -> Pushed:
         """One whose generator dies or stops when it comes to `step`."""
@@ -81,6 +92,27 @@ class Scene:
             timeout=timeout,
             what=f"{step} of {pushed.session}",
         )
+
+    def wait_for_another(self, step: str, pushed: Pushed, *, timeout: float = 30) -> None:
+        """Until the job has come to the step in a second process."""
+
+        def in_two() -> bool:
+            found = {s.process for s in self.world.traces() if (s.name, s.session) == (step, pushed.session)}
+            return bool(found - {s.process for s in self._first_holder(pushed)})
+
+        wait_until(in_two, timeout=timeout, what=f"{step} of {pushed.session} in another process")
+
+    def _first_holder(self, pushed: Pushed) -> list[Step]:
+        mine = [s for s in self.world.traces() if (s.name, s.session) == ("hold:answered", pushed.session)]
+        return mine[:1]
+
+    def nothing_in_flight(self) -> bool:
+        """Whether all generators have finished what they took."""
+        return not self.world.redis.hlen(UNACKED_HASH)
+
+    def all_ended(self, replicas: list[Replica]) -> bool:
+        self.world.notice_ends()
+        return all(replica.ended_at for replica in replicas)
 
     def status(self, pushed: Pushed) -> str:
         assert pushed.job

@@ -11,6 +11,7 @@ nothing of it. Whoever runs the process (see `world.World`) talks with it throug
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
@@ -30,6 +31,8 @@ class Steps:
     """The steps of this process."""
 
     def __init__(self) -> None:
+        # What a process that does not end is doing goes into its log.
+        faulthandler.register(signal.SIGUSR1)
         self.name: Final = os.environ[NAME]
         self.pace: Final = float(os.environ.get(PACE, "1"))
         self._directory: Final = Path(os.environ[DIRECTORY])

@@ -144,6 +144,10 @@ class Workload:
         """One try-on of a user with this directive for the stand-in, not pushed yet."""
         return self._b2c(words)
 
+    def make_invalid(self) -> Pushed:
+        """One whose session can be read, not pushed yet."""
+        return self._invalid_with_session()
+
     def push_made(self, made: Pushed) -> None:
         """Push what was made before."""
         self._push(made)

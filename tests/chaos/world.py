@@ -112,8 +112,6 @@ class World:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None and (kept := os.environ.get("CHAOS_KEEP")):
-            self.save(Path(kept))
         self.redis.close()
         self._nursery.close()
 
@@ -208,9 +206,12 @@ class World:
             self.wait_ended(*self.replicas, timeout=timeout)
         except TimeoutError:
             # Reported as unexpected ends: only the survivors have no time of their end.
-            for replica in self.replicas:
-                if replica.ended_at is None:
-                    replica.service.kill()
+            late = [replica for replica in self.replicas if replica.ended_at is None]
+            for replica in late:
+                replica.service.process.signal(signal.SIGUSR1)
+            time.sleep(0.5)  # they write down what they are doing
+            for replica in late:
+                replica.service.kill()
 
     def wait_ended(self, *replicas: Replica, timeout: float = 30) -> None:
         wait_until(

@@ -8,7 +8,14 @@ from uuid import uuid4
 
 import pytest
 
-from wearon_contracts.queues import CELERY_AGAIN_QUEUE, CELERY_QUEUE, TASK_LIST, UNACKED_HASH, inflight_list
+from wearon_contracts.queues import (
+    CELERY_AGAIN_QUEUE,
+    CELERY_QUEUE,
+    TASK_LIST,
+    UNACKED_HASH,
+    UNACKED_INDEX,
+    inflight_list,
+)
 from wearon_generator.celery_app import create_celery_app, deliver_again, publish_again
 from wearon_generator.queue_scan import QueueScan, task_in
 from wearon_service_kit.redis_clients import connect, connect_async
@@ -72,12 +79,13 @@ def test_a_task_is_found_wherever_it_waits(redis_url: str, place: str) -> None:
     }
 
 
-def test_a_task_that_a_worker_has_taken_is_found(redis_url: str) -> None:
+def test_a_task_that_a_worker_has_taken_is_found_but_waits_no_more(redis_url: str) -> None:
     task = _task("2026-01-01T00:00:00.000Z")
     entry = json.dumps([json.loads(_celery_message(redis_url, task)), CELERY_QUEUE, CELERY_QUEUE])
     connect(redis_url, name="test").hset(UNACKED_HASH, mapping={"tag": entry})
-    assert _oldest(redis_url) == datetime(2026, 1, 1, tzinfo=UTC)
     assert _among(redis_url, {task["session_id"]}) == {task["session_id"]}
+    # A killed worker leaves it there for an hour, which must not keep the reaper from younger sessions.
+    assert _oldest(redis_url) is None
 
 
 def _take_as_worker(redis_url: str) -> str:
@@ -118,6 +126,25 @@ def test_what_a_dead_worker_took_is_delivered_again_once(redis_url: str) -> None
         newer["session_id"],
         older["session_id"],  # at the right end: the next to be taken
     ]
+
+
+def test_what_is_settled_is_acknowledged_in_the_place_of_a_dead_worker(redis_url: str) -> None:
+    app = create_celery_app(redis_url, concurrency=1, visibility_timeout=60)
+    publish_again(app, _task("2026-01-01T00:00:00.000Z"))
+    tag = _take_as_worker(redis_url)
+
+    async def forget() -> None:
+        client = connect_async(redis_url, name="test")
+        try:
+            await QueueScan(client).forget_taken([tag, "unknown"])
+        finally:
+            await client.aclose()
+
+    asyncio.run(forget())
+    client = connect(redis_url, name="test")
+    assert client.hlen(UNACKED_HASH) == client.zcard(UNACKED_INDEX) == 0
+    deliver_again(app, tag)
+    assert client.llen(CELERY_AGAIN_QUEUE) == 0
 
 
 def test_every_element_of_a_long_list_is_looked_at(redis_url: str) -> None:

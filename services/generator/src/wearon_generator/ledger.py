@@ -79,7 +79,8 @@ class Verdict:
     name: str
     attempt: int = 0
     rate_limit_retries: int = 0
-    due_at: datetime | None = None
+    due_in: float | None = None
+    """Seconds, by the database's clock: ours may be off."""
     outcome: str | None = None
     refund: str | None = None
     flagged: bool = False
@@ -97,13 +98,12 @@ class Result:
 
 
 def _verdict(data: dict[str, Any]) -> Verdict:
-    due_at = data.get("due_at")
     refund = data.get("refund") or {}
     return Verdict(
         name=data["verdict"],
         attempt=data.get("attempt") or 0,
         rate_limit_retries=data.get("rate_limit_retries") or 0,
-        due_at=datetime.fromisoformat(due_at) if due_at else None,
+        due_in=data.get("due_in_seconds"),
         outcome=data.get("outcome"),
         refund=refund.get("state"),
         flagged=bool(data.get("flagged")),
@@ -223,14 +223,16 @@ class Ledger:
         params = {"p_limit": limit, "p_grace_seconds": grace_seconds}
         return await self._call("generation_recover", params, list)
 
-    async def known_among(self, session_ids: Iterable[str]) -> set[str]:
-        """Which of these sessions anybody ever held or settled."""
-        wanted, known = sorted(set(session_ids)), set()
+    async def settled_among(self, session_ids: Iterable[str]) -> dict[str, bool]:
+        """Of these sessions those that anybody ever held, and whether they are settled."""
+        wanted = sorted(set(session_ids))
+        found: dict[str, bool] = {}
         for start in range(0, len(wanted), _IDS_IN_ONE_QUERY):
-            query = self._client.table("generation_ledger").select("session_id")
+            query = self._client.table("generation_ledger").select("session_id, state")
             answer = await query.in_("session_id", wanted[start : start + _IDS_IN_ONE_QUERY]).execute()
-            known |= {str(row["session_id"]) for row in answer.data}  # type: ignore[call-overload, index]
-        return known
+            rows: Any = answer.data
+            found |= {str(row["session_id"]): row["state"] == "settled" for row in rows}
+        return found
 
     async def orphans(self, created_before: datetime, stuck_after: int, limit: int) -> list[Session]:
         """Sessions the ledger does not know that nothing may ever run, oldest first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
 from typing import Any, Final
 
@@ -45,24 +45,23 @@ def created_at(task: dict[str, Any]) -> datetime | None:
 
 
 class QueueScan:
-    """Reads the lists and the hash without taking anything."""
+    """Reads the lists and the hash; takes out nothing but what is settled."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
     async def oldest(self) -> datetime | None:
-        """When the oldest task that waits anywhere was made; None if none waits.
+        """When the oldest task that waits in a list was made; None if none waits.
 
-        Lists are first in, first out, so the element at the right end of each is looked at, and the whole
-        hash of what workers have taken, which is no longer than they have jobs in flight.
+        Lists are first in, first out, so the element at the right end of each is looked at. What workers have
+        taken does not count: a killed one leaves its messages there for as long as the broker waits for them,
+        and there are never more of those than jobs in flight.
         """
         moments = []
         for name in await self._lists():
             element = await self._redis.lindex(name, -1)
             if element is not None:
                 moments.append(created_at(task_in(element)))
-        async for _, element in self._redis.hscan_iter(UNACKED_HASH, count=_CHUNK):
-            moments.append(created_at(task_in(element)))
         return min((moment for moment in moments if moment is not None), default=None)
 
     async def sessions_among(self, wanted: set[str]) -> set[str]:
@@ -90,6 +89,14 @@ class QueueScan:
                 if isinstance(session_id, str):
                     found[tag.decode()] = session_id.lower()
         return found
+
+    async def forget_taken(self, tags: Iterable[str]) -> None:
+        """Acknowledge messages in the place of workers that cannot; for one that lives, nothing changes."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            for tag in tags:
+                pipe.hdel(UNACKED_HASH, tag)
+                pipe.zrem(UNACKED_INDEX, tag)
+            await pipe.execute()
 
     async def _lists(self) -> list[str]:
         inflight = [

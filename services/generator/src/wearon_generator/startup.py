@@ -61,17 +61,20 @@ async def recover_jobs(ledger: Ledger, publish: Publish, metrics: Metrics) -> in
     return len(rows)
 
 
-async def deliver_unheld_again(
+async def clear_up_after_dead_workers(
     ledger: Ledger, queues: QueueScan, deliver_again: DeliverAgain, metrics: Metrics
 ) -> int:
-    """Put back messages whose worker has not come to hold their session within a lease: it must be dead.
+    """Look after messages that were taken at least a lease ago and never acknowledged.
 
-    The ledger cannot tell of them, and the broker would wait for its visibility timeout. Should the worker
-    live after all, the second delivery is one of those that the ledger turns away.
+    Where nobody has come to hold the session, the worker must be dead: the ledger cannot tell of it and the
+    broker would wait for its visibility timeout, so the message is put back. Should the worker live after
+    all, the second delivery is one of those that the ledger turns away. Where the session is settled, the
+    message is forgotten. Returns how many were put back.
     """
     taken = await queues.taken_before(datetime.now(UTC) - timedelta(seconds=LEASE_SECONDS))
-    known = await ask(lambda: ledger.known_among(taken.values())) if taken else set()
-    unheld = {tag: session_id for tag, session_id in taken.items() if session_id not in known}
+    settled = await ask(lambda: ledger.settled_among(taken.values())) if taken else {}
+    await queues.forget_taken(tag for tag, session_id in taken.items() if settled.get(session_id))
+    unheld = {tag: session_id for tag, session_id in taken.items() if session_id not in settled}
     for tag, session_id in unheld.items():
         await asyncio.to_thread(deliver_again, tag)
         metrics.redelivered.inc()
@@ -133,7 +136,7 @@ async def cleanup_stuck_sessions(
     stopped.
     """
     recovered = await recover_jobs(ledger, publish, metrics)
-    redelivered = await deliver_unheld_again(ledger, queues, deliver_again, metrics)
+    redelivered = await clear_up_after_dead_workers(ledger, queues, deliver_again, metrics)
     reaped = await reap_orphans(ledger, queues, stuck_after, metrics)
     return Swept(recovered, redelivered, reaped)
 
