@@ -45,7 +45,7 @@ export function svg(tag, attributes = {}, ...children) {
   return element;
 }
 
-export const seconds = (value) => `${value.toFixed(1)} s`;
+export const seconds = (value) => `${value.toFixed(value < 1 ? 2 : 1)} s`;
 
 /** Runs `work` with the button marked busy and what goes wrong said in `complaint`. */
 export async function busy(button, complaint, work) {

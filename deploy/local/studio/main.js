@@ -7,6 +7,9 @@ import { setUpTryOn } from "./try-on.js";
 const balance = document.getElementById("balance");
 const movement = document.getElementById("movement");
 
+const SHOWN_MS = 2400;
+let forgetting;
+
 /** Shows the balance, and for a moment what it changed by. */
 function showBalance(value) {
   const before = Number(balance.textContent);
@@ -16,6 +19,8 @@ function showBalance(value) {
   movement.className = "movement";
   void movement.offsetWidth; // lets the animation begin anew
   movement.classList.add(value > before ? "up" : "down");
+  clearTimeout(forgetting);
+  forgetting = setTimeout(() => (movement.textContent = ""), SHOWN_MS);
 }
 
 function setUpTabs() {

@@ -53,8 +53,7 @@ function draw(view) {
   drawDepths(view.depths);
   drawWorkers(view.workers, view.how_to_kill);
   drawHappenings(view.happenings);
-  parts.sessions.replaceChildren(...(view.sessions.length ? view.sessions.map(session) : [
-    el("tr", {}, el("td", { colspan: 6, class: "none" }, "None yet."))]));
+  drawSessions(view.sessions);
   drawLetters(view.dead_letters);
   parts["how-to-kill"].hidden = !view.how_to_kill;
   parts["how-to-kill"].textContent = view.how_to_kill ? `To kill a worker: ${view.how_to_kill}` : "";
@@ -119,14 +118,25 @@ function drawHappenings(happenings) {
   });
 }
 
-function session({ id, state, attempt, worker, lease_seconds: lease, seconds: taken, error_code: code }) {
-  return el("tr", { "data-state": state },
+function drawSessions(sessions) {
+  if (!sessions.length) {
+    parts.sessions.replaceChildren(el("tr", {}, el("td", { colspan: 6, class: "none" }, "None yet.")));
+    return;
+  }
+  const rows = keep(parts.sessions, sessions.map(({ id }) => id), (id) => el("tr", {},
     el("td", { class: "id", title: id }, id.slice(-8)),
-    el("td", {}, el("span", { class: "state" }, STATES[state] ?? state), code ? el("small", {}, code) : null),
-    el("td", { class: "number" }, String(attempt)),
-    el("td", {}, worker ?? ""),
-    el("td", { class: "number" }, lease === null ? "" : lease < 0 ? "ran out" : `${Math.round(lease)} s`),
-    el("td", { class: "number" }, seconds(taken)));
+    el("td", {}, el("span", { class: "state" }), el("small")),
+    el("td", { class: "number" }), el("td"), el("td", { class: "number" }), el("td", { class: "number" })));
+  rows.forEach((row, index) => {
+    const { state, attempt, worker, lease_seconds: lease, seconds: taken, error_code: code } = sessions[index];
+    row.dataset.state = state;
+    row.querySelector(".state").textContent = STATES[state] ?? state;
+    row.querySelector("small").textContent = code ?? "";
+    const leased = lease === null ? "" : lease < 0 ? "ran out" : `${Math.round(lease)} s`;
+    [attempt, worker ?? "", leased, seconds(taken)].forEach((text, column) => {
+      row.cells[column + 2].textContent = text;
+    });
+  });
 }
 
 function drawLetters(letters) {

@@ -3,6 +3,9 @@ import { busy, el, post, svg } from "./api.js";
 const NAMES = { chest_cm: "Chest", waist_cm: "Waist", hip_cm: "Hip", shoulder_cm: "Shoulder" };
 const NOTES = { chest_cm: "girth", waist_cm: "girth", hip_cm: "girth", shoulder_cm: "breadth" };
 
+// A bar shows the value, so much less and so much more.
+const SHOWN_PART = 0.15;
+
 const form = document.getElementById("sizing-form");
 const figure = document.getElementById("drawing");
 const story = document.getElementById("sizes");
@@ -34,13 +37,13 @@ export function setUpSizing() {
 function sized({ answer, milliseconds }) {
   const { recommended_size: size, confidence, size_range: range, measurements, intervals } = answer;
   const span = range.lower === range.upper ? range.lower : `${range.lower} to ${range.upper}`;
-  const widest = Math.max(...Object.values(intervals).map((interval) => interval.upper));
   const rows = Object.entries(measurements).map(([key, value]) => {
     const { lower, upper } = intervals[key];
     const bar = el("span", { class: "interval", "aria-hidden": "true" });
-    bar.style.setProperty("--from", lower / widest);
-    bar.style.setProperty("--to", upper / widest);
-    bar.style.setProperty("--at", value / widest);
+    const place = (length) => Math.min(1, Math.max(0, 0.5 + (length / value - 1) / (2 * SHOWN_PART)));
+    bar.style.setProperty("--from", place(lower));
+    bar.style.setProperty("--to", place(upper));
+    bar.style.setProperty("--at", place(value));
     return el("tr", { class: key },
       el("th", { scope: "row" }, NAMES[key], el("small", {}, NOTES[key])),
       el("td", { class: "value" }, value.toFixed(1), el("small", {}, "cm")),
@@ -85,12 +88,11 @@ function showDrawing(url, { drawing, outcome }) {
   for (const [x, y] of drawing.joints) layer.append(svg("circle", { class: "joint", cx: x, cy: y, r: 3 * unit }));
   for (const { name, ends, width_cm: wide } of drawing.lines) {
     const [[x1, y1], [x2, y2]] = ends;
-    const text = svg("text", { x: Math.max(x1, x2) + 26 * unit, y: (y1 + y2) / 2 });
-    text.textContent = `${name} ${wide.toFixed(0)} cm wide`;
-    layer.append(svg("g", { class: `line ${name}_cm` },
-      svg("line", { x1, y1, x2, y2 }),
-      svg("line", { class: "lead", x1: Math.max(x1, x2), y1: x2 > x1 ? y2 : y1, x2: Math.max(x1, x2) + 22 * unit, y2: (y1 + y2) / 2 }),
-      text));
+    const text = svg("text", { x: (x1 + x2) / 2, y: (y1 + y2) / 2 + 13 * unit });
+    text.textContent = `${name} ${wide.toFixed(0)} cm`;
+    layer.append(svg("g", { class: `line ${name}_cm` }, svg("line", { x1, y1, x2, y2 }), text));
   }
-  figure.replaceChildren(el("div", { class: "drawn" }, photo, layer));
+  const caption = outcome === "sized" ? "On the photo: widths as they are seen. In the table: girths, and the breadth of the bones of the shoulders."
+    : "What was found in the photo before it was refused.";
+  figure.replaceChildren(el("div", { class: "drawn" }, photo, layer), el("figcaption", {}, caption));
 }

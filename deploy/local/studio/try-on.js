@@ -28,6 +28,7 @@ export function setUpTryOn(showBalance) {
     busy(event.submitter ?? form.querySelector(".primary"), complaint, async () => {
       const before = person.url;
       outcome.replaceChildren();
+      facts.replaceChildren();
       let view = await post("api/try-ons", { ...person.fields(), ...garment.fields(), behaviour });
       stage.replaceChildren(el("img", { class: "waiting", src: before, alt: "The person, before" }));
       let last = null;
@@ -79,7 +80,7 @@ function showOutcome(view, before) {
       el("p", {}, view.given_back ? `The credit came back: ${view.balance} left.` : `The credit did not come back; ${view.balance} left.`));
     stage.querySelector("img").className = "failed";
   }
-  spoken.textContent = outcome.textContent;
+  spoken.textContent = [...outcome.children].map((line) => line.textContent).join(" ");
   facts.replaceChildren(...rows.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))]));
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -25,12 +26,15 @@ from wearon_local.next_app import (
     SAMPLE_SHOP_PERSON,
     Job,
 )
+from wearon_local.processes import passed_on_environment
 from wearon_local.producer import push_with_node
 from wearon_local.services import Service
 from wearon_local.stack import Stack
 
 CREDITS: Final = 10
+SAMPLE_HEIGHT: Final = "161.3"
 _SETTLES_WITHIN: Final = 45.0
+_SIZES_WITHIN: Final = 60.0
 _STEPS: Final = {
     "job_held": "waiting for a slot",
     "session_processing": "fetching the images",
@@ -70,13 +74,15 @@ def run(
         services = [stack.start_service(name, wait=False) for name in ("consumer", "generator")]
         for service in services:
             service.wait_ready()
+        if keep is not None:
+            stack.start_service("sizing-api", wait=False)
         _say(out, f"Consumer and generator are ready ({_since(started)}).\n")
         if mode is not None:
             stack.openai.set_mode(mode)
         directory = output / time.strftime("%Y%m%d-%H%M%S")
         directory.mkdir(parents=True)
         try:
-            wrong = _show_try_ons(stack, services[1], directory, out)
+            wrong = [*_show_try_ons(stack, services[1], directory, out), *_show_size(stack, directory, out)]
         finally:
             shutil.copytree(stack.logs, directory / "logs")
         _say(out, f"\nPictures and logs: {directory}")
@@ -84,6 +90,8 @@ def run(
             _say(out, f"WRONG: {complaint}")
         _say(out, f"{'Not as expected' if wrong else 'All as expected'} after {_since(started)}.")
         if keep is not None:
+            for service in stack.services:
+                service.wait_ready()
             keep(stack)
     return 1 if wrong else 0
 
@@ -100,6 +108,21 @@ def _show_try_ons(stack: Stack, generator: Service, directory: Path, out: TextIO
         *_wrong_outcomes(stack, try_ons),
         *_wrong_credits(try_ons, before, after),
     ]
+
+
+def _show_size(stack: Stack, directory: Path, out: TextIO) -> list[str]:
+    picture = directory / "sizing-explained.png"
+    command = [sys.executable, "-m", "wearon_sizing", "explain", str(SAMPLE_PERSON)]
+    command += ["--height", SAMPLE_HEIGHT, "--output", str(picture)]
+    env = {**passed_on_environment(), **stack.env_for("sizing-api")}
+    sized = subprocess.run(
+        command, env=env, cwd=directory, capture_output=True, text=True, timeout=_SIZES_WITHIN, check=False
+    )
+    if sized.returncode != 0 or not picture.exists():
+        return [f"the sample person was not sized: {sized.stderr.strip()}"]
+    size = sized.stdout.partition(",")[0]
+    _say(out, f"\nsizing: the sample person, {SAMPLE_HEIGHT} cm tall, wears {size}; explained in {picture}")
+    return []
 
 
 def _prepare(stack: Stack) -> tuple[list[TryOn], dict[UUID, int]]:

@@ -170,18 +170,20 @@ class Queue:
     def __init__(self, app: NextApp, redis_url: str, workers: Workers, happenings: Happenings) -> None:
         self._app = app
         self._redis = redis.Redis.from_url(redis_url, socket_timeout=5)
+        # Kept, because the sessions of a killed worker still carry its name.
+        self._names: dict[str, str] = {}
         self.workers: Final = workers
         self.happenings: Final = happenings
 
     def view(self) -> dict[str, Any]:
         workers = self.workers.all()
-        names = {w.replica: w.name for w in workers if w.replica}
+        self._names.update({w.replica: w.name for w in workers if w.replica})
         return {
             "depths": self._depths(),
             "dead_letters": self._dead_letters(),
             "workers": [asdict(w) for w in workers],
             "how_to_kill": self.workers.how_to_kill,
-            "sessions": [_session(row, names) for row in self._app.rows(_SESSIONS, _SHOWN_SESSIONS)],
+            "sessions": [_session(row, self._names) for row in self._app.rows(_SESSIONS, _SHOWN_SESSIONS)],
             "happenings": self.happenings.all(),
         }
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from wearon_contracts.sessions import SETTLED
 from wearon_local.next_app import Job, NextApp
@@ -122,7 +122,9 @@ class TryOns:
         Raises ValueError without a credit left.
         """
         urls = [self.upload(data, content_type) for data, content_type in pictures]
-        job = self._app.b2c_job(self._user_id, image_urls=urls, prompt=PROMPTS[behaviour])
+        # What strikes the first call only must not have struck for an earlier try-on of the same pictures.
+        prompt = PROMPTS[behaviour] and f"{PROMPTS[behaviour]} {uuid4()}"
+        job = self._app.b2c_job(self._user_id, image_urls=urls, prompt=prompt)
         self._jobs[job.session_id] = (job, Timeline())
         self._app.push(job)
         return job.session_id
