@@ -78,14 +78,14 @@ def middle(points: Array, left: int, right: int) -> Array:
     return centre
 
 
-def lay_frame(person: Person, mask: NDArray[np.float32], height_cm: float) -> Frame:
+def lay_frame(person: Person, height_cm: float) -> Frame:
     """Straighten the body by the line from its shoulders to its ankles and scale it by the mask's height."""
     p = person.points
     origin = middle(p, SHOULDER_L, SHOULDER_R)
     down = middle(p, ANKLE_L, ANKLE_R) - origin
     down = down / np.linalg.norm(down)
     across = np.array([down[1], -down[0]])
-    body = mask > 0.5
+    body = person.mask > 0.5
     rows = np.flatnonzero(body.any(axis=1))
     # The outermost pixel of a straightened body is the first or the last of its row.
     first = body[rows].argmax(axis=1)
@@ -97,30 +97,34 @@ def lay_frame(person: Person, mask: NDArray[np.float32], height_cm: float) -> Fr
     return Frame(origin, down, across, torso, top, bottom, height_cm / (bottom - top))
 
 
-def sample(mask: NDArray[np.float32], x: Array, y: Array) -> Array:
-    """Bilinear values of the mask at pixel coordinates; nothing outside the picture."""
-    height, width = mask.shape
-    x0, y0 = np.floor(x).astype(np.intp), np.floor(y).astype(np.intp)
+def sample(padded: NDArray[np.float32], x: Array, y: Array) -> Array:
+    """Bilinear values of a mask at its pixel coordinates.
+
+    `padded`: the mask with a border of one pixel of nothing, which is what lies outside the picture.
+    """
+    height, width = padded.shape
+    x = np.clip(x + 1, 0, width - 1.001).astype(np.float32)
+    y = np.clip(y + 1, 0, height - 1.001).astype(np.float32)
+    x0, y0 = x.astype(np.int32), y.astype(np.int32)
     fx, fy = x - x0, y - y0
-    inside = (x0 >= 0) & (y0 >= 0) & (x0 < width - 1) & (y0 < height - 1)
-    x0, y0 = np.clip(x0, 0, width - 2), np.clip(y0, 0, height - 2)
-    flat, at = mask.ravel(), y0 * width + x0
+    flat, at = padded.ravel(), y0 * width + x0
     upper = flat[at] * (1 - fx) + flat[at + 1] * fx
     lower = flat[at + width] * (1 - fx) + flat[at + width + 1] * fx
-    result: Array = np.where(inside, upper * (1 - fy) + lower * fy, 0.0)
-    return result
+    values: Array = (upper * (1 - fy) + lower * fy).astype(np.float64)
+    return values
 
 
 def reach(values: Array) -> Array:
-    """How far the body goes on from the first column, in steps: the sum of the values up to the first gap."""
-    solid = np.cumprod(values > 0.5, axis=1).sum(axis=1)
-    near = np.arange(values.shape[1])[None] < solid[:, None] + 3
-    total: Array = (values * near).sum(axis=1)
+    """How far the body goes on along the last axis, in steps: the sum of the values up to the first gap."""
+    gaps = values <= 0.5
+    solid = np.where(gaps.any(axis=-1), gaps.argmax(axis=-1), values.shape[-1])
+    near = np.arange(values.shape[-1]) < solid[..., None] + 3
+    total: Array = (values * near).sum(axis=-1)
     return total
 
 
 def halves(
-    mask: NDArray[np.float32],
+    padded: NDArray[np.float32],
     centres: Array,
     across: Array,
     *,
@@ -133,16 +137,17 @@ def halves(
     `limits` (n, 2): where to stop at the latest, in pixels to the minus and to the plus side.
     """
     steps = np.arange(0, half_cm + STEP_CM / 2, STEP_CM) / cm
-    sides = []
-    for side, sign in enumerate((-1.0, 1.0)):
-        x = centres[:, :1] + sign * steps[None] * across[0]
-        y = centres[:, 1:] + sign * steps[None] * across[1]
-        values = sample(mask, x, y)
-        if limits is not None:
-            values = np.where(steps[None] < limits[:, side : side + 1], values, 0.0)
-        # The first column lies on the centre line and belongs half to either side.
-        sides.append((reach(values) - values[:, 0] / 2) * STEP_CM)
-    return np.stack(sides, axis=1)
+    both = np.stack([-steps, steps])  # minus side, plus side
+    values = sample(
+        padded,
+        centres[:, None, None, 0] + both[None] * across[0],
+        centres[:, None, None, 1] + both[None] * across[1],
+    )
+    if limits is not None:
+        values = np.where(steps < limits[:, :, None], values, 0.0)
+    # The first column lies on the centre line and belongs half to either side.
+    reached: Array = (reach(values) - values[:, :, 0] / 2) * STEP_CM
+    return reached
 
 
 def without_leaks(torso: Array) -> Array:
@@ -175,14 +180,16 @@ def centre_line(person: Person, frame: Frame, down: Array) -> Array:
     return line
 
 
-def limb_halves(mask: NDArray[np.float32], frame: Frame, upper: Array, lower: Array, half_cm: float) -> Array:
+def limb_halves(
+    padded: NDArray[np.float32], frame: Frame, upper: Array, lower: Array, half_cm: float
+) -> Array:
     """Half widths (n, 2) in cm across the bone between two joints."""
     along = (lower - upper) / max(float(np.linalg.norm(lower - upper)), 1.0)
     centres = upper + LIMB_ROWS[:, None] * (lower - upper)
-    return halves(mask, centres, np.array([along[1], -along[0]]), half_cm=half_cm, cm=frame.cm)
+    return halves(padded, centres, np.array([along[1], -along[0]]), half_cm=half_cm, cm=frame.cm)
 
 
-def body_widths(person: Person, mask: NDArray[np.float32], frame: Frame) -> Array:
+def body_widths(person: Person, padded: NDArray[np.float32], frame: Frame) -> Array:
     """Width in cm of everything between the arms at BODY_ROWS."""
     down = frame.top + BODY_ROWS * (frame.bottom - frame.top)
     centre = centre_line(person, frame, down)
@@ -192,7 +199,7 @@ def body_widths(person: Person, mask: NDArray[np.float32], frame: Frame) -> Arra
     x = frame.origin[0] + down[:, None] * frame.down[0] + across * frame.across[0]
     y = frame.origin[1] + down[:, None] * frame.down[1] + across * frame.across[1]
     between = (steps[None] > -limits[:, :1]) & (steps[None] < limits[:, 1:])
-    widths: Array = (sample(mask, x, y) * between).sum(axis=1) * 2 * STEP_CM
+    widths: Array = (sample(padded, x, y) * between).sum(axis=1) * 2 * STEP_CM
     return widths
 
 
@@ -226,25 +233,25 @@ class Silhouette:
 
 def measure_silhouette(person: Person, height_cm: float) -> Silhouette:
     """Every width, length and fold of one person whose height is known, in cm."""
-    mask = person.mask
-    frame = lay_frame(person, mask, height_cm)
+    frame = lay_frame(person, height_cm)
+    padded = np.pad(person.mask, 1)
 
     down = TORSO_ROWS * frame.torso
     centre = centre_line(person, frame, down)
     centres = frame.origin + down[:, None] * frame.down + centre[:, None] * frame.across
     limits = arm_limits(person, frame, down, centre)
-    seen = halves(mask, centres, frame.across, half_cm=TORSO_HALF_CM, cm=frame.cm, limits=limits)
+    seen = halves(padded, centres, frame.across, half_cm=TORSO_HALF_CM, cm=frame.cm, limits=limits)
     cut = limits * frame.cm - seen < CUT_CM
     torso = without_leaks(seen)
 
     limbs = {}
     for name, left, right, half_cm in LIMBS:
         one, other = (
-            limb_halves(mask, frame, person.points[upper], person.points[lower], half_cm)
+            limb_halves(padded, frame, person.points[upper], person.points[lower], half_cm)
             for upper, lower in (left, right)
         )
         limbs[name] = np.stack([one, other[:, ::-1]])
-    body = body_widths(person, mask, frame)
+    body = body_widths(person, padded, frame)
 
     mean = {name: sides.mean(axis=0) for name, sides in limbs.items()}
     values = [
