@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 from uuid import uuid4
 
@@ -209,9 +211,22 @@ def events_of(tryon: TryOn, *services: Service) -> list[dict[str, Any]]:
     return sorted(lines, key=lambda event: str(event["timestamp"]))
 
 
-def start_generators(stack: Stack, count: int, env: Mapping[str, str], *, module: str = "") -> list[Service]:
-    """So many generators, started at the same time; `module`: as in `Stack.start_service`."""
-    started = [stack.start_service("generator", env, wait=False, module=module or None) for _ in range(count)]
+def start_generators(
+    stack: Stack,
+    count: int,
+    env: Mapping[str, str] | None = None,
+    *,
+    hurry: Mapping[str, float] | None = None,
+    internet: Mapping[str, int] | None = None,
+) -> list[Service]:
+    """So many generators, started at the same time; `hurry`, `internet`: see `hurried_generator`."""
+    full_env, module = dict(env or {}), None
+    if hurry is not None or internet is not None:
+        module = "tests.integration.hurried_generator"
+        full_env["PYTHONPATH"] = str(Path(__file__).parents[2])
+        full_env["HURRY"] = json.dumps(dict(hurry or {}))
+        full_env["INTERNET"] = json.dumps(dict(internet or {}))
+    started = [stack.start_service("generator", full_env, wait=False, module=module) for _ in range(count)]
     return [generator.wait_ready() for generator in started]
 
 

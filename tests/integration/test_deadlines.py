@@ -1,0 +1,211 @@
+"""What runs out: the job's deadline, the patience with Supabase before the hold, that with strangers' hosts.
+
+The generator's constants are cut to seconds (`hurried_generator`), and all try-ons run at the same time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import pytest
+from tests.integration.tryons import PAYERS, Payer, Samples, TryOn, TryOns, events_of, start_generators
+
+from wearon_contracts.errors import ErrorCode, sentence
+from wearon_local.next_app import SAMPLE_SHOP_GARMENT
+from wearon_local.processes import free_port, wait_until
+from wearon_local.services import Service
+from wearon_local.stack import Stack
+
+DEADLINE: Final = 6
+PATIENCE_BEFORE_HOLD: Final = 2
+FOREIGN_PATIENCE: Final = 3
+HURRY: Final = {
+    "jobs.DEADLINE_SECONDS": DEADLINE,
+    "jobs.PATIENCE_BEFORE_HOLD": PATIENCE_BEFORE_HOLD,
+    "image_processor.FOREIGN_HOST_PATIENCE": FOREIGN_PATIENCE,
+}
+LEASE: Final = 4
+GARMENT: Final = "photo of the garment"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The running services, and the try-ons by name."""
+
+    tryons: TryOns
+    generator: Service
+    ordered: dict[str, TryOn]
+
+    def settled(self, name: str) -> TryOn:
+        tryon = self.ordered[name]
+        self.tryons.wait_settled(tryon, timeout=60)
+        return tryon
+
+    def events(self, name: str, event: str) -> list[dict[str, object]]:
+        return [line for line in events_of(self.ordered[name], self.generator) if line["event"] == event]
+
+
+@pytest.fixture(scope="module")
+def scene(stack: Stack) -> Scene:
+    stack.start_service("consumer")
+    internet = {"shop.example": stack.gateway.port, "closed.example": free_port()}
+    (generator,) = start_generators(
+        stack, 1, {"GENERATIONS_PER_MINUTE": "1500"}, hurry=HURRY, internet=internet
+    )
+    tryons, ordered = TryOns(stack), {}
+
+    def make(name: str, payer: Payer = "user", *, said: str = "", garment: str = "") -> TryOn:
+        urls = [tryons.inputs()[0], garment] if garment else None
+        ordered[name] = tryons.make(payer, prompt=f"[[standin:{said}]]" if said else "", urls=urls)
+        return ordered[name]
+
+    def trap(tryon: TryOn, where: str, **fault: object) -> None:
+        options = {"status": 503, "times": None, **fault}
+        stack.gateway.inject("status", **options, **where_of(tryon, where))  # type: ignore[arg-type]
+
+    def shop(name: str) -> str:
+        return f"http://shop.example/samples/{name}"
+
+    for payer in PAYERS:
+        make(f"provider hangs, {payer} pays", payer, said="hang")
+    path = tryons.app.upload("uploads/never.jpg", SAMPLE_SHOP_GARMENT)
+    stack.gateway.inject("status", path="never.jpg", status=503, times=None)
+    make("our Storage keeps the image back", garment=tryons.app.sign(path))
+    trap(make("our Storage does not say whether a result is there", said="rate_limit_once=1"), "info")
+    trap(make("result cannot be stored for long", said="slow=2"), "upload", for_seconds=DEADLINE + 3)
+    trap(make("hold away for long"), "hold", for_seconds=2 * PATIENCE_BEFORE_HOLD)
+    trap(make("claim away for long"), "claim", for_seconds=DEADLINE + 3)
+    for payer in PAYERS:
+        stack.gateway.inject("status", path=f"^/samples/{payer}-away", status=503, times=None)
+        make(f"shop away for good, {payer} pays", payer, garment=shop(f"{payer}-away.jpg"))
+    stack.gateway.inject("status", path=f"^/samples/{SAMPLE_SHOP_GARMENT.name}", status=500, times=2)
+    make("shop away at first", garment=shop(SAMPLE_SHOP_GARMENT.name))
+    make("shop refuses connections", garment="http://closed.example/a.jpg")
+    make("shop has no address", garment="http://nowhere.example/a.jpg")
+    stack.gateway.inject("hang", path="^/samples/hangs", times=None)
+    make("shop never answers", garment=shop("hangs.jpg"))
+    make("shop does not have it", garment=shop("missing.jpg"))
+    tryons.push(*ordered.values())
+    return Scene(tryons, generator, ordered)
+
+
+def where_of(tryon: TryOn, where: str) -> dict[str, str]:
+    match where:
+        case "info":
+            return {"path": f"/object/info/.*{tryon.id}"}
+        case "upload":
+            return {"path": f"/object/images/.*{tryon.id}", "method": "POST"}
+        case function:
+            return {"path": f"/rpc/generation_{function}$", "contains": tryon.id}
+
+
+@pytest.mark.parametrize("payer", PAYERS)
+def test_deadline_of_the_provider(scene: Scene, payer: Payer) -> None:
+    name = f"provider hangs, {payer} pays"
+    code = ErrorCode.DEADLINE_EXCEEDED
+    tryon = scene.settled(name)
+    scene.tryons.assert_failed(tryon, code, sentence(code))
+    (call,) = scene.tryons.calls(tryon)
+    assert call["outcome"] == "hang"
+    assert took(scene, name) == pytest.approx(DEADLINE, abs=2.5)
+
+
+def took(scene: Scene, name: str) -> float:
+    """Seconds from the claim to the entry of the failure."""
+    entry = scene.tryons.entry(scene.ordered[name])
+    assert entry is not None
+    return float((entry["settled_at"] - entry["claimed_at"]).total_seconds())
+
+
+@pytest.mark.parametrize(
+    ("name", "attempts"),
+    [("our Storage keeps the image back", 1), ("our Storage does not say whether a result is there", 2)],
+)
+def test_deadline_while_storage_is_away(scene: Scene, name: str, attempts: int) -> None:
+    code = ErrorCode.DEADLINE_EXCEEDED
+    tryon = scene.settled(name)
+    scene.tryons.assert_failed(tryon, code, sentence(code), attempts=attempts)
+    assert len(scene.tryons.calls(tryon)) == attempts - 1
+    assert took(scene, name) == pytest.approx(DEADLINE, abs=2.5)
+
+
+def test_deadline_is_over_once_the_provider_has_answered(scene: Scene) -> None:
+    name = "result cannot be stored for long"
+    tryon = scene.settled(name)
+    scene.tryons.assert_completed(tryon)
+    assert took(scene, name) > DEADLINE
+    assert scene.events(name, "supabase_away")
+
+
+def test_supabase_away_before_the_hold_gives_the_message_back(scene: Scene) -> None:
+    name = "hold away for long"
+    scene.tryons.assert_completed(scene.settled(name))
+    assert {line["reason"] for line in scene.events(name, "job_given_back")} == {"supabase_away"}
+    assert len(scene.events(name, "job_held")) == 1
+    assert Samples(scene.generator.metrics()).by("jobs_total", "outcome")["supabase_away"] >= 2
+
+
+def test_supabase_away_before_the_claim_gives_the_job_back_after_its_deadline(scene: Scene) -> None:
+    name = "claim away for long"
+    tryon = scene.settled(name)
+    scene.tryons.assert_completed(tryon)
+    assert {line["reason"] for line in scene.events(name, "job_given_back")} == {"supabase_away"}
+    assert scene.tryons.statuses(tryon) == ["processing", "completed"]
+
+
+@pytest.mark.parametrize(
+    ("name", "payer", "code"),
+    [
+        *((f"shop away for good, {payer} pays", payer, ErrorCode.IMAGE_UNREACHABLE) for payer in PAYERS),
+        ("shop refuses connections", "user", ErrorCode.IMAGE_UNREACHABLE),
+        ("shop has no address", "user", ErrorCode.IMAGE_HOST_UNKNOWN),
+        ("shop never answers", "user", ErrorCode.IMAGE_TIMEOUT),
+    ],
+)
+def test_refund_when_a_strangers_host_stays_away(
+    scene: Scene, name: str, payer: Payer, code: ErrorCode
+) -> None:
+    tryon = scene.settled(name)
+    assert tryon.payer == payer
+    scene.tryons.assert_failed(tryon, code, sentence(code, GARMENT))
+    assert scene.tryons.calls(tryon) == []
+    assert len(scene.events(name, "image_unreachable")) >= 1, "it was not tried again"
+    assert took(scene, name) <= FOREIGN_PATIENCE + 3
+
+
+def test_strangers_host_that_comes_back_in_time(scene: Scene) -> None:
+    tryon = scene.settled("shop away at first")
+    scene.tryons.assert_completed(tryon)
+    assert len(scene.events("shop away at first", "image_unreachable")) == 2
+
+
+def test_refund_at_once_when_a_strangers_host_does_not_have_the_image(scene: Scene) -> None:
+    code = ErrorCode.IMAGE_HTTP_ERROR
+    scene.tryons.assert_failed(scene.settled("shop does not have it"), code, sentence(code, GARMENT))
+    assert scene.events("shop does not have it", "image_unreachable") == []
+
+
+def test_a_supabase_outage_longer_than_the_leases_costs_nobody_the_job(stack: Stack) -> None:
+    """While nobody can renew, nobody may take over either: sweepers leave everybody a period to renew."""
+    stack.stop_services()
+    stack.start_service("consumer")
+    lease = {"ledger.LEASE_SECONDS": LEASE, "startup.LEASE_SECONDS": LEASE}
+    pace = {"leases.RENEW_SECONDS": 1, "startup.SWEEP_SECONDS": 1}
+    generators = start_generators(stack, 2, {"GENERATIONS_PER_MINUTE": "600"}, hurry={**lease, **pace})
+    tryons = TryOns(stack)
+    working = [tryons.order(prompt="[[standin:slow=10]]") for _ in range(2)]
+    wait_until(lambda: all(tryons.calls(tryon) for tryon in working), timeout=15, what="calls")
+    stack.gateway.kill()
+    for generator in generators:
+        generator.process.wait_until(
+            lambda g=generator: len(g.events(event="leases_not_renewed")) > LEASE + 1,  # type: ignore[misc]
+            timeout=20,
+            what="an outage of more than a lease",
+        )
+    stack.gateway.start()
+    tryons.wait_settled(*working, timeout=60)
+    for tryon in working:
+        tryons.assert_completed(tryon)
+        assert tryons.outcome(tryon).attempts == 1
+        assert "job_recovered" not in {line["event"] for line in events_of(tryon, *generators)}
