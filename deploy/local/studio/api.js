@@ -47,6 +47,13 @@ export function svg(tag, attributes = {}, ...children) {
 
 export const seconds = (value) => `${value.toFixed(value < 1 ? 2 : 1)} s`;
 
+/** Scrolls to what a press of a button brought, where the screen is too small for both. */
+export function reveal(element) {
+  if (element.getBoundingClientRect().top < innerHeight / 2) return;
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  element.scrollIntoView({ block: "start", behavior: still ? "auto" : "smooth" });
+}
+
 /** Runs `work` with the button marked busy and what goes wrong said in `complaint`. */
 export async function busy(button, complaint, work) {
   if (button.getAttribute("aria-disabled") === "true") return;

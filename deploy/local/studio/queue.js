@@ -5,7 +5,7 @@ const DEPTHS = [
   ["inflight", "In the consumer", "being handed on"],
   ["celery", "Celery queue", "waiting for a worker"],
   ["again", "Once more", "retried or recovered"],
-  ["unacked", "With workers", "taken, not finished"],
+  ["unacked", "With workers", "taken, not confirmed"],
   ["dead", "Dead letters", "set aside"],
 ];
 const STATES = {

@@ -1,4 +1,4 @@
-import { busy, el, post, svg } from "./api.js";
+import { busy, el, post, reveal, svg } from "./api.js";
 
 const NAMES = { chest_cm: "Chest", waist_cm: "Waist", hip_cm: "Hip", shoulder_cm: "Shoulder" };
 const NOTES = { chest_cm: "girth", waist_cm: "girth", hip_cm: "girth", shoulder_cm: "breadth" };
@@ -29,6 +29,7 @@ export function setUpSizing() {
         fit_preference: fields.fit_preference,
       });
       showDrawing(url, result);
+      reveal(figure);
       story.replaceChildren(...(result.outcome === "sized" ? sized(result) : refused(result)));
     });
   });
@@ -92,7 +93,7 @@ function showDrawing(url, { drawing, outcome }) {
     text.textContent = `${name} ${wide.toFixed(0)} cm`;
     layer.append(svg("g", { class: `line ${name}_cm` }, svg("line", { x1, y1, x2, y2 }), text));
   }
-  const caption = outcome === "sized" ? "On the photo: widths as they are seen. In the table: girths, and the breadth of the bones of the shoulders."
+  const caption = outcome === "sized" ? "On the photo: widths as it shows them. In the table: girths, and for the shoulders the breadth."
     : "What was found in the photo before it was refused.";
   figure.replaceChildren(el("div", { class: "drawn" }, photo, layer), el("figcaption", {}, caption));
 }

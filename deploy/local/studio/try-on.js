@@ -1,4 +1,4 @@
-import { busy, el, get, post, seconds } from "./api.js";
+import { busy, el, get, post, reveal, seconds } from "./api.js";
 
 const LABELS = {
   queued: "Waiting in the queue",
@@ -31,6 +31,7 @@ export function setUpTryOn(showBalance) {
       facts.replaceChildren();
       let view = await post("api/try-ons", { ...person.fields(), ...garment.fields(), behaviour });
       stage.replaceChildren(el("img", { class: "waiting", src: before, alt: "The person, before" }));
+      reveal(stage);
       let last = null;
       for (;;) {
         showBalance(view.balance);
