@@ -5,7 +5,7 @@ PY := .venv/bin/python
 LOCALS := packages/contracts packages/service-kit services/consumer services/generator services/sizing-api deploy/local
 UNPUBLISHED := $(foreach p,wearon-contracts wearon-service-kit wearon-consumer wearon-generator wearon-sizing wearon-local,--no-emit-package $(p))
 
-.PHONY: help setup lock lint test model demo up generated check-generated bench bench-quick chaos
+.PHONY: help setup lock lint test model demo up generated check-generated bench bench-quick chaos calibrate bench-sizing check-photos
 
 help: ## List what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort -u | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -32,6 +32,7 @@ GENERATE = .venv/bin/python deploy/env_example.py
 generated: setup ## Write again what is generated: schemas, TypeScript, .env.example, the OpenAPI document
 	.venv/bin/python -m wearon_contracts.generate
 	$(GENERATE)
+	.venv/bin/wearon-sizing openapi > services/sizing-api/openapi.json
 
 check-generated: setup
 	.venv/bin/python -m wearon_contracts.generate --check
@@ -63,6 +64,16 @@ bench-quick: setup model ## The same, rougher, under 3 minutes
 
 chaos: setup ## Break everything while jobs run and check the laws; SEED=, RUNS=, JOBS=
 	.venv/bin/python tests/chaos/run.py
+
+calibrate: setup model ## Fit the sizing method again: ANSUR=folder RENDERS=folder/train
+	.venv/bin/python services/sizing-api/tools/calibrate.py --ansur "$(ANSUR)" --renders "$(RENDERS)"
+
+bench-sizing: setup model ## Errors, sizes, calibration, views, latency and load of the sizing API: RENDERS=folder/dev
+	.venv/bin/python services/sizing-api/tools/bench.py --renders "$(RENDERS)"
+	.venv/bin/python services/sizing-api/tools/load.py --renders "$(RENDERS)"
+
+check-photos: setup model ## None of the photographs in PHOTOS=folder may be measured
+	.venv/bin/python services/sizing-api/tools/check_photos.py --photos "$(PHOTOS)"
 
 include deploy/deploy.mk
 -include deploy/local/local.mk
