@@ -2,7 +2,7 @@
 
 BROWSER = deploy/local/browser
 
-.PHONY: test-browser
+.PHONY: test-browser lock-studio
 
 $(BROWSER)/node_modules/.installed: $(BROWSER)/package-lock.json
 	cd $(BROWSER) && npm ci --silent
@@ -11,3 +11,6 @@ $(BROWSER)/node_modules/.installed: $(BROWSER)/package-lock.json
 test-browser: setup model $(BROWSER)/node_modules/.installed ## Drive the studio page in Chromium, desktop and phone; screenshots in .local/browser
 	@test -x "$${CHROMIUM:-/usr/bin/chromium}" || { echo "There is no Chromium here; on Debian: apt-get install chromium"; exit 1; }
 	cd $(BROWSER) && npm test --silent
+
+lock-studio: setup ## Compile the lock of the studio page's image again
+	$(COMPILE) -c requirements-dev.lock deploy/local/requirements-studio.in services/sizing-api/pyproject.toml -o deploy/local/requirements-studio.lock

@@ -121,7 +121,7 @@ for (const [device, options] of Object.entries(DEVICES)) {
       assert.deepEqual(await pictures.evaluateAll((images) => images.map((image) => image.alt.split(":")[0])), ["After", "Before"]);
       assert.deepEqual(await pictures.first().evaluate((i) => [i.naturalWidth, i.naturalHeight]), [1024, 1536]);
       const shown = () => page.locator(".pair .before").evaluate((image) => {
-        const right = getComputedStyle(image).clipPath.match(/inset\(0px ([^ ]+)/)[1];
+        const right = getComputedStyle(image).clipPath.match(/inset\(\S+ ([^ ]+)/)[1];
         return right.endsWith("%") ? 100 - Number.parseFloat(right) : right;
       });
       const slider = page.getByRole("slider", { name: "Divide between before and after" });

@@ -47,9 +47,9 @@ export function svg(tag, attributes = {}, ...children) {
 
 export const seconds = (value) => `${value.toFixed(value < 1 ? 2 : 1)} s`;
 
-/** Scrolls to what a press of a button brought, where the screen is too small for both. */
+/** Scrolls to what a press of a button brought, where it stands below the form. */
 export function reveal(element) {
-  if (element.getBoundingClientRect().top < innerHeight / 2) return;
+  if (!matchMedia("(max-width: 46rem)").matches) return;
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
   element.scrollIntoView({ block: "start", behavior: still ? "auto" : "smooth" });
 }
