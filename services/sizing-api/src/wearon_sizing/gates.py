@@ -47,7 +47,7 @@ ARMS: Final = [ELBOW_L, ELBOW_R, WRIST_L, WRIST_R]
 SECOND_PERSON_SHARE: Final = 0.35
 DARKEST_HIGHLIGHT: Final = 60.0
 LEAST_SHARPNESS: Final = 0.3
-LEAST_HEIGHT_PIXELS: Final = 150
+LEAST_HEIGHT_PIXELS: Final = 190
 TRUNK_VISIBILITY: Final = 0.5
 ARM_VISIBILITY: Final = 0.3
 MOST_YAW_DEGREES: Final = 45.0
@@ -78,10 +78,10 @@ def sharpness(picture: NDArray[np.uint8]) -> float:
     """How much of its strongest edges a slight blur takes away: 0.5 to 0.75 for sharp ones whatever their
     contrast, near 0 when they were blurred already."""
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    before, after = _slopes(grey), _slopes(cv2.blur(grey, (7, 7)))
+    before, after = _slopes(grey), _slopes(cv2.blur(grey, (9, 9)))
     strong = after >= np.quantile(after[::3, ::3], 0.98)
     # A blurred edge is wider: what it was is the steepest slope nearby.
-    steepest = cv2.dilate(before, np.ones((5, 5), np.uint8))[strong].mean()
+    steepest = cv2.dilate(before, np.ones((7, 7), np.uint8))[strong].mean()
     return float(1 - after[strong].mean() / max(float(steepest), 1e-6))
 
 

@@ -18,7 +18,7 @@ from wearon_sizing.silhouette import CUT_BANDS, Person, Silhouette, measure_silh
 from wearon_sizing.sizes import SizeAdvice, advise
 
 # Pictures are looked at with this many pixels on their long side; the detector itself sees 256.
-LONG_SIDE: Final = 512
+LONG_SIDE: Final = 640
 # Girths and breadth per height outside these were measured on nobody (ANSUR II, with a fifth to spare).
 PLAUSIBLE_PER_HEIGHT: Final[dict[Measured, tuple[float, float]]] = {
     "chest_cm": (0.35, 1.0),
