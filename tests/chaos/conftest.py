@@ -6,14 +6,22 @@ from collections.abc import Iterator
 
 import pytest
 from tests.chaos.scene import Scene
+from tests.chaos.world import Pace
 
 from wearon_local.stack import Stack
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def stack() -> Iterator[Stack]:
-    with Stack(openai_latency=0.3) as running:
+    with Stack() as running:
         yield running
+
+
+@pytest.fixture
+def patient_scene(stack: Stack) -> Iterator[Scene]:
+    """With leases as long as in production: nobody is overtaken."""
+    with Scene(stack, Pace(stuck_after=3)) as prepared:
+        yield prepared
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from contextvars import ContextVar
 from datetime import datetime, timedelta, tzinfo
 from typing import Any, Final
 
@@ -25,6 +26,8 @@ from wearon_generator.ledger import Claim, Held, Session
 from wearon_service_kit.images.errors import ImageUnreachable
 
 STEPS: Final = Steps()
+LEASE_UNTIL: Final[ContextVar[str | None]] = ContextVar("lease_until", default=None)
+"""What the ledger's last answer to this job said: when the lease ends, by the database's clock."""
 SHOP_HOST: Final = "/samples/"
 """Pictures below this path come from a host that is not ours; on loopback it has to be a trusted one."""
 
@@ -56,6 +59,7 @@ def _step(owner: Any, method: str, name: str) -> None:
     async def traced(*arguments: Any, **options: Any) -> Any:
         about = _named(arguments[1:])
         STEPS.at(f"{name}:asked", **about)
+        LEASE_UNTIL.set(None)
         try:
             answer = await original(*arguments, **options)
         except BaseException as error:
@@ -63,7 +67,12 @@ def _step(owner: Any, method: str, name: str) -> None:
             STEPS.at(f"{name}:raised", error=type(error).__name__, status=status, **about)
             raise
         told = getattr(answer, "attempt", None) or about.get("attempt")
-        STEPS.at(f"{name}:answered", verdict=getattr(answer, "name", None), **{**about, "attempt": told})
+        STEPS.at(
+            f"{name}:answered",
+            verdict=getattr(answer, "name", None),
+            lease_until=LEASE_UNTIL.get(),
+            **{**about, "attempt": told},
+        )
         return answer
 
     setattr(owner, method, traced)
@@ -90,6 +99,16 @@ class JumpingDatetime(datetime):
     @classmethod
     def now(cls, tz: tzinfo | None = None) -> Any:
         return datetime.now(tz) + timedelta(seconds=STEPS.clock_is_off_by())
+
+
+def _note_leases() -> None:
+    original = ledger._verdict
+
+    def noted(data: dict[str, Any]) -> ledger.Verdict:
+        LEASE_UNTIL.set(data.get("lease_expires_at"))
+        return original(data)
+
+    ledger._verdict = noted
 
 
 def _treat_shop_as_foreign() -> None:
@@ -157,6 +176,7 @@ def _let_clock_jump() -> None:
 
 if __name__ == "__main__":
     _name_steps()
+    _note_leases()
     _hurry(STEPS.pace)
     _let_clock_jump()
     _treat_shop_as_foreign()

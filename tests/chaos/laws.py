@@ -295,8 +295,22 @@ def _begins(step: Step) -> bool:
     return (step.name, step.verdict) in _BEGINNING
 
 
-def _possessions(evidence: Evidence, session: str) -> list[Step]:
-    return [s for s in evidence.by_session[session] if (s.name, s.verdict) in _TAKING]
+@dataclass(frozen=True, slots=True)
+class Possession:
+    """A session taken by a holder, at a time of the database's clock: an answer may be read much later."""
+
+    at: float
+    process: str
+    holder: str | None
+
+
+def _possessions(evidence: Evidence, session: str) -> list[Possession]:
+    taken = [
+        Possession(step.lease_until - evidence.pace.lease, step.process, step.holder)
+        for step in evidence.by_session[session]
+        if (step.name, step.verdict) in _TAKING and step.lease_until is not None
+    ]
+    return sorted(taken, key=lambda possession: possession.at)
 
 
 def _leases_are_respected(evidence: Evidence, verdicts: Verdicts) -> Iterator[str]:
@@ -308,56 +322,42 @@ def _leases_are_respected(evidence: Evidence, verdicts: Verdicts) -> Iterator[st
         elif step.name == "renew:answered":
             renewals.setdefault(step.process, []).append(asked_at[step.process])
     for session, pushed in evidence.jobs.items():
-        story = evidence.by_session[session]
-        for before, after in pairwise(_possessions(evidence, session)):
+        story, taken = evidence.by_session[session], _possessions(evidence, session)
+        for before, after in pairwise(taken):
             if before.holder == after.holder:
                 continue
             verdicts.figures["takeovers"] += 1
-            if any(
-                s.process == before.process
-                and s.holder == before.holder
-                and s.what in ("release", "requeue")
-                and before.at <= s.at <= after.at
-                for s in story
-            ):
+            if any(s.holder == before.holder and s.what in ("release", "requeue") for s in story):
                 continue
+            # A renewal counts from when it was asked for; it was made no earlier.
             kept = [t for t in renewals.get(before.process, []) if before.at <= t < after.at]
-            good_until = max([_asked_before(story, before), *kept]) + evidence.pace.lease
+            good_until = max([before.at, *kept]) + evidence.pace.lease
             if after.at < good_until:
                 yield (
                     f"{_name(pushed)} was taken from {before.process} by {after.process}"
                     f" {good_until - after.at:.2f} s before its lease ran out"
                 )
-        yield from _late_writes(story, pushed)
+        yield from _late_writes(story, taken, pushed)
 
 
-def _asked_before(story: list[Step], answered: Step) -> float:
-    """When the call that `answered` belongs to was made."""
-    return max(
-        s.at
-        for s in story
-        if s.name == f"{answered.what}:asked" and s.holder == answered.holder and s.at <= answered.at
-    )
-
-
-def _late_writes(story: list[Step], pushed: Pushed) -> Iterator[str]:
+def _late_writes(story: list[Step], taken: list[Possession], pushed: Pushed) -> Iterator[str]:
     """Uploads and settlements by a holder whom another had replaced before it began them."""
-    last_taken: Step | None = None
-    current: dict[int | None, bool] = {}  # by attempt
+
+    def replaced(step: Step) -> bool:
+        before = [possession for possession in taken if possession.at < step.at]
+        return bool(before) and before[-1].holder != step.holder
+
+    checked: dict[int | None, bool] = {}  # by attempt
     for step in story:
-        replaced = last_taken is not None and last_taken.holder != step.holder
-        if (step.name, step.verdict) in _TAKING:
-            last_taken = step
-        elif step.name == "check:asked":
-            current[step.attempt] = not replaced
+        if step.name == "check:asked":
+            checked[step.attempt] = not replaced(step)
         elif step.name == "check:answered":
-            if step.verdict == "current" and not current.get(step.attempt):
+            if step.verdict == "current" and not checked.get(step.attempt):
                 yield f"{_name(pushed)}: {step.process} was told it is current after it was replaced"
-            current[step.attempt] = step.verdict == "current"
-        elif step.name == "upload:asked":
-            if not current.get(step.attempt):
-                yield f"{_name(pushed)}: {step.process} uploaded without being current"
-        elif step.name in ("complete:asked", "fail:asked", "requeue:asked"):
+            checked[step.attempt] = step.verdict == "current"
+        elif step.name == "upload:asked" and not checked.get(step.attempt):
+            yield f"{_name(pushed)}: {step.process} uploaded without being current"
+        elif step.name in ("complete:asked", "fail:asked", "requeue:asked") and replaced(step):
             answer = next(
                 (
                     s
@@ -366,7 +366,7 @@ def _late_writes(story: list[Step], pushed: Pushed) -> Iterator[str]:
                 ),
                 None,
             )
-            if replaced and answer is not None and (answer.name, answer.verdict) in _SETTLING:
+            if answer is not None and (answer.name, answer.verdict) in _SETTLING:
                 yield f"{_name(pushed)}: {step.process} settled it after it was replaced"
 
 

@@ -34,6 +34,7 @@ class Scene:
 
     def __enter__(self) -> Self:
         self.stack.reset()
+        self.stack.openai.set_latency(0.3)
         self.listener = Listener(self.stack.database_url)
         self.listener.start()
         self.workload = Workload(self.stack.app, random.Random(0))
@@ -50,7 +51,7 @@ class Scene:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if (kept := os.environ.get("CHAOS_KEEP")) is not None:
-            self.world.save(Path(kept))
+            self.world.save(Path(kept) / f"{time.time():.0f}")
         self.world.__exit__(kind, error, trace)
         self.listener.stop()
 

@@ -63,3 +63,5 @@ class Steps:
         except FileNotFoundError:
             return
         os.kill(os.getpid(), _SIGNALS[what])
+        # The signal stops all threads, but not before this one has gone on for a moment: not past here.
+        time.sleep(0.3)

@@ -53,7 +53,6 @@ def test_stopped_beyond_the_lease_and_overtaken(scene: Scene) -> None:
     scene.wait_settled()
     wait_until(scene.nothing_in_flight, timeout=20, what="all sleepers done")
     evidence = scene.end()
-    scene.stack.openai.set_latency(0.3)
     assert {scene.status(job) for job in jobs.values()} == {"completed"}
     for step, job in jobs.items():
         session = job.session or ""
@@ -76,7 +75,7 @@ def test_killed_at_every_step_of_the_bridge(scene: Scene) -> None:
 
 def test_a_new_replica_disturbs_nobody(scene: Scene) -> None:
     scene.start(generators=1)
-    jobs = [scene.push("slow=6") for _ in range(3)]
+    jobs = [scene.push("slow=4") for _ in range(3)]
     for job in jobs:
         scene.wait_for("call:asked", job)
     scene.start(consumers=1, generators=1)

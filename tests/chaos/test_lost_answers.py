@@ -44,7 +44,7 @@ def test_the_answer_to_a_call_about_many_is_lost(scene: Scene) -> None:
     orphan = scene.workload.make_b2c()
     scene.workload.pushed.append(orphan)  # Redis never had it
     invalid = scene.push_invalid()
-    slow = scene.push("slow=6")
+    slow = scene.push("slow=4")
     scene.start(consumers=0, generators=1)
     scene.wait_settled()
     assert all(fault["struck"] == fault["times"] for fault in scene.stack.gateway.faults())

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -84,6 +85,8 @@ class Step:
     verdict: str | None
     error: str | None
     status: int | None
+    lease_until: float | None
+    """When the lease ends that the ledger's answer tells of, by the database's clock."""
 
     @property
     def what(self) -> str:
@@ -277,6 +280,7 @@ class World:
                 data["at"],
                 data["step"],
                 *(data.get(key) for key in ("session", "holder", "attempt", "verdict", "error", "status")),
+                datetime.fromisoformat(until).timestamp() if (until := data.get("lease_until")) else None,
             )
 
     def unexpected_ends(self) -> list[str]:
