@@ -45,7 +45,7 @@ class SizingSettings(ServiceSettings):
     ] = 0
     sizing_queue: Annotated[
         int, Field(ge=0, le=1000, description="Photos that may wait for a landmarker before 503 is answered.")
-    ] = 16
+    ] = 10
 
     @property
     def workers(self) -> int:
