@@ -81,7 +81,9 @@ def killing() -> Iterator[Killing]:
         killed.kill()
         at = time()
         stack.openai.set_latency(0)
-        (newcomer,) = start_generators(stack, 1)
+        # One that starts now must take nobody for lost: not those who wait, nor those somebody works on.
+        stack.app.rows("update generation_sessions set created_at = now() - interval '1 day' returning 1")
+        (newcomer,) = start_generators(stack, 1, {"STUCK_AFTER_SECONDS": "1"})
         yield Killing(tryons, killed, [other, newcomer], at, taken, put_off, others)
         stack.stop_services()
         assert_no_secret_in_logs(stack)
