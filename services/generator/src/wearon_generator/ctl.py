@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 import click
@@ -36,7 +36,7 @@ class Desk:
     """Where commands find their way to the operations and show what came of them."""
 
     def __init__(self, as_json: bool) -> None:
-        self._as_json = as_json
+        self.as_json = as_json
 
     def run(self, work: Callable[[Operations], Awaitable[Any]]) -> Any:
         """Do `work` with connections of its own; ends the program with a sentence if it cannot be done."""
@@ -62,22 +62,27 @@ class Desk:
         except (httpx.HTTPError, StorageApiError) as error:
             self.stop(f"Supabase does not answer ({type(error).__name__}): check SUPABASE_URL", 3)
         except APIError as error:
-            self.stop(f"the database refused ({error.code}): are the migrations applied?", 3)
+            # An answer without a code of PostgreSQL or PostgREST comes from a gateway before them.
+            if error.code is None or error.code.startswith("PGRST3"):
+                why = "Supabase refused the request: check SUPABASE_SERVICE_ROLE_KEY and SUPABASE_URL"
+            else:
+                why = f"the database refused ({error.code}): are the migrations applied?"
+            self.stop(why, 3)
 
     def stop(self, why: str, code: int) -> None:
         """End with `why` on standard error."""
-        click.echo(json.dumps({"error": why}) if self._as_json else f"wearonctl: {why}", err=True)
+        click.echo(json.dumps({"error": why}) if self.as_json else f"wearonctl: {why}", err=True)
         sys.exit(code)
 
     def show(self, data: Any, lines: Callable[[Any], list[str]]) -> None:
         """Print `data` as JSON, or as the lines a person reads."""
-        click.echo(json.dumps(data, default=str) if self._as_json else "\n".join(lines(data)))
+        click.echo(json.dumps(data, default=str) if self.as_json else "\n".join(lines(data)))
 
     def confirm(self, question: str, yes: bool) -> None:
         """Go on only if the operator agrees; without a terminal, `--yes` has to say so."""
         if yes:
             return
-        if self._as_json or not sys.stdin.isatty():
+        if self.as_json or not sys.stdin.isatty():
             self.stop(f"{question} Add --yes to do it.", 1)
         click.confirm(question, abort=True, err=True)
 
@@ -88,10 +93,10 @@ def _fields(data: Any, indent: str = "") -> list[str]:
     for name, value in data.items():
         if isinstance(value, dict) and value:
             lines += [f"{indent}{name}:", *_fields(value, indent + "  ")]
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
+        elif isinstance(value, list) and value:
             lines.append(f"{indent}{name}:")
             for item in value:
-                inner = _fields(item, indent + "    ")
+                inner = _fields(item, indent + "    ") if isinstance(item, dict) else [str(item)]
                 lines += [f"{indent}  - {inner[0].strip()}", *inner[1:]]
         else:
             lines.append(f"{indent}{name}: {'none' if value in (None, [], {}) else value}")
@@ -109,7 +114,38 @@ def _table(rows: list[dict[str, Any]], columns: list[str], empty: str) -> list[s
     ]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def _print_json(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        context.obj.as_json = True
+
+
+class JsonCommand(click.Command):
+    """A command that takes `--json` as well, so that it may stand behind it too."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.params.append(
+            click.Option(
+                ["--json", "as_json"],
+                is_flag=True,
+                expose_value=False,
+                callback=_print_json,
+                help="Print JSON, for programs.",
+            )
+        )
+
+
+class JsonGroup(click.Group):
+    """A group of such commands."""
+
+    command_class = JsonCommand
+    group_class = type
+
+
+_POSITIVE: Final = click.IntRange(min=1)
+
+
+@click.group(cls=JsonGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.pass_context
 def main(context: click.Context, as_json: bool) -> None:
@@ -148,7 +184,7 @@ def dead() -> None:
 
 
 @dead.command("list")
-@click.option("--limit", default=50, show_default=True, help="The newest so many.")
+@click.option("--limit", default=50, show_default=True, type=_POSITIVE, help="The newest so many.")
 @click.pass_obj
 def dead_list(desk: Desk, limit: int) -> None:
     """The newest dead letters."""
@@ -202,7 +238,7 @@ def session(desk: Desk, session_id: UUID) -> None:
 
 
 @main.command()
-@click.option("--limit", default=50, show_default=True)
+@click.option("--limit", default=50, show_default=True, type=_POSITIVE)
 @click.pass_obj
 def flagged(desk: Desk, limit: int) -> None:
     """Sessions a person should look at, and why."""
@@ -242,7 +278,9 @@ def reap(desk: Desk, yes: bool) -> None:
 
 
 @main.command()
-@click.option("--days", default=30, show_default=True, help="Today and so many days before, less one.")
+@click.option(
+    "--days", default=30, show_default=True, type=_POSITIVE, help="Today and so many days before, less one."
+)
 @click.pass_obj
 def costs(desk: Desk, days: int) -> None:
     """What the image model's answers cost, by day, channel and model."""

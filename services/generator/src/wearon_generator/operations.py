@@ -12,6 +12,7 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
+from pydantic import ValidationError
 from redis.asyncio import Redis
 from supabase import AsyncClient
 
@@ -27,7 +28,7 @@ from wearon_contracts.queues import (
 )
 from wearon_contracts.results import result_path
 from wearon_contracts.sessions import SESSION_TABLES, SETTLED
-from wearon_contracts.tasks import Channel, DeadLetter
+from wearon_contracts.tasks import Channel, DeadLetter, DeadLetterReason
 from wearon_generator.ledger import Ledger, Session
 from wearon_generator.presence import PAUSED_KEY, REPLICA_PREFIX
 from wearon_generator.queue_scan import QueueScan
@@ -38,6 +39,15 @@ _SHORT: Final = 12
 _PAGE: Final = 500
 _ALL: Final = 2**31
 _OBJECT_PATH: Final = "/storage/v1/object/"
+_RESULT_FOLDERS: Final = ("generated/", "stores/")
+_IDS_IN_ONE_QUERY: Final = 100
+
+# KEYS from, to; ARGV element, what to push for it. Returns 0 if the element is gone.
+_MOVE: Final = """
+local found = redis.call('LREM', KEYS[1], 1, ARGV[1])
+if found == 1 then redis.call('LPUSH', KEYS[2], ARGV[2]) end
+return found
+"""
 
 
 class Refused(Exception):
@@ -160,10 +170,9 @@ class Operations:
                     + (f" and its credit was given back (refund {refund})" if refund else "")
                     + "; the shopper has to start a new try-on"
                 )
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.lrem(DEAD_LETTER_LIST, 1, letter.element.decode())
-            pipe.lpush(TASK_LIST, letter.raw())
-            await pipe.execute()
+        arguments: list[Any] = [letter.element, letter.raw()]
+        if not await self._redis.eval(_MOVE, 2, DEAD_LETTER_LIST, TASK_LIST, *arguments):
+            raise Refused(f"dead letter {letter.id} is there no more")
         return {"requeued": letter.id}
 
     async def _settled(self, session_id: UUID) -> dict[str, Any] | None:
@@ -265,10 +274,7 @@ class Operations:
             channel, row = await self._row(session_id)
             rows = [(channel, row)]
         else:
-            rows = [
-                (Channel.B2C, row)
-                for row in await self._select(SESSION_TABLES[Channel.B2C], "user_id", str(user_id))
-            ]
+            rows = [(Channel.B2C, row) for row in await self._sessions_of(user_id)]
         settled = [(channel, row) for channel, row in rows if row["status"] in SETTLED]
         objects = sorted({path for channel, row in settled for path in self._objects(channel, row)})
         return {
@@ -277,13 +283,28 @@ class Operations:
             "objects": objects,
         }
 
+    async def _sessions_of(self, user_id: UUID | None) -> list[dict[str, Any]]:
+        table = self._supabase.table(SESSION_TABLES[Channel.B2C])
+        rows: list[dict[str, Any]] = []
+        while True:
+            query = table.select("*").eq("user_id", str(user_id)).order("id")
+            page: Any = (await query.range(len(rows), len(rows) + _PAGE - 1).execute()).data
+            rows += page
+            if len(page) < _PAGE:
+                return rows
+
     def _objects(self, channel: Channel, row: dict[str, Any]) -> Iterable[str]:
-        yield result_path(channel, UUID(row[_OWNER_COLUMN[channel]]), UUID(row["id"]))
+        result = result_path(channel, UUID(row[_OWNER_COLUMN[channel]]), UUID(row["id"]))
+        yield result
         accessories = row.get("accessories") or []
         links = [row.get(name) for name in ("model_image_url", "outfit_image_url", "stitched_image_url")]
         for link in (*links, *(accessories if isinstance(accessories, list) else [])):
             path = _path_in_bucket(link, self._bucket)
-            if path is not None:
+            # The owner of a row can write any link into it, also one to somebody else's result.
+            theirs = path is None or (
+                path.startswith(_RESULT_FOLDERS) and not path.startswith(result.rpartition("/")[0] + "/")
+            )
+            if path is not None and not theirs:
                 yield path
 
     async def erase(self, found: dict[str, Any]) -> dict[str, Any]:
@@ -291,8 +312,7 @@ class Operations:
         bucket = self._supabase.storage.from_(self._bucket)
         for start in range(0, len(found["objects"]), 100):
             await bucket.remove(found["objects"][start : start + 100])
-        for entry in found["sessions"]:
-            channel = Channel(entry["channel"])
+        for channel, table in SESSION_TABLES.items():
             emptied: dict[str, Any] = {
                 "generated_image_url": None,
                 "model_image_url": "",
@@ -301,12 +321,10 @@ class Operations:
             }
             if channel is Channel.B2C:
                 emptied |= {"accessories": None, "stitched_image_url": None}
-            await (
-                self._supabase.table(SESSION_TABLES[channel])
-                .update(emptied)
-                .eq("id", entry["session_id"])
-                .execute()
-            )
+            ids = [entry["session_id"] for entry in found["sessions"] if entry["channel"] == channel.value]
+            for start in range(0, len(ids), _IDS_IN_ONE_QUERY):
+                update = self._supabase.table(table).update(emptied)
+                await update.in_("id", ids[start : start + _IDS_IN_ONE_QUERY]).execute()
         wanted = {entry["session_id"] for entry in found["sessions"]}
         letters = [letter for letter in await self.dead_letters(_ALL) if _session_of(letter) in wanted]
         for letter in letters:
@@ -319,7 +337,16 @@ class Operations:
 
 
 def _letter(element: bytes) -> Letter:
-    letter = DeadLetter.model_validate_json(element)
+    try:
+        letter = DeadLetter.model_validate_json(element)
+    except ValidationError:
+        letter = DeadLetter(
+            reason=DeadLetterReason.INVALID_TASK,
+            detail="not written by this project",
+            raw=element.decode(errors="replace"),
+            set_aside_at=datetime.fromtimestamp(0, UTC),
+            set_aside_by="unknown",
+        )
     return Letter(hashlib.sha256(element).hexdigest()[:_SHORT], element, letter)
 
 
