@@ -9,7 +9,7 @@ import { chromium } from "playwright-core";
 
 const ROOT = fileURLToPath(new URL("../../../", import.meta.url));
 const SHOTS = path.join(ROOT, ".local", "browser");
-const IMAGES = path.join(ROOT, "docs", "images");
+const README_SHOTS = process.env.PICTURES ? path.join(ROOT, "docs", "images") : SHOTS;
 const CHROMIUM = process.env.CHROMIUM ?? "/usr/bin/chromium";
 const STARTS_WITHIN_MS = 120_000;
 
@@ -68,11 +68,13 @@ export async function shoot(page, name, options = {}) {
   await page.screenshot({ path: path.join(SHOTS, `${name}.png`), animations: "disabled", ...options });
 }
 
-/** A JPEG of the screen for the README. */
+/** A JPEG of the screen for the README, put in its place only with PICTURES=1; returns where it is. */
 export async function shootForReadme(page, name) {
   await page.evaluate(() => {
     document.activeElement?.blur();
     scrollTo(0, 0);
   });
-  await page.screenshot({ path: path.join(IMAGES, `${name}.jpg`), type: "jpeg", quality: 82, animations: "disabled" });
+  const file = path.join(README_SHOTS, `${name}.jpg`);
+  await page.screenshot({ path: file, type: "jpeg", quality: 82, animations: "disabled" });
+  return file;
 }

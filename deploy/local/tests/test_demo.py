@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 from PIL import Image
 
 from wearon_local.next_app import SAMPLE_GARMENT, SAMPLE_PERSON
@@ -40,6 +42,10 @@ def test_the_demo_leaves_pictures_and_a_balance_that_adds_up(tmp_path: Path) -> 
         with Image.open(picture) as image:
             assert (image.format, image.size) == ("JPEG", (1024, 1536))
         assert picture.read_bytes() not in {SAMPLE_PERSON.read_bytes(), SAMPLE_GARMENT.read_bytes()}
+    assert re.search(r"the sample person, 161\.3 cm tall, wears (XS|S|M|L|XL|XXL);", shown.stdout)
+    [explained] = tmp_path.glob("*/sizing-explained.png")
+    with Image.open(explained) as image:
+        assert image.format == "PNG" and min(image.size) >= 800
 
 
 def test_the_demo_fails_when_a_picture_cannot_be_made(tmp_path: Path) -> None:
@@ -59,6 +65,8 @@ def test_up_serves_on_the_given_port_until_ctrl_c(tmp_path: Path) -> None:
         wait_until(lambda: "Ctrl-C" in printed.read_text(), timeout=60, what="everything runs")
         assert f"export SUPABASE_URL=http://127.0.0.1:{port}\n" in printed.read_text()
         assert listens(port)
+        [studio] = re.findall(r"^studio page +(\S+)$", printed.read_text(), re.MULTILINE)
+        assert "development tool" in httpx.get(studio, trust_env=False).text
         up.send_signal(signal.SIGINT)
         assert up.wait(30) == 0
     finally:
