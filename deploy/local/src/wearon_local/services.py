@@ -94,5 +94,5 @@ def start_service(
     """Start a service of `SERVICES`, or a `module` that stands in for its own; it is not waited for."""
     service = SERVICES[kind]
     argv = [sys.executable, "-m", module or service.module]
-    full_env = {**env, service.port_variable: str(port), "PYTHONUNBUFFERED": "1"}
+    full_env = {service.port_variable: str(port), "PYTHONUNBUFFERED": "1", **env}
     return Service(nursery.start(name, argv, env=full_env), port)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
+from urllib.parse import urlsplit
 
 from celery import Celery
 from kombu.connection import Connection
@@ -33,6 +35,9 @@ def create_celery_app(redis_url: str, *, concurrency: int, visibility_timeout: i
     `visibility_timeout`: seconds after which the broker hands out an unacknowledged message again.
     """
     app = Celery("wearon_generator", broker=redis_url, set_as_current=False)
+    if urlsplit(redis_url).scheme == "rediss" and "ssl_" not in urlsplit(redis_url).query:
+        # Unlike redis-py, kombu verifies no certificate unless told to.
+        app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
     app.conf.update(
         task_queues=[_queue(name) for name in (CELERY_AGAIN_QUEUE, CELERY_QUEUE)],
         task_default_queue=CELERY_QUEUE,
