@@ -34,7 +34,7 @@ try-real: setup ## One try-on with a real OpenAI key (costs a few cents): pictur
 
 lint-deploy: setup ## Dockerfiles, workflows, shell, compose and Kubernetes files, alerts, notices
 	$(PY) deploy/notices.py --check
-	.venv/bin/hadolint --failure-threshold warning services/*/Dockerfile deploy/local/Dockerfile tests/containers/*.Dockerfile
+	.venv/bin/hadolint --failure-threshold warning services/*/Dockerfile deploy/local/*ockerfile tests/containers/*.Dockerfile
 	.venv/bin/shellcheck $(DEPLOY_SCRIPTS)
 	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.override.yml deploy/compose.*.yml
 	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
