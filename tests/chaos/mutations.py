@@ -1,0 +1,210 @@
+"""Takes out one safeguard at a time, on a copy of the repository, and shows that the short form notices.
+
+`python -m tests.chaos.mutations [NAME …]`: a table of what was taken out and which test failed; exit 1 if one
+went unnoticed, or if the copy fails with nothing taken out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from wearon_local.paths import LOCAL_DIR, ROOT
+
+_COPIED: Final = ("packages", "services", "deploy", "tests", "pyproject.toml")
+_SOURCES: Final = ("packages/*/src", "services/*/src", "deploy/local/src")
+_JOBS: Final = "services/generator/src/wearon_generator/jobs.py"
+_LEDGER: Final = "services/generator/src/wearon_generator/ledger.py"
+_STORAGE: Final = "services/generator/src/wearon_generator/storage.py"
+_STARTUP: Final = "services/generator/src/wearon_generator/startup.py"
+_INFLIGHT: Final = "services/consumer/src/wearon_consumer/inflight.py"
+_SQL: Final = "deploy/supabase/migrations"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """`changes`: by file, what is replaced by what; `added`: whole files."""
+
+    name: str
+    changes: Mapping[str, Mapping[str, str]]
+    added: Mapping[str, str] | None = None
+
+
+_TWO_STATEMENTS: Final = """
+create or replace function public.generation_refund(p_channel text, p_session_id uuid) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  v_session record;
+begin
+  select * into v_session from generation_private.read_session(p_channel, p_session_id, 'none');
+  return to_jsonb(generation_private.give_back(
+    p_channel, p_session_id, v_session.owner_id, v_session.request_id, v_session.shopper_email
+  ));
+end
+$$;
+grant execute on function public.generation_refund(text, uuid) to service_role;
+notify pgrst, 'reload schema';
+"""
+
+MUTATIONS: Final = (
+    Mutation("nothing", {}),
+    Mutation(
+        "the fencing check before an upload",
+        {_JOBS: {'if verdict.name != "current":': "if False:"}},
+    ),
+    Mutation(
+        "the fencing token of complete, fail and requeue",
+        {
+            f"{_SQL}/050_attempt_results.sql": {
+                "if v_row.state <> 'working' or v_row.holder is distinct from p_holder"
+                " or v_row.attempt <> p_attempt then": "if false then",
+                "if v_row.state = 'working' and v_row.holder = p_holder"
+                " and v_row.attempt = p_attempt then": "if v_row.state = 'working' then",
+            }
+        },
+    ),
+    Mutation(
+        "the lease in claim",
+        {
+            f"{_SQL}/040_hold_and_claim.sql": {
+                "when v_row.holder <> p_holder and not v_row.recovering"
+                " and v_row.lease_expires_at > v_now then": "when false then"
+            }
+        },
+    ),
+    Mutation(
+        "the transaction around fail",
+        {
+            _LEDGER: {
+                'return await self._decide("generation_fail", params)': (
+                    'await self._call("generation_refund", claim.held.session.params())\n'
+                    '        return await self._decide("generation_fail", params)'
+                )
+            },
+            f"{_SQL}/030_settling.sql": {
+                "  select * into v_refund from generation_private.give_back(\n"
+                "    p_row.channel, p_row.session_id, v_session.owner_id, v_session.request_id,"
+                " v_session.shopper_email\n  );": (
+                    "  select 'refunded' as state, 1 as amount, 'user' as payer, null as error into v_refund;"
+                )
+            },
+        },
+        {f"{_SQL}/089_two_statements.sql": _TWO_STATEMENTS},
+    ),
+    Mutation(
+        "the in-flight recovery",
+        {_INFLIGHT: {"count = self._run(_RECOVER, [TASK_LIST, name, heartbeat], [])": "count = 0"}},
+    ),
+    Mutation("upsert", {_STORAGE: {'"upsert": "true"': '"upsert": "false"'}}),
+    Mutation(
+        "the look for a stored picture",
+        {_JOBS: {"if claim.attempt > 1 and await self._stored_before(task, lease):": "if False:"}},
+    ),
+    Mutation(
+        "the second delivery of what a dead worker took",
+        {_STARTUP: {"    for tag, session_id in unheld.items():": "    for tag, session_id in ():"}},
+    ),
+    Mutation(
+        "the search for the cron's refund",
+        {
+            f"{_SQL}/030_settling.sql": {
+                "   where t.user_id = p_user_id\n     and t.type = 'refund'": (
+                    "   where t.user_id = p_user_id\n     and false and t.type = 'refund'"
+                )
+            }
+        },
+    ),
+)
+
+
+def main() -> int:
+    names = [mutation.name for mutation in MUTATIONS]
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.mutations", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; default all")
+    wanted = parser.parse_args().names or names
+    width = max(map(len, names))
+    print(f"{'taken out':{width}}  noticed by")
+    noticed = []
+    for mutation in MUTATIONS:
+        if mutation.name not in wanted:
+            continue
+        began = time.monotonic()
+        failure = _first_failure(mutation)
+        noticed.append((failure is not None) == (mutation.name != "nothing"))
+        seconds = f"({time.monotonic() - began:.0f} s)"
+        print(f"{mutation.name:{width}}  {failure or 'nothing: all tests pass'}  {seconds}", flush=True)
+    return 0 if all(noticed) else 1
+
+
+def _first_failure(mutation: Mutation) -> str | None:
+    """The test that fails first and why, None if all pass."""
+    with tempfile.TemporaryDirectory(prefix="wearon-mutation-") as directory:
+        copy = Path(directory)
+        copy.chmod(0o755)
+        _copy_repository(copy)
+        _mutate(copy, mutation)
+        sources = [str(path) for pattern in _SOURCES for path in sorted(copy.glob(pattern))]
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-x",
+                "--tb=line",
+                "-p",
+                "no:cacheprovider",
+                "tests/chaos",
+            ],
+            cwd=copy,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([*sources, str(copy)])},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode == 0:
+        return None
+    if done.returncode != 1:
+        raise RuntimeError(f"pytest ended with {done.returncode}: {done.stdout}{done.stderr}")
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)(?: - (.*))?$", done.stdout, re.MULTILINE)
+    return f"{failed[1].rpartition('::')[2]}: {failed[2]}" if failed else done.stdout[-500:]
+
+
+def _copy_repository(copy: Path) -> None:
+    ignored = shutil.ignore_patterns("__pycache__", "node_modules", ".pytest_cache", ".mypy_cache")
+    for name in _COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, copy / name, ignore=ignored)
+        else:
+            shutil.copy2(source, copy / name)
+    (copy / ".local").mkdir()
+    (copy / ".local" / "downloads").symlink_to(LOCAL_DIR / "downloads")
+
+
+def _mutate(copy: Path, mutation: Mutation) -> None:
+    for name, replacements in mutation.changes.items():
+        file = copy / name
+        text = file.read_text()
+        for old, new in replacements.items():
+            if old not in text:
+                raise LookupError(f"{mutation.name}: {name} has no {old!r} any more")
+            text = text.replace(old, new)
+        file.write_text(text)
+    for name, text in (mutation.added or {}).items():
+        (copy / name).write_text(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
