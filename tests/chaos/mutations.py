@@ -46,15 +46,29 @@ language plpgsql set search_path = ''
 as $$
 declare
   v_session record;
+  v_refund record;
 begin
   select * into v_session from generation_private.read_session(p_channel, p_session_id, 'none');
-  return to_jsonb(generation_private.give_back(
+  select * into v_refund from generation_private.give_back(
     p_channel, p_session_id, v_session.owner_id, v_session.request_id, v_session.shopper_email
-  ));
+  );
+  update public.generation_ledger
+     set refund_state = v_refund.state, refund_amount = v_refund.amount,
+         refund_payer = v_refund.payer, refund_error = v_refund.error
+   where channel = p_channel and session_id = p_session_id;
+  return '{}';
 end
 $$;
 grant execute on function public.generation_refund(text, uuid) to service_role;
 notify pgrst, 'reload schema';
+"""
+
+_GIVING_BACK: Final = """  select * into v_refund from generation_private.give_back(
+    p_row.channel, p_row.session_id, v_session.owner_id, v_session.request_id, v_session.shopper_email
+  );
+"""
+_GIVEN_BACK: Final = """select p_row.refund_state as state, p_row.refund_amount as amount,
+    p_row.refund_payer as payer, p_row.refund_error as error into v_refund;
 """
 
 MUTATIONS: Final = (
@@ -93,18 +107,18 @@ MUTATIONS: Final = (
                 )
             },
             f"{_SQL}/030_settling.sql": {
-                "  select * into v_refund from generation_private.give_back(\n"
-                "    p_row.channel, p_row.session_id, v_session.owner_id, v_session.request_id,"
-                " v_session.shopper_email\n  );": (
-                    "  select 'refunded' as state, 1 as amount, 'user' as payer, null as error into v_refund;"
-                )
+                _GIVING_BACK: f"if p_settled_by = 'worker' then {_GIVEN_BACK} else {_GIVING_BACK} end if;"
             },
         },
         {f"{_SQL}/089_two_statements.sql": _TWO_STATEMENTS},
     ),
     Mutation(
         "the in-flight recovery",
-        {_INFLIGHT: {"count = self._run(_RECOVER, [TASK_LIST, name, heartbeat], [])": "count = 0"}},
+        {
+            _INFLIGHT: {
+                "count: Any = self._client.eval(_RECOVER, 3, TASK_LIST, name, heartbeat)": "count: Any = 0"
+            }
+        },
     ),
     Mutation("upsert", {_STORAGE: {'"upsert": "true"': '"upsert": "false"'}}),
     Mutation(
@@ -155,18 +169,9 @@ def _first_failure(mutation: Mutation) -> str | None:
         _copy_repository(copy)
         _mutate(copy, mutation)
         sources = [str(path) for pattern in _SOURCES for path in sorted(copy.glob(pattern))]
+        options = ["-q", "-x", "--tb=line", "-p", "no:cacheprovider"]
         done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pytest",
-                "-q",
-                "-x",
-                "--tb=line",
-                "-p",
-                "no:cacheprovider",
-                "tests/chaos",
-            ],
+            [sys.executable, "-m", "pytest", *options, "tests/chaos"],
             cwd=copy,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([*sources, str(copy)])},
             capture_output=True,
@@ -177,8 +182,9 @@ def _first_failure(mutation: Mutation) -> str | None:
         return None
     if done.returncode != 1:
         raise RuntimeError(f"pytest ended with {done.returncode}: {done.stdout}{done.stderr}")
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)(?: - (.*))?$", done.stdout, re.MULTILINE)
-    return f"{failed[1].rpartition('::')[2]}: {failed[2]}" if failed else done.stdout[-500:]
+    failed = re.search(r"^(?:FAILED|ERROR) \S+::(\w+)", done.stdout, re.MULTILINE)
+    why = re.search(r"^\S+:\d+: (.*)$", done.stdout, re.MULTILINE)
+    return f"{failed[1] if failed else 'the tests cannot run'}: {why[1][:200] if why else ''}"
 
 
 def _copy_repository(copy: Path) -> None:
