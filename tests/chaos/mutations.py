@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from wearon_local.paths import LOCAL_DIR, ROOT
+from wearon_local.stack import end_on_sigterm
 
 _COPIED: Final = ("packages", "services", "deploy", "tests", "pyproject.toml")
 _SOURCES: Final = ("packages/*/src", "services/*/src", "deploy/local/src")
@@ -114,11 +115,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "the in-flight recovery",
-        {
-            _INFLIGHT: {
-                "count: Any = self._client.eval(_RECOVER, 3, TASK_LIST, name, heartbeat)": "count: Any = 0"
-            }
-        },
+        {_INFLIGHT: {"self._client.eval(_RECOVER, 3, TASK_LIST, name, heartbeat)": "0"}},
     ),
     Mutation("upsert", {_STORAGE: {'"upsert": "true"': '"upsert": "false"'}}),
     Mutation(
@@ -154,7 +151,8 @@ def main() -> int:
         if mutation.name not in wanted:
             continue
         began = time.monotonic()
-        failure = _first_failure(mutation)
+        with end_on_sigterm():
+            failure = _first_failure(mutation)
         noticed.append((failure is not None) == (mutation.name != "nothing"))
         seconds = f"({time.monotonic() - began:.0f} s)"
         print(f"{mutation.name:{width}}  {failure or 'nothing: all tests pass'}  {seconds}", flush=True)
