@@ -60,7 +60,7 @@ def killing() -> Iterator[Killing]:
     """On a stack of its own, and before all other tests here, which pass while its leases run out."""
     with Stack() as stack:
         keep_status_history(stack)
-        stack.start_service("consumer")
+        stack.start_service("consumer", wait=False)
         tryons = TryOns(stack)
         (killed,) = start_generators(stack, 1)
         # Taken from the broker, and not yet held.

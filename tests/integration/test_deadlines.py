@@ -194,7 +194,7 @@ def test_a_supabase_outage_longer_than_the_leases_costs_nobody_the_job(stack: St
     pace = {"leases.RENEW_SECONDS": 1, "startup.SWEEP_SECONDS": 1}
     generators = start_generators(stack, 2, {"GENERATIONS_PER_MINUTE": "600"}, hurry={**lease, **pace})
     tryons = TryOns(stack)
-    working = [tryons.order(prompt="[[standin:slow=10]]") for _ in range(2)]
+    working = [tryons.order(prompt="[[standin:slow=8]]") for _ in range(2)]
     wait_until(lambda: all(tryons.calls(tryon) for tryon in working), timeout=15, what="calls")
     stack.gateway.kill()
     for generator in generators:

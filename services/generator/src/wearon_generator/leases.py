@@ -69,6 +69,9 @@ class LeaseKeeper:
             except SupabaseAway as error:
                 self._metrics.supabase_away.inc()
                 log.warning("leases_not_renewed", held=len(self._leases), reason=str(error))
+            except Exception:
+                # Without this task every lease of the process would run out.
+                log.exception("lease_keeper_crashed")
 
     async def _renew(self) -> None:
         holders = list(self._leases)

@@ -110,16 +110,24 @@ class SlotLine:
 
     async def _serve(self) -> None:
         while True:
-            while self._head() is None:
-                self._arrived.clear()
-                await self._arrived.wait()
-            await self._gate()
-            await self._wait_for_slot()
-            head = self._head()
-            if head is None:
-                await self._unused()
-            else:
-                head.set_result(None)
+            try:
+                await self._serve_one()
+            except Exception:
+                # Without this task no job of the process would ever start.
+                log.exception("slot_line_crashed")
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _serve_one(self) -> None:
+        while self._head() is None:
+            self._arrived.clear()
+            await self._arrived.wait()
+        await self._gate()
+        await self._wait_for_slot()
+        head = self._head()
+        if head is None:
+            await self._unused()
+        else:
+            head.set_result(None)
 
     async def _wait_for_slot(self) -> None:
         while True:
