@@ -64,13 +64,17 @@ def test_stopped_beyond_the_lease_and_overtaken(scene: Scene) -> None:
 
 
 def test_killed_at_every_step_of_the_bridge(scene: Scene) -> None:
-    for number, step in enumerate(CONSUMER_STEPS):
+    *steps, last = CONSUMER_STEPS
+    for number, step in enumerate(steps):
         scene.world.order(f"consumer-{number + 1}", step, "kill")
-    victims = scene.start(consumers=len(CONSUMER_STEPS), generators=1)[:-1]
+    victims = scene.start(consumers=len(steps), generators=1)[:-1]
     wait_until(lambda: scene.push() and scene.all_ended(victims), timeout=40, every=0.2, what="all killed")
-    scene.start(consumers=1, generators=0)
+    assert last == "recovered"
+    scene.world.order("consumer", last, "kill")
+    rescuers = scene.start(consumers=2, generators=0)
     scene.wait_settled()
     scene.end()
+    assert sum(replica.terminated_at is None for replica in rescuers) == 1
 
 
 def test_a_new_replica_disturbs_nobody(scene: Scene) -> None:
