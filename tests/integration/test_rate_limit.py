@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import pytest
 from tests.integration.tryons import TryOn, TryOns, start_generators
 
+from wearon_generator.jobs import SLOT_GOES_STALE
 from wearon_local.processes import wait_until
 from wearon_local.services import Service
 from wearon_local.stack import Stack
@@ -124,7 +125,8 @@ def test_rate_limit_fails_nobody_of_2000_for_having_waited(
         f"2,000 jobs at 300 a minute: {(times[-1] - times[0]) / 60:.1f} minutes, all completed, "
         f"at most {most_within(60, times)} calls in 60 s"
     )
-    assert most_within(60, times) <= 302
+    # A call comes up to SLOT_GOES_STALE after its slot: in a minute there may be those of two seconds more.
+    assert most_within(60, times) <= 300 * (60 + SLOT_GOES_STALE) / 60 + 1
     assert all(generator.running for generator in generators)
 
 
