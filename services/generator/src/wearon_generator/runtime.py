@@ -102,7 +102,7 @@ class Runtime:
         self._leases = LeaseKeeper(self._ledger, metrics)
         self._stopping = Stopping()
         self._queues = QueueScan(self._redis)
-        self._sweeper = Sweeper(self._sweep)
+        self._sweeper = Sweeper(look=self._show_backlog, sweep=self._sweep)
         runner = JobRunner(
             replica=self.replica,
             ledger=self._ledger,
@@ -147,6 +147,8 @@ class Runtime:
             stuck_after=self._settings.stuck_after_seconds,
             metrics=self.metrics,
         )
+
+    async def _show_backlog(self) -> None:
         self.metrics.show_backlog(await ask(self._ledger.backlog))
 
     # ------------------------------------------------------------------ from the main thread

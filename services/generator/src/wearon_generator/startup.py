@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -142,10 +142,17 @@ async def cleanup_stuck_sessions(
 
 
 class Sweeper:
-    """Sweeps every `SWEEP_SECONDS`."""
+    """Looks after Supabase every `SWEEP_SECONDS`, and sweeps unless it was away within the last lease period.
 
-    def __init__(self, sweep: Callable[[], Any]) -> None:
-        """`sweep`: makes the coroutine of one sweep."""
+    While it was away nobody could renew, so everybody is left one period to do so. The look tells when that
+    ended: a sweep that failed a while ago says nothing of the time since.
+    """
+
+    def __init__(
+        self, *, look: Callable[[], Awaitable[None]], sweep: Callable[[], Awaitable[object]]
+    ) -> None:
+        """`look`: asks Supabase for something cheap; `sweep`: does one sweep."""
+        self._look = look
         self._sweep = sweep
         self._resume_at = 0.0
         self._task: asyncio.Task[None] | None = None
@@ -162,19 +169,20 @@ class Sweeper:
                 await self._task
 
     def supabase_was_away(self) -> None:
-        """While Supabase was away nobody could renew: leave everybody one lease period to do so."""
+        """Take note that it was away just now."""
         self._resume_at = time.monotonic() + LEASE_SECONDS
 
     async def _run(self) -> None:
         while True:
-            if time.monotonic() >= self._resume_at:
-                await self._once()
+            await self._once()
             # Replicas that start together should not sweep together.
             await asyncio.sleep(SWEEP_SECONDS * random.uniform(0.9, 1.1))  # noqa: S311
 
     async def _once(self) -> None:
         try:
-            await self._sweep()
+            await self._look()
+            if time.monotonic() >= self._resume_at:
+                await self._sweep()
         except SupabaseAway as error:
             self.supabase_was_away()
             log.warning("sweep_failed", reason=str(error))
