@@ -10,6 +10,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from wearon_generator.background import Background
 from wearon_generator.metrics import Metrics
 
 log = structlog.get_logger()
@@ -58,20 +59,17 @@ class QuotaBreaker:
         self._admit = redis.register_script(_ADMIT)
         self._failed = redis.register_script(_FAILED)
         self._probing = False
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background("quota-breaker")
         self.open = False
         """Whether this replica last saw the breaker open."""
 
     def start(self) -> None:
         """Begin to look how things stand, so that a replica without jobs shows it as well."""
-        self._task = asyncio.create_task(self._watch(), name="quota-breaker")
+        self._background.start(self._watch())
 
     async def stop(self) -> None:
         """Look no more."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await self._background.stop()
 
     async def wait_until_closed(self) -> None:
         """Return when a job may start; while Redis is away, jobs may start."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 import structlog
 
+from wearon_generator.background import Background
 from wearon_generator.ledger import Ledger
 from wearon_generator.metrics import Metrics
 from wearon_generator.supabase_client import SupabaseAway, ask
@@ -38,18 +38,15 @@ class LeaseKeeper:
         self._ledger = ledger
         self._metrics = metrics
         self._leases: dict[str, Lease] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background("lease-keeper")
 
     def start(self) -> None:
         """Begin to renew."""
-        self._task = asyncio.create_task(self._run(), name="lease-keeper")
+        self._background.start(self._run())
 
     async def stop(self) -> None:
         """Renew no more; what is still held runs out."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await self._background.stop()
 
     @contextmanager
     def keep(self, holder: str) -> Iterator[Lease]:

@@ -13,6 +13,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from wearon_generator.background import Background
+
 log = structlog.get_logger()
 
 REPLICA_PREFIX: Final = "wearon:generators:"
@@ -35,7 +37,7 @@ class Presence:
         self._since = datetime.now(UTC).isoformat(timespec="seconds")
         self._may_start = asyncio.Event()
         self._may_start.set()
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background("presence")
 
     @property
     def paused(self) -> bool:
@@ -49,14 +51,11 @@ class Presence:
     async def start(self) -> None:
         """Tell and listen once, then periodically."""
         await self._tell()
-        self._task = asyncio.create_task(self._run(), name="presence")
+        self._background.start(self._run())
 
     async def stop(self) -> None:
         """Tell no more, and be gone at once."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await self._background.stop()
         with contextlib.suppress(RedisError):
             await self._redis.delete(self._key)
 

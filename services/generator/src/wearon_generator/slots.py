@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -12,6 +11,8 @@ from typing import Final, Protocol
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+
+from wearon_generator.background import Background
 
 log = structlog.get_logger()
 
@@ -76,18 +77,15 @@ class SlotLine:
         self._unused = unused
         self._lines: tuple[deque[asyncio.Future[None]], ...] = (deque(), deque(), deque())
         self._arrived = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background("slot-line")
 
     def start(self) -> None:
         """Begin to hand out slots."""
-        self._task = asyncio.create_task(self._serve(), name="slot-line")
+        self._background.start(self._serve())
 
     async def stop(self) -> None:
         """Hand out no more slots."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await self._background.stop()
 
     async def take(self, precedence: int) -> None:
         """Wait for a slot. `precedence`: 0 a call made again, 1 a job that has waited before, 2 a new job."""

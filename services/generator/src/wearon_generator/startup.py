@@ -6,7 +6,6 @@ Safe with any number of replicas: what a live replica holds, and what waits in a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -19,6 +18,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from wearon_contracts.errors import ErrorCode, sentence
+from wearon_generator.background import Background
 from wearon_generator.ledger import LEASE_SECONDS, Ledger, Session
 from wearon_generator.metrics import Metrics
 from wearon_generator.queue_scan import QueueScan
@@ -155,18 +155,15 @@ class Sweeper:
         self._look = look
         self._sweep = sweep
         self._resume_at = 0.0
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background("sweeper")
 
     def start(self) -> None:
         """Sweep now, and then periodically."""
-        self._task = asyncio.create_task(self._run(), name="sweeper")
+        self._background.start(self._run())
 
     async def stop(self) -> None:
         """Sweep no more."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await self._background.stop()
 
     def supabase_was_away(self) -> None:
         """Take note that it was away just now."""
