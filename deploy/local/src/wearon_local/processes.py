@@ -115,6 +115,10 @@ class Process:
     def terminate(self, *, timeout: float = 10) -> int:
         """SIGTERM, then SIGKILL after `timeout` seconds; returns the exit code."""
         self.signal(signal.SIGTERM)
+        return self.wait_or_kill(timeout)
+
+    def wait_or_kill(self, timeout: float) -> int:
+        """Wait for it to end by itself, SIGKILL after `timeout` seconds; returns the exit code."""
         try:
             return self._popen.wait(timeout)
         except subprocess.TimeoutExpired:

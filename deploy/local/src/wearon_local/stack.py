@@ -160,7 +160,8 @@ class Stack:
             service.process.resume()
             service.process.signal(signal.SIGTERM)
         for service in self.services:
-            service.terminate(timeout=timeout)
+            # Not a second SIGTERM: one that comes while Python winds up ends it with -15 instead of 0.
+            service.process.wait_or_kill(timeout)
         self.services.clear()
 
     def reset(self) -> None:
