@@ -57,7 +57,7 @@ begin
      set refund_state = v_refund.state, refund_amount = v_refund.amount,
          refund_payer = v_refund.payer, refund_error = v_refund.error
    where channel = p_channel and session_id = p_session_id;
-  return '{}';
+  return '{"verdict": "refunded"}';
 end
 $$;
 grant execute on function public.generation_refund(text, uuid) to service_role;
@@ -103,7 +103,7 @@ MUTATIONS: Final = (
         {
             _LEDGER: {
                 'return await self._decide("generation_fail", params)': (
-                    'await self._call("generation_refund", claim.held.session.params())\n'
+                    'await self._decide("generation_refund", claim.held.session.params())\n'
                     '        return await self._decide("generation_fail", params)'
                 )
             },
