@@ -62,8 +62,8 @@ bench: setup model ## Measure beside the alternatives, under 15 minutes; figures
 bench-quick: setup model ## The same, rougher, under 3 minutes
 	.venv/bin/python -m tests.bench --quick
 
-chaos: setup ## Break everything while jobs run and check the laws; SEED=, RUNS=, JOBS=
-	.venv/bin/python tests/chaos/run.py
+chaos: setup ## Break everything while jobs run and check the laws; SEED=, RUNS=, JOBS=, PACE=
+	.venv/bin/python -m tests.chaos
 
 calibrate: setup model ## Fit the sizing method again: ANSUR=folder RENDERS=folder/train
 	.venv/bin/python services/sizing-api/tools/calibrate.py --ansur "$(ANSUR)" --renders "$(RENDERS)"
