@@ -84,6 +84,8 @@ def test_redis_read_only_for_a_while(lab: Lab) -> None:
     lab.wait_published(2)
     lab.server.set_read_only(True)
     wait_for_error(lab)
+    # It can still look for dead consumers, but that is no progress.
+    wait_until(lambda: not consumer.ready(), timeout=20, what="not ready")
     assert consumer.process.running
     lab.server.set_read_only(False)
     ids += lab.push_tasks(150)

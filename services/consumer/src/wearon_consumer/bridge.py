@@ -147,7 +147,6 @@ class Bridge:
         for consumer_id, elements in self._inflight.recover_some().items():
             self._metrics.recovered.inc(elements)
             _log.warning("elements_recovered", elements=elements, dead_consumer=consumer_id)
-        self._progressed()
         if self._inflight.recovery_round_done:
             self._next_recovery = time.monotonic() + RECOVERY_SECONDS
 
