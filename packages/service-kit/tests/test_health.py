@@ -115,6 +115,20 @@ def test_results_are_kept_for_a_while_and_then_renewed() -> None:
     until(lambda: readiness.results()["redis"].detail == "2")
 
 
+def test_a_failure_is_kept_for_a_shorter_while() -> None:
+    calls = []
+
+    def failing_once() -> CheckResult:
+        calls.append(1)
+        return CheckResult(len(calls) > 1)
+
+    readiness = Readiness({"redis": failing_once}, keep_seconds=30)
+    assert not readiness.results()["redis"].ok
+    readiness.results()
+    assert len(calls) == 1
+    until(lambda: readiness.results()["redis"].ok)
+
+
 def test_metrics_are_those_of_the_registry(start: Start) -> None:
     status, headers, body, _ = ask(start({}), "/metrics")
     assert status == 200

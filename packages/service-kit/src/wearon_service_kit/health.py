@@ -37,9 +37,10 @@ Check = Callable[[], CheckResult]
 class Readiness:
     """Answers "can this process do its work?" quickly, even when a dependency hangs.
 
-    Each check runs in a thread of its own, at most one at a time, and its result is kept for `keep_seconds`.
-    One that raises has failed, and one that has run for `timeout_seconds` has too until it ends. The default
-    is below the 1 s that a Kubernetes probe waits unless told otherwise.
+    Each check runs in a thread of its own, at most one at a time. Its result is kept for `keep_seconds`, a
+    failure for a tenth of that, so that a process that has become ready says so at once. One that raises has
+    failed, and one that has run for `timeout_seconds` has too until it ends. The default is below the 1 s that
+    a Kubernetes probe waits unless told otherwise.
     """
 
     def __init__(
@@ -107,7 +108,8 @@ class _CachedCheck:
             result = CheckResult(False, f"{type(error).__name__}: {error}")
         with self._lock:
             self._result = result
-            self._fresh_until = time.monotonic() + self._keep_seconds
+            keep = self._keep_seconds if result.ok else self._keep_seconds / 10
+            self._fresh_until = time.monotonic() + keep
             self._run = None
         run.done.set()
 
