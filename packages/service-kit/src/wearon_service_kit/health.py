@@ -39,8 +39,8 @@ class Readiness:
 
     Each check runs in a thread of its own, at most one at a time. Its result is kept for `keep_seconds`, a
     failure for a tenth of that, so that a process that has become ready says so at once. One that raises has
-    failed, and one that has run for `timeout_seconds` has too until it ends. The default is below the 1 s that
-    a Kubernetes probe waits unless told otherwise.
+    failed, and one that has run for `timeout_seconds` has too until it ends. The default is below the 1 s
+    that a Kubernetes probe waits unless told otherwise.
     """
 
     def __init__(
