@@ -12,10 +12,11 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from confidence import bins_of, right_sizes, table
+from figures import Figure, conclude
 from PIL import Image, ImageOps
 from renders import Render, detect_all, read_renders
 
@@ -30,7 +31,7 @@ from wearon_sizing.silhouette import (
     Array,
     Person,
 )
-from wearon_sizing.sizes import SIZES, size_of
+from wearon_sizing.sizes import SIZES
 from wearon_sizing.sizing import LONG_SIDE, Assessment, PhotoRefusedError, Shopper, assess, find_person
 
 # Mean absolute errors that must not be exceeded on renders/dev, in the order of MEASURED.
@@ -39,8 +40,6 @@ MOST_REFUSED = 0.01
 COVERAGE = (0.75, 0.88)
 MOST_VIEW_DEVIATION = 2.0
 LEAST_RANGE = 0.8
-CONFIDENCE_BINS = (0.0, 0.45, 0.55, 0.65, 0.75, 0.85, 1.01)
-SMALLEST_BIN = 40
 WAYS = ("height", "height and sex", "height and weight", "height, weight and sex")
 
 
@@ -122,14 +121,6 @@ def groups_of(looks: Sequence[Look]) -> list[tuple[str, list[Look]]]:
     return [(name, group) for name, group in groups if group]
 
 
-def clustered_error(hits: Array, bodies: Sequence[str]) -> float:
-    """Standard error of the mean of `hits` when pictures of one body err together."""
-    sums: dict[str, float] = {}
-    for hit, body in zip(hits - hits.mean(), bodies, strict=True):
-        sums[body] = sums.get(body, 0.0) + float(hit)
-    return float(np.sqrt(sum(value**2 for value in sums.values()))) / len(hits)
-
-
 def print_errors(looks: Sequence[Look], ways: Sequence[str]) -> None:
     kinds = " | ".join(f"{kind:27s}" for kind in ("mean absolute error", "bias", "90th percentile"))
     for way in ways:
@@ -149,19 +140,13 @@ def print_errors(looks: Sequence[Look], ways: Sequence[str]) -> None:
             print(row)
 
 
-def print_sizes(looks: Sequence[Look]) -> list[str]:
-    """Sizes, confidence and ranges per way of asking; returns what misses its limit."""
-    missed = []
+def print_sizes(looks: Sequence[Look]) -> list[Figure]:
+    """Sizes, confidence and ranges per way of asking."""
+    figures = []
     bodies = [look.render.body for look in looks]
     for way in WAYS:
-        right = np.array(
-            [
-                SIZES.index(
-                    size_of(look.render.truth["chest_cm"], look.render.gender if "sex" in way else None)
-                )
-                for look in looks
-            ]
-        )
+        genders = [look.render.gender if "sex" in way else None for look in looks]
+        right = np.array(right_sizes([look.render.truth["chest_cm"] for look in looks], genders))
         advice = [look.assessments[way].advice for look in looks]
         chosen, lower, upper = (
             np.array([SIZES.index(size) for size in sizes])
@@ -176,10 +161,21 @@ def print_sizes(looks: Sequence[Look]) -> list[str]:
         print(
             f"  size_range holds {inside:.1%}, {wide:.2f} sizes wide; mean confidence {confidence.mean():.3f}"
         )
-        if inside < LEAST_RANGE:
-            missed.append(f"size_range from {way}: holds {inside:.1%}")
-        missed += print_calibration(way, confidence, hits, bodies)
-    return missed
+        figures.append(Figure(f"size_range from {way} holds", inside, "", least=LEAST_RANGE))
+        bins = bins_of(advice, right.tolist(), bodies)
+        print(table(bins))
+        figures += [
+            Figure(
+                f"confidence from {way}, {each.stated:.2f} stated: right",
+                each.right,
+                "",
+                least=round(each.stated - each.allowed, 3),
+                most=round(each.stated + each.allowed, 3),
+            )
+            for each in bins
+            if each.large_enough
+        ]
+    return figures
 
 
 def print_body_types(looks: Sequence[Look], method: Method) -> None:
@@ -199,28 +195,8 @@ def print_body_types(looks: Sequence[Look], method: Method) -> None:
         print(f"Body type from {way}: {np.mean(right):.1%} as from the true girths")
 
 
-def print_calibration(way: str, confidence: Array, hits: Array, bodies: Sequence[str]) -> list[str]:
-    """Stated confidence beside the share that is right, bin by bin."""
-    missed = []
-    print("  confidence        n  stated   right  2 s.e.  allowed")
-    for low, high in pairwise(CONFIDENCE_BINS):
-        rows = np.flatnonzero((confidence >= low) & (confidence < high))
-        if not len(rows):
-            continue
-        doubled = 2 * clustered_error(hits[rows], [bodies[row] for row in rows.tolist()])
-        stated, share = confidence[rows].mean(), hits[rows].mean()
-        allowed = max(0.08, doubled)
-        verdict = "" if len(rows) >= SMALLEST_BIN else "(few)"
-        if len(rows) >= SMALLEST_BIN and abs(stated - share) > allowed:
-            verdict = "MISSED"
-            missed.append(f"confidence from {way}: {stated:.2f} stated, {share:.2f} right")
-        numbers = f"{len(rows):6d} {stated:7.3f} {share:7.3f} {doubled:7.3f} {allowed:8.3f}"
-        print(f"  {low:.2f} to {min(high, 1):.2f} {numbers} {verdict}")
-    return missed
-
-
-def print_intervals(looks: Sequence[Look]) -> list[str]:
-    missed = []
+def print_intervals(looks: Sequence[Look]) -> list[Figure]:
+    figures = []
     truth = truths(looks)
     print("\nTrue values inside the 80 % intervals, and the intervals' width in cm: chest waist hip shoulder")
     for way in LIMITS:
@@ -229,15 +205,16 @@ def print_intervals(looks: Sequence[Look]) -> list[str]:
         )
         inside = ((ends[:, :, 0] <= truth) & (truth <= ends[:, :, 1])).mean(axis=0)
         print(f"  {way:18s} {cells(inside, '6.1%')}   {cells((ends[:, :, 1] - ends[:, :, 0]).mean(axis=0))}")
-        missed += [
-            f"interval of {name} from {way}: covers {share:.1%}"
-            for name, share in zip(MEASURED, inside, strict=True)
-            if not COVERAGE[0] <= share <= COVERAGE[1]
+        figures += [
+            Figure(
+                f"80 % interval of {name} from {way} covers", share, "", least=COVERAGE[0], most=COVERAGE[1]
+            )
+            for name, share in zip(MEASURED, inside.tolist(), strict=True)
         ]
-    return missed
+    return figures
 
 
-def print_views(looks: Sequence[Look]) -> list[str]:
+def print_views(looks: Sequence[Look]) -> list[Figure]:
     """How much the views of one body differ."""
     by_body: dict[str, list[int]] = {}
     for number, look in enumerate(looks):
@@ -247,7 +224,7 @@ def print_views(looks: Sequence[Look]) -> list[str]:
     if not several:
         print("  (one view of each body)")
         return []
-    missed = []
+    figures = []
     for way in (*LIMITS, "baseline"):
         estimates = values(looks, way)
         deviations, samples = (
@@ -256,12 +233,11 @@ def print_views(looks: Sequence[Look]) -> list[str]:
         )
         print(f"  {way:18s} {cells(deviations)}   with n - 1 {cells(samples)}")
         if way == "height":
-            missed += [
-                f"deviation over views of {name}: {deviation:.2f} cm"
-                for name, deviation in zip(GIRTHS, deviations, strict=False)
-                if deviation > MOST_VIEW_DEVIATION
+            figures += [
+                Figure(f"{name}, deviation over views", deviation, "cm", most=MOST_VIEW_DEVIATION)
+                for name, deviation in zip(GIRTHS, deviations.tolist(), strict=False)
             ]
-    return missed
+    return figures
 
 
 def main() -> None:
@@ -270,6 +246,7 @@ def main() -> None:
     )
     parser.add_argument("--renders", type=Path, required=True, help="folder of renders with its table")
     parser.add_argument("--model", type=Path, default=Path(".local/models/pose_landmarker_full.task"))
+    parser.add_argument("--json", type=Path, help="where to write the figures that have a limit")
     options = parser.parse_args()
     method = load_method()
     renders = read_renders(options.renders)
@@ -284,18 +261,15 @@ def main() -> None:
     print_errors(looks, (*LIMITS, "baseline"))
     print()
     print_body_types(measured, method)
-    missed = print_sizes(measured) + print_intervals(measured) + print_views(measured)
-    if len(refused) > MOST_REFUSED * len(looks):
-        missed.append(f"refusals: {len(refused) / len(looks):.1%}")
+    figures = [Figure("refused", len(refused) / len(looks), "", most=MOST_REFUSED)]
     for way, limits in LIMITS.items():
-        errors = np.abs(values(measured, way) - truths(measured)).mean(axis=0)
-        missed += [
-            f"mean absolute error of {name} from {way}: {error:.2f} cm, at most {limit}"
+        errors = np.abs(values(measured, way) - truths(measured)).mean(axis=0).tolist()
+        figures += [
+            Figure(f"{name} from {way}, mean absolute error", error, "cm", most=limit)
             for name, error, limit in zip(MEASURED, errors, limits, strict=True)
-            if error > limit
         ]
-    print("\nEvery limit holds." if not missed else "\nMissed: " + "; ".join(missed))
-    sys.exit(bool(missed))
+    figures += print_sizes(measured) + print_intervals(measured) + print_views(measured)
+    sys.exit(conclude(figures, options.json))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from typing import Any
 
 import mediapipe
 import numpy as np
+from confidence import bins_of, right_sizes, table
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 from renders import GIRTH_BREADTHS, Render, detect_all, read_renders
@@ -36,6 +37,7 @@ from wearon_sizing.measuring import (
     SPREAD_TERMS,
     WEIGHT_TERMS,
     Linear,
+    Measurement,
     Steps,
     inputs_of,
     population_terms,
@@ -43,6 +45,7 @@ from wearon_sizing.measuring import (
 )
 from wearon_sizing.pose import Landmarker
 from wearon_sizing.silhouette import FEATURES, Array, measure_silhouette
+from wearon_sizing.sizes import advise
 from wearon_sizing.sizing import LONG_SIDE
 
 OUTPUT = Path(__file__).resolve().parents[1] / "src" / "wearon_sizing" / "method.json"
@@ -195,6 +198,31 @@ def fit_spread(inputs: Array, estimates: Array, errors: Array) -> Array:
     return scaled
 
 
+def unseen_spreads(inputs: Array, estimates: Array, errors: Array, folds: NDArray[np.intp]) -> Array:
+    """Standard deviations (n, 4), each from a spread that was fitted without the body's fold."""
+    spreads = np.zeros_like(estimates)
+    for fold in range(FOLDS):
+        out = folds == fold
+        slopes = fit_spread(inputs[~out], estimates[~out], errors[~out])
+        spreads[out] = np.maximum(spread_terms(inputs[out], estimates[out]) @ slopes, SMALLEST_SPREAD_CM)
+    return spreads
+
+
+def stated_and_right(
+    renders: list[Render], chests: list[Measurement], sex_is_known: bool
+) -> list[dict[str, float]]:
+    """The calibration table of the size's confidence on bodies that were left out; prints it."""
+    genders = [render.gender if sex_is_known else None for render in renders]
+    right = right_sizes([render.truth["chest_cm"] for render in renders], genders)
+    advice = [advise(chest, gender) for chest, gender in zip(chests, genders, strict=True)]
+    bins = bins_of(advice, right, [render.body for render in renders])
+    print(f"sex {'known' if sex_is_known else 'not known'}")
+    print(table(bins))
+    return [
+        {"n": each.count, "stated": round(each.stated, 3), "right": round(each.right, 3)} for each in bins
+    ]
+
+
 def folds_of(bodies: NDArray[np.intp]) -> NDArray[np.intp]:
     order = np.random.default_rng(20240501).permutation(bodies.max() + 1)
     fold_of_body = np.empty_like(order)
@@ -255,7 +283,7 @@ def calibrate(renders: list[Render], people: People, model: Path) -> dict[str, A
     body = np.array([names[render.body] for render in renders])
     truth = {name: np.array([render.truth[name] for render in renders]) for name in renders[0].truth}
     folds = folds_of(body)
-    parts, errors_by_part = {}, {}
+    parts, errors_by_part, confidence_by_part = {}, {}, {}
     for part, weighed in (("height_only", False), ("with_weight", True)):
         weight = truth["weight_kg"] if weighed else None
         inputs = inputs_of(features, weight[owners] if weight is not None else None)
@@ -282,6 +310,18 @@ def calibrate(renders: list[Render], people: People, model: Path) -> dict[str, A
             "covered_by_80_percent": dict(zip(MEASURED, covered.mean(axis=0).round(3).tolist(), strict=True)),
         }
         print(part, json.dumps(errors_by_part[part]))
+        chests = [
+            Measurement(value, spread)
+            for value, spread in zip(
+                estimates[:, 0].tolist(),
+                unseen_spreads(plain, estimates, errors, folds)[:, 0].tolist(),
+                strict=True,
+            )
+        ]
+        confidence_by_part[part] = {
+            knowing: stated_and_right(renders, chests, knowing == "with_sex")
+            for knowing in ("without_sex", "with_sex")
+        }
     return {
         "version": METHOD_VERSION,
         "provenance": {
@@ -292,6 +332,7 @@ def calibrate(renders: list[Render], people: People, model: Path) -> dict[str, A
             "mediapipe": mediapipe.__version__,
             "damping": {"widths": WIDTHS_DAMPING, "rest": REST_DAMPING, "agreement": AGREEMENT},
             "cross_validated": {"folds": FOLDS, "grouped_by": "body", **errors_by_part},
+            "confidence_cross_validated": confidence_by_part,
         },
         "features": list(FEATURES),
         **parts,

@@ -25,7 +25,16 @@ from wearon_sizing.silhouette import FEATURES, Array
 
 GIRTHS: Final[tuple[Measured, ...]] = ("chest_cm", "waist_cm", "hip_cm")
 MEASURED: Final[tuple[Measured, ...]] = (*GIRTHS, "shoulder_cm")
-WEIGHT_TERMS: Final = ("weight", "root_weight_per_height", "weight_per_height_squared", "root_weight")
+WEIGHT_TERMS: Final = (
+    "weight",
+    "root_weight_per_height",
+    "weight_per_height_squared",
+    "root_weight",
+    "stoutness",
+)
+STOUT_BMI: Final = 33.0
+"""Body mass index in kg/m² from which on more weight makes less girth. The cross-validated error of the chest
+shrinks from 26 up to here; 34 adds nothing."""
 SPREAD_TERMS: Final = ("one", "waist_per_height", "hip_per_height", "folds", "cut")
 # Half of an 80 % interval of a normal distribution, in standard deviations.
 EIGHTY_PERCENT: Final = 1.2816
@@ -83,8 +92,9 @@ def inputs_of(silhouettes: Array, weight: Array | None) -> Array:
     if weight is None:
         return silhouettes
     height = silhouettes[:, 0]
-    terms = [weight, np.sqrt(weight / height), weight / height**2 * 1e4, np.sqrt(weight)]
-    return np.column_stack([silhouettes, *terms])
+    bmi = weight / height**2 * 1e4
+    stoutness = np.maximum(0.0, bmi - STOUT_BMI)
+    return np.column_stack([silhouettes, weight, np.sqrt(weight / height), bmi, np.sqrt(weight), stoutness])
 
 
 def population_terms(height: Array, breadths: Array, weight: Array | None) -> Array:
