@@ -70,7 +70,7 @@ calibrate: setup model ## Fit the sizing method again: ANSUR=folder RENDERS=fold
 
 bench-sizing: setup model ## Errors, sizes, calibration, views, latency and load of the sizing API: RENDERS=folder/dev
 	@missed=0; .venv/bin/python services/sizing-api/tools/bench.py --renders "$(RENDERS)" || missed=1; \
-	.venv/bin/python services/sizing-api/tools/load.py --renders "$(RENDERS)" || missed=1; exit $$missed
+	.venv/bin/python services/sizing-api/tools/load.py --pictures "$(RENDERS)" || missed=1; exit $$missed
 
 check-photos: setup model ## None of the photographs in PHOTOS=folder may be measured
 	.venv/bin/python services/sizing-api/tools/check_photos.py --photos "$(PHOTOS)"

@@ -10,7 +10,8 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.bench import bridge, footprint, generator, images, profiles, scaling
+from tests.bench import bridge, footprint, generator, images, profiles, scaling, sizing
+from tests.bench.noise import compare
 from tests.bench.plots import draw
 from tests.bench.report import Bench, Section, write_json
 
@@ -20,6 +21,7 @@ BENCHES: dict[str, Bench] = {
     "footprint": footprint.run,
     "scaling": scaling.run,
     "generator": generator.run,
+    "sizing": sizing.run,
     "profiles": profiles.run,
 }
 
@@ -29,7 +31,13 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="shorter runs, rougher figures")
     parser.add_argument("--only", choices=BENCHES, action="append", help="only this one; may be repeated")
     parser.add_argument("--output", type=Path, default=Path(".local/bench"), help="where JSON and plots go")
+    parser.add_argument(
+        "--compare", type=Path, nargs="+", metavar="JSON", help="measure nothing; how far results lie apart"
+    )
     arguments = parser.parse_args()
+    if arguments.compare:
+        print(compare(arguments.compare))
+        return 0
     directory = arguments.output / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     directory.mkdir(parents=True)
     sections: list[Section] = []

@@ -35,7 +35,7 @@ PARTS = {
 
 
 def run(quick: bool) -> list[Section]:
-    seconds = 6 if quick else 25
+    seconds = 5 if quick else 20
     FLAMES.mkdir(parents=True, exist_ok=True)
     with bench(2.0) as running:
         worker = shipped(running)
