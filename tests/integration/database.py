@@ -82,6 +82,7 @@ class LedgerDatabase:
         self.server = server
         self._secret = jwt_secret
         self._service_token = tokens.api_key(jwt_secret, "service_role")
+        self.rest_url = rest_url
         self._rest = httpx.Client(base_url=rest_url, timeout=20, limits=httpx.Limits(max_connections=100))
         self._threads = ThreadPoolExecutor(4)
         self._admin = psycopg.connect(server.url, autocommit=True, row_factory=dict_row)
@@ -144,6 +145,11 @@ class LedgerDatabase:
     def get(self, path: str, *, token: str | None = None) -> httpx.Response:
         return self._rest.get(path, headers=self._headers(token))
 
+    def plan(self, path: str) -> str:
+        """How PostgreSQL would answer this request of the service role."""
+        headers = {**self._headers(None), "Accept": "application/vnd.pgrst.plan+text"}
+        return self._rest.get(path, headers=headers).raise_for_status().text
+
     def patch(self, path: str, values: Row, *, token: str) -> httpx.Response:
         headers = {**self._headers(token), "Prefer": "return=representation"}
         return self._rest.patch(path, json=values, headers=headers)
@@ -153,6 +159,11 @@ class LedgerDatabase:
 
     def anon_token(self) -> str:
         return tokens.api_key(self._secret, "anon")
+
+    @property
+    def service_headers(self) -> dict[str, str]:
+        """With which a client of one's own is the service role."""
+        return self._headers(None)
 
     def _headers(self, token: str | None) -> dict[str, str]:
         return {"Authorization": f"Bearer {token or self._service_token}"}
@@ -440,6 +451,7 @@ def ledger_server() -> Iterator[LedgerDatabase]:
                 "PGRST_DB_URI": server.authenticator_url(),
                 "PGRST_DB_SCHEMAS": "public",
                 "PGRST_DB_ANON_ROLE": "anon",
+                "PGRST_DB_PLAN_ENABLED": "true",
                 "PGRST_DB_POOL": "30",
                 "PGRST_JWT_SECRET": secret,
                 "PGRST_SERVER_HOST": "127.0.0.1",

@@ -278,6 +278,39 @@ def test_backlog_counts_what_is_unsettled(ledger: LedgerDatabase) -> None:
     assert counted["oldest_held_seconds"] == pytest.approx(90, abs=5)
 
 
+def test_the_backlog_does_not_read_everything_the_cron_ever_paid(ledger: LedgerDatabase) -> None:
+    """20,000 double payments are months old; those of these days are counted, all stay listed."""
+    ledger.run(
+        "insert into generation_ledger"
+        " (channel, session_id, owner_id, state, outcome, settled_by, settled_at, refund_state)"
+        " select 'b2c', gen_random_uuid(), gen_random_uuid(), 'settled', 'failed', 'worker', now(),"
+        " 'refunded' from generate_series(1, 20000)"
+    )
+    ledger.run(
+        "insert into credit_transactions (user_id, amount, type, description, created_at)"
+        " select owner_id, 1, 'refund', format('Stuck job recovery: session %s timed out', session_id),"
+        " now() - interval '100 days' from generation_ledger"
+    )
+    ledger.run("analyze generation_ledger, credit_transactions")
+    session = ledger.b2c()
+    ledger.begin(session, "a")
+    ledger.fail(session, "a", 1)
+    ledger.run("select app_recover_stuck_session(%s, %s)", session.id, session.owner)
+
+    with ledger.connect() as connection:
+        counted = connection.execute("select generation_backlog() ->> 'paid_by_cron_too' as n").fetchone()
+        cost = connection.execute(
+            "select sum(seq_scan) as scans, sum(coalesce(idx_tup_fetch, 0) + seq_tup_read) as rows"
+            " from pg_stat_xact_user_tables where relname in ('generation_ledger', 'credit_transactions')"
+        ).fetchone()
+
+    assert counted == {"n": "1"}
+    assert cost is not None
+    assert cost["scans"] == 0
+    assert cost["rows"] < 50
+    assert len(ledger.rpc("generation_flagged", p_limit=30_000)) == 20_001
+
+
 # ------------------------------------------------------------------------------------------- migrations
 
 
@@ -315,11 +348,71 @@ def test_every_file_applies_twice_and_the_application_keeps_its_shape(ledger: Le
             ("processing", "working", None, None, None),
         ]
         assert fresh.execute(columns.encode()).fetchall() == before
-        assert fresh.execute("select count(*) as n from pg_trigger where not tgisinternal").fetchone() == {
-            "n": 0
-        }
+        triggers = fresh.execute(
+            "select tgrelid::regclass::text as on_table, tgname as name from pg_trigger"
+            " where not tgisinternal order by 1"
+        ).fetchall()
+        assert [tuple(row.values()) for row in triggers] == [
+            ("generation_sessions", "generation_session_keeps_id"),
+            ("store_generation_sessions", "generation_session_keeps_id"),
+        ]
         functions = fresh.execute(ADDED_FUNCTIONS.encode()).fetchall()
         assert [f["name"] for f in functions if f["anon"]] == []
+
+
+def test_applied_again_only_what_the_ledger_lacks_is_entered(ledger: LedgerDatabase) -> None:
+    """A conflict costs an attempt to insert for every session ever settled."""
+    settle = (
+        "insert into generation_sessions (user_id, status, model_image_url, prompt_system)"
+        " select gen_random_uuid(), 'completed', '', '' from generate_series(1, 3)"
+    )
+    store = ledger.store()
+    settle_for_store = (
+        "insert into store_generation_sessions (store_id, status, model_image_url, prompt_system)"
+        " select id, 'failed', '', '' from stores, generate_series(1, 3)"
+    )
+    with prepared_database(ledger.server, "filled_twice", APPLICATION_FILES) as fresh:
+        fresh.execute("insert into stores (id) values (%s)", [store])
+        for statement in (settle, settle_for_store):
+            fresh.execute(statement.encode())
+        for file in MIGRATION_FILES:
+            fresh.execute(file.read_bytes())
+        # Fires before a conflict is seen.
+        fresh.execute(
+            "create table tried (channel text);"
+            " create function note() returns trigger language plpgsql as"
+            " $$ begin insert into tried values (new.channel); return new; end $$;"
+            " create trigger note before insert on generation_ledger for each row execute function note()"
+        )
+        for statement in (settle, settle_for_store):
+            fresh.execute(statement.encode())
+        fresh.execute(MIGRATION_FILES[0].read_bytes())
+
+        tried = fresh.execute("select channel, count(*) as n from tried group by 1 order by 1").fetchall()
+        entered = fresh.execute("select count(*) as n from generation_ledger").fetchone()
+
+    assert [tuple(row.values()) for row in tried] == [("b2b", 3), ("b2c", 3)]
+    assert entered == {"n": 12}
+
+
+def test_an_application_whose_transactions_bear_no_date_still_has_its_double_payments_counted(
+    ledger: LedgerDatabase,
+) -> None:
+    with prepared_database(ledger.server, "without_dates", APPLICATION_FILES) as fresh:
+        fresh.execute("alter table credit_transactions drop column created_at")
+        for file in [*MIGRATION_FILES, *MIGRATION_FILES]:
+            fresh.execute(file.read_bytes())
+        fresh.execute(
+            "with paid as (insert into credit_transactions (user_id, amount, type, description)"
+            " values (gen_random_uuid(), 1, 'refund', format('Stuck job recovery: session %s timed out',"
+            " gen_random_uuid())) returning user_id, substring(description from 29 for 36)::uuid as id)"
+            " insert into generation_ledger (channel, session_id, owner_id, state, outcome, settled_by)"
+            " select 'b2c', id, user_id, 'settled', 'completed', 'worker' from paid"
+        )
+
+        counted = fresh.execute("select generation_backlog() ->> 'paid_by_cron_too' as n").fetchone()
+
+    assert counted == {"n": "1"}
 
 
 def test_the_sample_owners_apply_twice_and_keep_their_balances(ledger: LedgerDatabase) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
+
+import psycopg
 import pytest
 from integration.database import LedgerDatabase, Row, Session
 
@@ -303,6 +306,38 @@ def test_an_owner_cannot_reopen_what_was_settled_before_there_was_a_ledger(ledge
     assert [row["verdict"] for row in ledger.reap(session)] == ["settled"]
     assert ledger.hold(session, "a")["verdict"] == "settled"
     assert ledger.balance(session) == 9
+
+
+def test_an_owner_cannot_give_a_settled_row_an_id_that_the_ledger_does_not_know(
+    ledger: LedgerDatabase,
+) -> None:
+    session = ledger.b2c()
+    ledger.complete(session, "a", ledger.begin(session, "a"))
+    unknown = {"id": str(uuid.uuid4()), "status": "queued", "created_at": "2020-01-01T00:00:00Z"}
+
+    answer = ledger.patch(
+        f"/generation_sessions?id=eq.{session.id}", unknown, token=ledger.user_token(session.owner)
+    )
+
+    assert ledger.orphans() == []
+    assert (answer.status_code, answer.json()["code"]) == (400, "23001")
+    assert ledger.status(session) == "completed"
+    assert ledger.balance(session) == 9
+
+
+@pytest.mark.parametrize("make", ["b2c", "b2b"])
+def test_nobody_changes_the_id_of_a_session_and_all_else_may_be_written(
+    ledger: LedgerDatabase, make: str
+) -> None:
+    session: Session = getattr(ledger, make)()
+    table = "generation_sessions" if make == "b2c" else "store_generation_sessions"
+
+    with pytest.raises(psycopg.errors.RestrictViolation):
+        ledger.run(f"update {table} set id = gen_random_uuid() where id = %s", session.id)
+    # As an upsert writes it.
+    ledger.run(f"update {table} set id = id, prompt_user = 'x' where id = %s", session.id)
+
+    assert ledger.session_row(session)["prompt_user"] == "x"
 
 
 def test_a_session_that_is_gone_is_closed(ledger: LedgerDatabase) -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
+from typing import Any
 
+import httpx
 import pytest
 from integration.database import LedgerDatabase, Row, RpcRefused, Session
+from postgrest import AsyncPostgrestClient
+
+from wearon_generator.ledger import Ledger
 
 
 def ids(found: list[Row]) -> list[str]:
@@ -179,6 +185,38 @@ def test_orphans_cost_the_same_with_a_long_backlog_and_a_long_history(ledger: Le
     assert cost is not None
     assert cost["seq_scan"] == 0
     assert cost["rows"] < 50
+
+
+def test_what_is_settled_among_taken_messages_is_found_by_the_primary_key(ledger: LedgerDatabase) -> None:
+    ledger.run(
+        "insert into generation_ledger (channel, session_id, owner_id, state, outcome)"
+        " select 'b2c', gen_random_uuid(), gen_random_uuid(), 'settled', 'failed'"
+        " from generate_series(1, 20000)"
+    )
+    held, settled, unknown = ledger.b2c(), ledger.b2b(), ledger.b2c()
+    ledger.hold(held, "a")
+    ledger.complete(settled, "b", ledger.begin(settled, "b"))
+    ledger.run("analyze generation_ledger")
+    asked: list[str] = []
+
+    async def note(request: httpx.Request) -> None:
+        asked.append(request.url.raw_path.decode())
+
+    async def look() -> dict[str, bool]:
+        async with httpx.AsyncClient(event_hooks={"request": [note]}) as http:
+            client: Any = AsyncPostgrestClient(
+                ledger.rest_url, headers=ledger.service_headers, http_client=http
+            )
+            others = [str(uuid.uuid4()) for _ in range(150)]
+            return await Ledger(client).settled_among([*others, *map(str, (held.id, settled.id, unknown.id))])
+
+    assert asyncio.run(look()) == {str(held.id): False, str(settled.id): True}
+    assert len(asked) == 2
+    # By session alone PostgreSQL before 18 reads the whole index, or the whole table.
+    for path in asked:
+        plan = ledger.plan(path)
+        assert "Index Scan using generation_ledger_pkey" in plan
+        assert "Index Cond: ((channel = ANY" in plan
 
 
 # ------------------------------------------------------------------------------------------------ reaper

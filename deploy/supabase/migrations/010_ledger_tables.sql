@@ -97,17 +97,24 @@ create index if not exists credit_transactions_stuck_refund_idx
   on public.credit_transactions (user_id, description)
   where type = 'refund' and description like 'Stuck job recovery: session %';
 
--- Sessions from before the ledger that are settled stay so, even if their owner writes 'queued' into one:
--- it would be taken for an orphan, and its credit given back although the picture was delivered.
+-- Sessions from before the ledger that are settled stay so, even if their owner writes 'queued' into one: it
+-- would be taken for an orphan, and its credit given back although the picture was delivered. (That the owner
+-- cannot give it an id the ledger does not know is seen to in 025.)
+-- Only what the ledger lacks is inserted, so that this costs two reads when it is applied again. And it should
+-- be: what a worker that knows no ledger settled since then is entered too.
 insert into public.generation_ledger
   (channel, session_id, owner_id, state, outcome, settled_by, settled_at, held_at)
-select 'b2c', id, user_id, 'settled', status, 'elsewhere',
-       coalesce(completed_at, created_at, now()), coalesce(created_at, now())
-  from public.generation_sessions where status in ('completed', 'failed')
+select 'b2c', s.id, s.user_id, 'settled', s.status, 'elsewhere',
+       coalesce(s.completed_at, s.created_at, now()), coalesce(s.created_at, now())
+  from public.generation_sessions s
+ where s.status in ('completed', 'failed')
+   and not exists (select from public.generation_ledger l where l.channel = 'b2c' and l.session_id = s.id)
 on conflict do nothing;
 insert into public.generation_ledger
   (channel, session_id, owner_id, request_id, state, outcome, settled_by, settled_at, held_at)
-select 'b2b', id, store_id, request_id, 'settled', status, 'elsewhere',
-       coalesce(completed_at, created_at, now()), coalesce(created_at, now())
-  from public.store_generation_sessions where status in ('completed', 'failed')
+select 'b2b', s.id, s.store_id, s.request_id, 'settled', s.status, 'elsewhere',
+       coalesce(s.completed_at, s.created_at, now()), coalesce(s.created_at, now())
+  from public.store_generation_sessions s
+ where s.status in ('completed', 'failed')
+   and not exists (select from public.generation_ledger l where l.channel = 'b2b' and l.session_id = s.id)
 on conflict do nothing;

@@ -45,22 +45,45 @@ $$;
 
 -- Sessions that this project settled and whose credit the application's cron gave back on top of that: it does
 -- not look at the status it overwrites. Nothing here can prevent it, so it is reported.
-create or replace view generation_private.paid_by_cron_too as
-select l.channel, l.session_id,
-       case l.outcome when 'completed' then 'completed_and_refunded_by_cron' else 'refunded_by_cron_too' end
-         as reason
-  from public.credit_transactions t
-  join public.generation_ledger l
-    on l.channel = 'b2c'
-   and l.owner_id = t.user_id
-   and l.session_id = substring(
-     t.description from '^Stuck job recovery: session ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}) timed out'
-   )::uuid
- where t.type = 'refund'
-   and t.description like 'Stuck job recovery: session %'
-   and l.looked_at is null
-   and l.settled_by in ('worker', 'rejection', 'reaper')
-   and (l.outcome = 'completed' or l.refund_state = 'refunded');
+-- Read as a whole it costs as much as the cron ever gave back; paid_at lets a reader ask for the last days only.
+-- In an application whose transactions bear no date all of them count as of now.
+do $do$
+declare
+  v_dated boolean := exists (
+    select from pg_catalog.pg_attribute
+     where attrelid = 'public.credit_transactions'::regclass and attname = 'created_at' and not attisdropped
+  );
+begin
+  if v_dated then
+    create index if not exists credit_transactions_stuck_refund_made_idx
+      on public.credit_transactions (created_at)
+      where type = 'refund' and description like 'Stuck job recovery: session %';
+  end if;
+  execute format(
+    $view$
+      create or replace view generation_private.paid_by_cron_too as
+      select l.channel, l.session_id,
+             case l.outcome when 'completed' then 'completed_and_refunded_by_cron' else 'refunded_by_cron_too' end
+               as reason,
+             %s as paid_at
+        from public.credit_transactions t
+        join public.generation_ledger l
+          on l.channel = 'b2c'
+         and l.owner_id = t.user_id
+         and l.session_id = substring(
+           t.description
+           from '^Stuck job recovery: session ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}) timed out'
+         )::uuid
+       where t.type = 'refund'
+         and t.description like 'Stuck job recovery: session %%'
+         and l.looked_at is null
+         and l.settled_by in ('worker', 'rejection', 'reaper')
+         and (l.outcome = 'completed' or l.refund_state = 'refunded')
+    $view$,
+    case when v_dated then 't.created_at::timestamptz' else 'now()' end
+  );
+end
+$do$;
 grant select on generation_private.paid_by_cron_too to service_role;
 
 -- Sessions a person should look at and why, last settled first.
@@ -90,7 +113,8 @@ as $$
     ) f
 $$;
 
--- Figures for the metrics. Ages in seconds. Costs as much as there are unsettled and flagged sessions.
+-- Figures for the metrics, asked for on every sweep. Ages in seconds. Costs as much as there are unsettled and
+-- flagged sessions and refunds by the cron in the last 30 days: what it paid before that is in generation_flagged.
 -- Answers {waiting, working, retrying, expired, oldest_held_seconds, flagged, owed, paid_by_cron_too}.
 create or replace function public.generation_backlog() returns jsonb
 language sql stable set search_path = ''
@@ -108,7 +132,8 @@ as $$
       )
         from public.generation_ledger f where f.flagged_reason is not null and f.looked_at is null
     ) || (
-      select jsonb_build_object('paid_by_cron_too', count(*)) from generation_private.paid_by_cron_too
+      select jsonb_build_object('paid_by_cron_too', count(*))
+        from generation_private.paid_by_cron_too p where p.paid_at > now() - interval '30 days'
     )
     from public.generation_ledger l where l.state <> 'settled'
 $$;
@@ -121,7 +146,8 @@ as $$
 begin
   update public.generation_ledger
      set looked_at = clock_timestamp(), looked_at_note = p_note
-   where session_id = p_session_id and state = 'settled';
+   where channel in ('b2c', 'b2b') -- the primary key begins with it
+     and session_id = p_session_id and state = 'settled';
   return jsonb_build_object('verdict', case when found then 'noted' else 'session_not_found' end);
 end
 $$;

@@ -229,6 +229,8 @@ class Ledger:
         found: dict[str, bool] = {}
         for start in range(0, len(wanted), _IDS_IN_ONE_QUERY):
             query = self._client.table("generation_ledger").select("session_id, state")
+            # The primary key begins with the channel: without it PostgreSQL before 18 reads everything.
+            query = query.in_("channel", [channel.value for channel in Channel])
             answer = await query.in_("session_id", wanted[start : start + _IDS_IN_ONE_QUERY]).execute()
             rows: Any = answer.data
             found |= {str(row["session_id"]): row["state"] == "settled" for row in rows}
