@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from click.testing import CliRunner, Result
+from psycopg.types.json import Jsonb
 from tests.integration.tryons import TryOns
 
 from wearon_contracts.queues import DEAD_LETTER_LIST, TASK_LIST, inflight_list
 from wearon_generator.ctl import main
+from wearon_generator.presence import PAUSED_KEY, REPLICA_PREFIX
 from wearon_local.next_app import SAMPLE_GARMENT, SAMPLE_PERSON, Job
 from wearon_local.processes import wait_until
 from wearon_local.services import Service
@@ -314,6 +320,221 @@ def test_an_element_that_is_no_letter_is_shown_all_the_same(
     ask("dead", "drop", letter_id, "--yes")
 
 
+def a_letter(**changes: Any) -> bytes:
+    letter = {
+        "reason": "not_utf8",
+        "detail": "",
+        "raw": "/w==",
+        "encoding": "base64",
+        "set_aside_at": "2026-01-01T00:00:00Z",
+        "set_aside_by": "somebody",
+    }
+    return json.dumps(letter | changes).encode()
+
+
+FOREIGN = {
+    "not_utf8": b"\xff\xfe of \x1b[2J somebody's",
+    "json_but_no_letter": b'{"reason": "because"}',
+    "a_number": b"17",
+    "a_letter_of_the_wrong_reason": a_letter(reason="because"),
+    "a_letter_of_no_moment": a_letter(set_aside_at="2026-02-31T00:00:00Z"),
+    "half_a_pair": b'"\\ud800"',
+    "nothing": b"",
+    "deep": b"[" * 100_000,
+}
+
+
+@pytest.fixture
+def foreign(stack: Stack) -> Iterator[Callable[[bytes], None]]:
+    """Puts an element on the list of dead letters by hand."""
+    with stack.redis.client() as redis:
+        pushed: list[bytes] = []
+
+        def push(element: bytes) -> None:
+            redis.lpush(DEAD_LETTER_LIST, element)
+            pushed.append(element)
+
+        yield push
+        for element in pushed:
+            redis.lrem(DEAD_LETTER_LIST, 0, element)
+
+
+@pytest.mark.parametrize("element", FOREIGN.values(), ids=FOREIGN)
+@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
+def test_whatever_lies_on_the_list_is_shown_and_dropped(
+    stack: Stack,
+    ctl: Ctl,
+    ask: Callable[..., Any],
+    foreign: Callable[[bytes], None],
+    element: bytes,
+    as_json: list[str],
+) -> None:
+    foreign(element)
+    listed = ask("dead", "list", "--limit", "1")[0]
+    assert listed["detail"] == "not written by this project"
+    shown = ask("dead", "show", listed["id"], "--raw")
+    raw = shown["raw"].encode()
+    assert (base64.b64decode(raw) if shown["encoding"] == "base64" else raw) == element
+    for arguments in (["list"], ["show", listed["id"]], ["show", listed["id"], "--raw"]):
+        result = ctl(*as_json, "dead", *arguments)
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert listed["id"] in result.stdout and "\x1b" not in result.stdout
+    result = ctl(*as_json, "dead", "drop", listed["id"], "--yes")
+    assert (result.exit_code, listed["id"] in result.stdout) == (0, True), result.output
+    with stack.redis.client() as redis:
+        assert redis.lrem(DEAD_LETTER_LIST, 0, element) == 0
+
+
+@pytest.mark.parametrize("element", [b"\xff\xfe", b'{"reason": "because"}', a_letter(raw="/w==")])
+def test_what_is_requeued_is_what_was_pushed_byte_for_byte(
+    stack: Stack, ask: Callable[..., Any], foreign: Callable[[bytes], None], element: bytes
+) -> None:
+    foreign(element)
+    letter_id = newest_id(ask)
+    pushed = b"\xff" if element == a_letter(raw="/w==") else element
+    ask("dead", "requeue", letter_id, "--yes")
+    # The consumer takes it and, since it still is no task, sets it aside: with the bytes it read.
+    wait_until(lambda: newest_raw(ask) == pushed, timeout=10, what="the same bytes on the list again")
+    ask("dead", "drop", newest_id(ask), "--yes")
+
+
+def newest_raw(ask: Callable[..., Any]) -> bytes | None:
+    listed = ask("dead", "list", "--limit", "1")
+    if not listed or listed[0]["detail"] == "not written by this project":
+        return None
+    letter = ask("dead", "show", listed[0]["id"], "--raw")
+    raw: str = letter["raw"]
+    return base64.b64decode(raw) if letter["encoding"] == "base64" else raw.encode()
+
+
+@pytest.mark.parametrize("raw", ["no base64!", "abc", "é"])
+@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
+def test_a_letter_that_lost_its_element_is_shown_and_not_requeued(
+    ctl: Ctl, ask: Callable[..., Any], foreign: Callable[[bytes], None], raw: str, as_json: list[str]
+) -> None:
+    foreign(a_letter(raw=raw))
+    letter_id = newest_id(ask)
+    assert ask("dead", "show", letter_id, "--raw")["raw"] == raw
+    result = ctl(*as_json, "dead", "requeue", letter_id, "--yes")
+    assert_a_sentence(result, as_json, f"dead drop {letter_id}")
+    assert newest_id(ask) == letter_id
+    ask("dead", "drop", letter_id, "--yes")
+
+
+def assert_a_sentence(result: Result, as_json: list[str], says: str, code: int = 1) -> None:
+    assert result.exit_code == code, result.output
+    (line,) = result.stderr.splitlines()
+    assert says in (json.loads(line)["error"] if as_json else line)
+    assert result.stdout == ""
+
+
+# ------------------------------------------------------------------ what others have set or answer
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (b"since noon", {"reason": "since noon"}),
+        (b"1", {"reason": "1"}),
+        (b"", {"reason": ""}),
+        (b"\xff", {"reason": "\\xff"}),
+        (b'{"reason": "\\ud800"}', {"reason": "\ud800"}),
+    ],
+)
+def test_a_pause_set_by_hand_is_shown(
+    stack: Stack, ctl: Ctl, ask: Callable[..., Any], value: bytes, shown: dict[str, str]
+) -> None:
+    with stack.redis.client() as redis:
+        redis.set(PAUSED_KEY, value)
+    try:
+        assert ask("status")["paused"] == shown
+        assert ctl("status").exit_code == 0
+    finally:
+        assert ask("resume") == {"paused": None, "was_paused": True}
+
+
+@pytest.mark.parametrize("value", [b"not json", b"[1]", b"\xff"])
+def test_a_replica_that_tells_no_json_is_shown(
+    stack: Stack, ctl: Ctl, ask: Callable[..., Any], value: bytes
+) -> None:
+    key = f"{REPLICA_PREFIX}by-hand"
+    with stack.redis.client() as redis:
+        redis.set(key, value, ex=30)
+        try:
+            (found,) = [one for one in ask("status")["generators"] if one["id"] == "by-hand"]
+            assert "unreadable" in found
+            assert ctl("status").exit_code == 0
+        finally:
+            redis.delete(key)
+
+
+@contextmanager
+def a_proxy(status: int) -> Iterator[str]:
+    """Something that answers every request with a page."""
+
+    class Page(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            page = b"<html>please log in</html>"
+            self.send_response(status)
+            self.send_header("content-type", "text/html")
+            self.send_header("content-length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+
+        do_GET = do_POST = do_PATCH = do_DELETE = answer
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+ASKS_SUPABASE = [
+    ["status"],
+    ["session", str(uuid4())],
+    ["flagged"],
+    ["looked-at", str(uuid4()), "--note", "x"],
+    ["reap", "--yes"],
+    ["costs"],
+    ["erase", "--user", str(uuid4()), "--yes"],
+    ["erase", "--session", str(uuid4())],
+]
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 1), (502, 3)])
+@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
+def test_the_page_of_a_proxy_is_a_sentence(ctl: Ctl, status: int, code: int, as_json: list[str]) -> None:
+    with a_proxy(status) as url:
+        for arguments in ASKS_SUPABASE:
+            result = ctl(*as_json, *arguments, SUPABASE_URL=url)
+            assert_a_sentence(result, as_json, "SUPABASE_URL", code)
+
+
+def test_a_letter_is_not_requeued_on_the_word_of_a_proxy(
+    ctl: Ctl, ask: Callable[..., Any], foreign: Callable[[bytes], None]
+) -> None:
+    foreign(a_letter(reason="invalid_task", session_id=str(uuid4())))
+    letter_id = newest_id(ask)
+    with a_proxy(200) as url:
+        result = ctl("dead", "requeue", letter_id, "--yes", SUPABASE_URL=url)
+    assert_a_sentence(result, [], "SUPABASE_URL")
+    assert newest_id(ask) == letter_id
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
+def test_a_key_of_another_kind_is_a_sentence(stack: Stack, ctl: Ctl, as_json: list[str]) -> None:
+    with stack.redis.client() as redis:
+        redis.lpush(PAUSED_KEY, "x")
+        try:
+            assert_a_sentence(ctl(*as_json, "status"), as_json, "WRONGTYPE", 3)
+        finally:
+            redis.delete(PAUSED_KEY)
+
+
 # ------------------------------------------------------------------ sessions
 
 
@@ -438,6 +659,82 @@ def test_erasing_a_user_takes_settled_sessions_only_and_nobody_elses_pictures(
     assert done["erased"]["dead_letters"] == 1
     assert not [letter for letter in ask("dead", "list") if letter["session_id"] == str(invalid.session_id)]
     assert stack.app.session(waiting)["model_image_url"]
+
+
+def links(stack: Stack, job: Job, **columns: Any) -> None:
+    """Write links into a session's row, as its owner may."""
+    for column, value in columns.items():
+        stack.app.rows(
+            f"update generation_sessions set {column} = %s where id = %s returning 1", value, job.session_id
+        )
+
+
+@pytest.mark.parametrize("by", ["--session", "--user"])
+def test_only_pictures_that_are_the_owners_own_by_their_path_are_erased(
+    stack: Stack, ctl: Ctl, ask: Callable[..., Any], services: list[Service], by: str
+) -> None:
+    user, other = (stack.app.create_user(credits=10) for _ in range(2))
+    mine, theirs = uploaded_job(stack, user), uploaded_job(stack, other)
+    stack.app.push(mine, theirs)
+    stack.app.wait_settled(mine, theirs)
+    kept = [
+        stack.app.upload(path, SAMPLE_GARMENT)
+        for path in (
+            f"garments/{uuid4()}.jpg",
+            f"uploads/{other}/hat.jpg",
+            f"uploads/{other}/{user}/bag.jpg",
+            f"garments/{user}.jpg",
+            f"stores/{user}/generated/x.jpg",
+            f"generated/{other}/{user}/x.jpg",
+        )
+    ]
+    own = [
+        stack.app.upload(path, SAMPLE_GARMENT)
+        for path in (f"uploads/{user}/hat.jpg", f"{user}/folder/bag.jpg", f"generated/{user}/old.jpg")
+    ]
+    elsewhere = "https://shop.example/dress.jpg"
+    # A path that leads elsewhere when somebody resolves it, and links that are none.
+    odd = [stack.app.sign(f"uploads/{user}/%2e%2e/{other}/hat.jpg"), "http://[", "no link"]
+    links(
+        stack,
+        mine,
+        outfit_image_url=stack.app.sign(kept[0]),
+        stitched_image_url=stack.app.sign(theirs.result_path),
+        accessories=Jsonb([*map(stack.app.sign, kept[1:] + own), f"{elsewhere}?token=secret", *odd]),
+    )
+    before = names(stack)
+    subject = str(user if by == "--user" else mine.session_id)
+    plan = ask("erase", by, subject)
+    assert set(plan["objects"]) >= {mine.result_path, *own}
+    assert plan["linked_and_kept"] == sorted(
+        {*kept, theirs.result_path, elsewhere, f"uploads/{user}/../{other}/hat.jpg", "http://["}
+    )
+    assert not set(plan["objects"]) & set(plan["linked_and_kept"])
+    text = ctl("erase", by, subject).stdout
+    assert "linked_and_kept" in text and kept[0] in text and elsewhere in text and "secret" not in text
+    done = ask("erase", by, subject, "--yes")
+    assert done["linked_and_kept"] == plan["linked_and_kept"]
+    assert before - names(stack) == set(plan["objects"])
+    assert {*kept, theirs.result_path} <= names(stack)
+
+
+def test_a_stores_other_pictures_stay_when_a_shoppers_are_erased(
+    stack: Stack, ask: Callable[..., Any], services: list[Service]
+) -> None:
+    store = stack.app.create_store(credits=10)
+    person, garment, result = (
+        stack.app.upload(f"stores/{store}/{name}.jpg", SAMPLE_PERSON)
+        for name in ("uploads/person", "garments/dress", f"generated/{uuid4()}")
+    )
+    first = stack.app.b2b_job(store, image_urls=[stack.app.sign(person), stack.app.sign(garment)])
+    second = stack.app.b2b_job(store, image_urls=[stack.app.sign(result)])
+    stack.app.push(first, second)
+    stack.app.wait_settled(first, second)
+    done = ask("erase", "--session", str(first.session_id), "--yes")
+    assert done["objects"] == sorted([person, first.result_path])
+    assert done["linked_and_kept"] == [garment]
+    assert ask("erase", "--session", str(second.session_id))["linked_and_kept"] == [result]
+    assert {garment, result} <= names(stack)
 
 
 def test_a_user_with_more_sessions_than_one_answer_holds_is_erased_in_full(

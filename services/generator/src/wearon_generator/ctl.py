@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Final
@@ -13,11 +14,11 @@ import click
 import httpx
 from postgrest.exceptions import APIError
 from pydantic import Field, SecretStr
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from storage3.exceptions import StorageApiError
 
 from wearon_generator.operations import Letter, Operations, Refused
-from wearon_generator.supabase_client import connect_supabase
+from wearon_generator.supabase_client import SupabaseAway, connect_supabase
 from wearon_service_kit.redis_clients import connect_async
 from wearon_service_kit.settings import HttpOrigin, RedisUrl, ServiceSettings, load_settings
 
@@ -55,28 +56,17 @@ class Desk:
 
         try:
             return asyncio.run(connected())
-        except Refused as error:
-            self.stop(str(error), 1)
-        except RedisError as error:
-            self.stop(f"Redis does not answer ({type(error).__name__}): check REDIS_URL", 3)
-        except (httpx.HTTPError, StorageApiError) as error:
-            self.stop(f"Supabase does not answer ({type(error).__name__}): check SUPABASE_URL", 3)
-        except APIError as error:
-            # An answer without a code of PostgreSQL or PostgREST comes from a gateway before them.
-            if error.code is None or error.code.startswith("PGRST3"):
-                why = "Supabase refused the request: check SUPABASE_SERVICE_ROLE_KEY and SUPABASE_URL"
-            else:
-                why = f"the database refused ({error.code}): are the migrations applied?"
-            self.stop(why, 3)
+        except Exception as error:  # whatever it is, an operator at night reads a sentence
+            self.stop(*_told_of(error))
 
     def stop(self, why: str, code: int) -> None:
         """End with `why` on standard error."""
-        click.echo(json.dumps({"error": why}) if self.as_json else f"wearonctl: {why}", err=True)
+        click.echo(json.dumps({"error": why}) if self.as_json else _printable(f"wearonctl: {why}"), err=True)
         sys.exit(code)
 
     def show(self, data: Any, lines: Callable[[Any], list[str]]) -> None:
         """Print `data` as JSON, or as the lines a person reads."""
-        click.echo(json.dumps(data, default=str) if self.as_json else "\n".join(lines(data)))
+        click.echo(json.dumps(data, default=str) if self.as_json else _printable("\n".join(lines(data))))
 
     def confirm(self, question: str, yes: bool) -> None:
         """Go on only if the operator agrees; without a terminal, `--yes` has to say so."""
@@ -85,6 +75,41 @@ class Desk:
         if self.as_json or not sys.stdin.isatty():
             self.stop(f"{question} Add --yes to do it.", 1)
         click.confirm(question, abort=True, err=True)
+
+
+def _told_of(error: BaseException) -> tuple[str, int]:
+    """What to say of an error, and the exit code: 3 where something does not answer or refuses, else 1."""
+    if isinstance(error, SupabaseAway) and error.__cause__ is not None:
+        error = error.__cause__
+    code = 3
+    match error:
+        case Refused():
+            why, code = str(error), 1
+        case ResponseError():
+            why = f"Redis refused a command ({error}): check REDIS_URL, and what was set there by hand"
+        case RedisError():
+            why = f"Redis does not answer ({type(error).__name__}): check REDIS_URL"
+        case httpx.HTTPError() | StorageApiError():
+            why = f"Supabase does not answer ({type(error).__name__}): check SUPABASE_URL"
+        # An answer without a code of PostgreSQL or PostgREST comes from a gateway before them: HTTP status.
+        case APIError() if len(str(error.code)) == 3 and str(error.code).startswith("5"):
+            why = f"Supabase does not answer (status {error.code}): check SUPABASE_URL"
+        case APIError() if not error.code or str(error.code).startswith("PGRST3"):
+            why = "Supabase refused the request: check SUPABASE_SERVICE_ROLE_KEY and SUPABASE_URL"
+        case APIError():
+            why = f"the database refused ({error.code}): are the migrations applied?"
+        case UnicodeError():
+            why, code = f"no valid text ({error}): check the arguments and the names of Redis's keys", 1
+        case ValueError():  # a proxy's page with status 200, or an answer that was cut off
+            why, code = "what answered is not Supabase: check SUPABASE_URL and what stands before it", 1
+        case _:
+            why, code = f"a bug in wearonctl ({type(error).__name__}: {error}): please report it", 1
+    return " ".join(why.split()), code
+
+
+def _printable(text: str) -> str:
+    """`text` without what could steer a terminal or not be written to it; much of it comes from strangers."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", lambda found: ascii(found[0])[1:-1], text)
 
 
 def _fields(data: Any, indent: str = "") -> list[str]:
@@ -310,4 +335,4 @@ def erase(desk: Desk, session_id: UUID | None, user_id: UUID | None, yes: bool) 
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="wearonctl")

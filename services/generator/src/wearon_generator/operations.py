@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -39,7 +40,15 @@ _SHORT: Final = 12
 _PAGE: Final = 500
 _ALL: Final = 2**31
 _OBJECT_PATH: Final = "/storage/v1/object/"
-_RESULT_FOLDERS: Final = ("generated/", "stores/")
+_RESULT_FOLDERS: Final = ("generated", "stores")
+_LINK_COLUMNS: Final = (
+    "model_image_url",
+    "outfit_image_url",
+    "stitched_image_url",
+    "accessories",
+    "generated_image_url",
+)
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _IDS_IN_ONE_QUERY: Final = 100
 
 # KEYS from, to; ARGV element, what to push for it. Returns 0 if the element is gone.
@@ -63,10 +72,16 @@ class Letter:
     letter: DeadLetter
 
     def raw(self) -> bytes:
-        """The element as the producer pushed it."""
-        if self.letter.encoding == "base64":
-            return base64.b64decode(self.letter.raw)
-        return self.letter.raw.encode()
+        """The element as the producer pushed it; raises `Refused` if the letter does not hold it readably."""
+        if self.letter.encoding == "utf-8":
+            return self.letter.raw.encode()
+        try:
+            return base64.b64decode(self.letter.raw, validate=True)
+        except ValueError as error:
+            raise Refused(
+                f"dead letter {self.id} says it holds base64 and does not, so what was pushed cannot be told:"
+                f" look at it with `dead show {self.id} --raw`, then `dead drop {self.id}`"
+            ) from error
 
     def summary(self) -> dict[str, Any]:
         """What a list shows: everything but the element itself."""
@@ -99,20 +114,20 @@ class Operations:
             ),
             "consumers": await self._consumers(),
             "generators": await self._generators(),
-            "paused": json.loads(paused) if paused else None,
+            "paused": None if paused is None else _told(paused, otherwise="reason"),
             "ledger": await self._ledger.backlog(),
         }
 
     async def _consumers(self) -> list[dict[str, Any]]:
         found = []
         async for name in self._redis.scan_iter(f"{INFLIGHT_PREFIX}*"):
-            consumer = name.decode().removeprefix(INFLIGHT_PREFIX)
+            consumer = _text(name).removeprefix(INFLIGHT_PREFIX)
             alive = bool(await self._redis.exists(consumer_heartbeat(consumer)))
             found.append({"id": consumer, "alive": alive, "in_flight": await self._redis.llen(name)})
         with_list = {consumer["id"] for consumer in found}
         prefix = consumer_heartbeat("")
         async for name in self._redis.scan_iter(f"{prefix}*"):
-            consumer = name.decode().removeprefix(prefix)
+            consumer = _text(name).removeprefix(prefix)
             if consumer not in with_list:
                 found.append({"id": consumer, "alive": True, "in_flight": 0})
         return sorted(found, key=lambda consumer: str(consumer["id"]))
@@ -120,11 +135,12 @@ class Operations:
     async def _generators(self) -> list[dict[str, Any]]:
         found = []
         async for name in self._redis.scan_iter(f"{REPLICA_PREFIX}*"):
-            if name.decode() == PAUSED_KEY:
+            if _text(name) == PAUSED_KEY:
                 continue
             told = await self._redis.get(name)
             if told is not None:
-                found.append({"id": name.decode().removeprefix(REPLICA_PREFIX), **json.loads(told)})
+                replica = _text(name).removeprefix(REPLICA_PREFIX)
+                found.append({"id": replica, **_told(told, otherwise="unreadable")})
         return sorted(found, key=lambda replica: str(replica["id"]))
 
     async def pause(self, reason: str) -> dict[str, Any]:
@@ -161,6 +177,7 @@ class Operations:
 
     async def requeue_dead_letter(self, letter: Letter) -> dict[str, Any]:
         """Put the element back on the producer's list, unless its session is settled already."""
+        raw = letter.raw()
         if letter.letter.session_id is not None:
             session = await self._settled(letter.letter.session_id)
             if session is not None:
@@ -170,7 +187,7 @@ class Operations:
                     + (f" and its credit was given back (refund {refund})" if refund else "")
                     + "; the shopper has to start a new try-on"
                 )
-        arguments: list[Any] = [letter.element, letter.raw()]
+        arguments: list[Any] = [letter.element, raw]
         if not await self._redis.eval(_MOVE, 2, DEAD_LETTER_LIST, TASK_LIST, *arguments):
             raise Refused(f"dead letter {letter.id} is there no more")
         return {"requeued": letter.id}
@@ -179,14 +196,17 @@ class Operations:
         outcome = (
             await self._supabase.rpc("generation_outcome", {"p_session_id": str(session_id)}).execute()
         ).data
-        if not isinstance(outcome, dict):
+        if outcome is None:
             return None
+        if not isinstance(outcome, dict):
+            raise ValueError("generation_outcome answered no object")
         settled = outcome.get("outcome") or outcome.get("status") in SETTLED
         return outcome if settled else None
 
     async def drop_dead_letter(self, letter: Letter) -> dict[str, Any]:
         """Delete the element for good."""
-        removed = await self._redis.lrem(DEAD_LETTER_LIST, 1, letter.element.decode())
+        element: Any = letter.element  # bytes go as they are; a foreign element need not be UTF-8
+        removed = await self._redis.lrem(DEAD_LETTER_LIST, 1, element)
         return {"dropped": letter.id if removed else None}
 
     # ------------------------------------------------------------------ sessions
@@ -218,7 +238,7 @@ class Operations:
 
     async def _select(self, table: str, column: str, value: str) -> list[dict[str, Any]]:
         answer = await self._supabase.table(table).select("*").eq(column, value).execute()
-        return list(answer.data)  # type: ignore[arg-type]
+        return _rows(answer.data)
 
     async def _money(self, channel: Channel, row: dict[str, Any], session_id: UUID) -> list[dict[str, Any]]:
         if channel is Channel.B2C:
@@ -237,25 +257,27 @@ class Operations:
                 .eq("store_id", row["store_id"])
                 .eq("request_id", row["request_id"])
             )
-        return list((await query.execute()).data)  # type: ignore[arg-type]
+        return _rows((await query.execute()).data)
 
     async def flagged(self, limit: int) -> list[dict[str, Any]]:
         """Sessions a person should look at, and why."""
         answer = await self._supabase.rpc("generation_flagged", {"p_limit": limit}).execute()
-        return list(answer.data)  # type: ignore[arg-type]
+        return _rows(answer.data)
 
     async def looked_at(self, session_id: UUID, note: str) -> dict[str, Any]:
         """Take a session off the list of flagged ones; raises `Refused` if no settled one has this id."""
         params = {"p_session_id": str(session_id), "p_note": note}
         answer = (await self._supabase.rpc("generation_looked_at", params).execute()).data
-        if not isinstance(answer, dict) or answer["verdict"] != "noted":
+        if not isinstance(answer, dict):
+            raise ValueError("generation_looked_at answered no object")
+        if answer["verdict"] != "noted":
             raise Refused(f"no settled session has the id {session_id}")
         return {"session_id": str(session_id), "note": note}
 
     async def costs(self, days: int) -> list[dict[str, Any]]:
         """What the provider's answers cost, by day, channel and model."""
         answer = await self._supabase.rpc("generation_costs", {"p_days": days}).execute()
-        return list(answer.data)  # type: ignore[arg-type]
+        return _rows(answer.data)
 
     async def stuck(self) -> list[Session]:
         """Sessions the next sweep of a generator would fail and refund."""
@@ -276,11 +298,17 @@ class Operations:
         else:
             rows = [(Channel.B2C, row) for row in await self._sessions_of(user_id)]
         settled = [(channel, row) for channel, row in rows if row["status"] in SETTLED]
-        objects = sorted({path for channel, row in settled for path in self._objects(channel, row)})
+        objects: set[str] = set()
+        others: set[str] = set()
+        for channel, row in settled:
+            own, linked = self._pictures(channel, row)
+            objects |= own
+            others |= linked
         return {
             "sessions": [{"channel": channel.value, "session_id": row["id"]} for channel, row in settled],
             "unsettled_and_left_alone": [row["id"] for _, row in rows if row["status"] not in SETTLED],
-            "objects": objects,
+            "objects": sorted(objects),
+            "linked_and_kept": sorted(others - objects),
         }
 
     async def _sessions_of(self, user_id: UUID | None) -> list[dict[str, Any]]:
@@ -288,24 +316,29 @@ class Operations:
         rows: list[dict[str, Any]] = []
         while True:
             query = table.select("*").eq("user_id", str(user_id)).order("id")
-            page: Any = (await query.range(len(rows), len(rows) + _PAGE - 1).execute()).data
+            page = _rows((await query.range(len(rows), len(rows) + _PAGE - 1).execute()).data)
             rows += page
             if len(page) < _PAGE:
                 return rows
 
-    def _objects(self, channel: Channel, row: dict[str, Any]) -> Iterable[str]:
-        result = result_path(channel, UUID(row[_OWNER_COLUMN[channel]]), UUID(row["id"]))
-        yield result
-        accessories = row.get("accessories") or []
-        links = [row.get(name) for name in ("model_image_url", "outfit_image_url", "stitched_image_url")]
-        for link in (*links, *(accessories if isinstance(accessories, list) else [])):
-            path = _path_in_bucket(link, self._bucket)
-            # The owner of a row can write any link into it, also one to somebody else's result.
-            theirs = path is None or (
-                path.startswith(_RESULT_FOLDERS) and not path.startswith(result.rpartition("/")[0] + "/")
-            )
-            if path is not None and not theirs:
-                yield path
+    def _pictures(self, channel: Channel, row: dict[str, Any]) -> tuple[set[str], set[str]]:
+        """Objects that are the row's owner's own, and whatever else the row links to.
+
+        The owner of a row can write any link into it, also one to a shared picture or to somebody else's, so
+        it is the path that has to say whose a picture is.
+        """
+        owner, session_id = UUID(row[_OWNER_COLUMN[channel]]), UUID(row["id"])
+        own, linked = {result_path(channel, owner, session_id)}, set()
+        for column in _LINK_COLUMNS:
+            for link in _links(row.get(column)):
+                path = _path_in_bucket(link, self._bucket)
+                if path is None:
+                    linked.add(_without_token(link))
+                elif _belongs(path, channel, owner, column):
+                    own.add(path)
+                else:
+                    linked.add(path)
+        return own, linked
 
     async def erase(self, found: dict[str, Any]) -> dict[str, Any]:
         """Delete the pictures that `erasable` found, the links to them, and the sessions' dead letters."""
@@ -324,7 +357,7 @@ class Operations:
             ids = [entry["session_id"] for entry in found["sessions"] if entry["channel"] == channel.value]
             for start in range(0, len(ids), _IDS_IN_ONE_QUERY):
                 update = self._supabase.table(table).update(emptied)
-                await update.in_("id", ids[start : start + _IDS_IN_ONE_QUERY]).execute()
+                _rows((await update.in_("id", ids[start : start + _IDS_IN_ONE_QUERY]).execute()).data)
         wanted = {entry["session_id"] for entry in found["sessions"]}
         letters = [letter for letter in await self.dead_letters(_ALL) if _session_of(letter) in wanted]
         for letter in letters:
@@ -340,14 +373,39 @@ def _letter(element: bytes) -> Letter:
     try:
         letter = DeadLetter.model_validate_json(element)
     except ValidationError:
+        try:
+            raw, encoding = element.decode(), "utf-8"
+        except UnicodeDecodeError:
+            raw, encoding = base64.b64encode(element).decode(), "base64"
         letter = DeadLetter(
             reason=DeadLetterReason.INVALID_TASK,
             detail="not written by this project",
-            raw=element.decode(errors="replace"),
+            raw=raw,
+            encoding=encoding,
             set_aside_at=datetime.fromtimestamp(0, UTC),
             set_aside_by="unknown",
         )
     return Letter(hashlib.sha256(element).hexdigest()[:_SHORT], element, letter)
+
+
+def _text(name: bytes | str) -> str:
+    return name if isinstance(name, str) else name.decode(errors="backslashreplace")
+
+
+def _told(value: bytes | str, *, otherwise: str) -> dict[str, Any]:
+    """The JSON object that a key holds; what else somebody set by hand, as `otherwise`."""
+    try:
+        told = json.loads(value)
+    except (ValueError, RecursionError):
+        told = None
+    return told if isinstance(told, dict) else {otherwise: _text(value)}
+
+
+def _rows(data: Any) -> list[dict[str, Any]]:
+    """The rows of an answer; postgrest hands on a page of a proxy's as a string."""
+    if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
+        raise ValueError("the database answered no rows")
+    return data
 
 
 def _session_of(letter: Letter) -> str | None:
@@ -363,11 +421,36 @@ def _without_token(value: Any) -> Any:
     return value
 
 
-def _path_in_bucket(link: Any, bucket: str) -> str | None:
+def _links(value: Any) -> Iterator[str]:
+    """Every link in a column, however deep."""
+    if isinstance(value, str):
+        if value.startswith(("http://", "https://")):
+            yield value
+    elif isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _links(item)
+
+
+def _belongs(path: str, channel: Channel, owner: UUID, column: str) -> bool:
+    """Whether an object that a row links to is a picture of its owner's and of nobody else's."""
+    *folders, name = path.split("/")
+    if not name or any(folder in ("", ".", "..") for folder in (*folders, name)):
+        return False
+    ids = [folder for folder in folders if _UUID.fullmatch(folder.lower())]
+    if not ids or ids[0].lower() != str(owner):
+        return False
+    if channel is Channel.B2B:
+        # A store owns the rows of all its shoppers: of what is the store's, only the photo is this one's.
+        return column == "model_image_url" and "generated" not in folders
+    return folders[0] not in _RESULT_FOLDERS or folders == ["generated", ids[0]]
+
+
+def _path_in_bucket(link: str, bucket: str) -> str | None:
     """Path of an object of ours that a signed or public link leads to; None for any other link."""
-    if not isinstance(link, str):
+    try:
+        path = unquote(urlsplit(link).path)
+    except ValueError:  # http://[
         return None
-    path = unquote(urlsplit(link).path)
     if not path.startswith(_OBJECT_PATH):
         return None
     kind, _, rest = path.removeprefix(_OBJECT_PATH).partition("/")
