@@ -111,3 +111,9 @@ def test_missing_settings_end_it_at_once(engine: None, service: str) -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "REDIS_URL" in done.stderr
+
+
+def test_the_operators_command(engine: None) -> None:
+    """`docker exec <generator> wearonctl`: in PATH, by that name, for the user the container runs as."""
+    told = docker("run", "--rm", "--read-only", IMAGES["generator"], "wearonctl", "--help")
+    assert told.startswith("Usage: wearonctl ")

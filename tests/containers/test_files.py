@@ -1,0 +1,36 @@
+"""What the files that images and servers are made from have to say, without an engine."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SERVED_BY_TWO_WORKERS = 35
+"""Photos a second."""
+
+
+def test_nginx_tells_the_application_that_it_is_busy_and_not_that_the_request_is_bad() -> None:
+    """The application's server asks for all shoppers, from one address."""
+    conf = (ROOT / "deploy/nginx.conf").read_text()
+    assert re.findall(r"limit_(?:req|conn)_status (\d+);", conf) == ["503", "503"]
+    assert all(int(rate) > SERVED_BY_TWO_WORKERS for rate in re.findall(r"rate=(\d+)r/s", conf))
+    assert all(int(burst) > SERVED_BY_TWO_WORKERS for burst in re.findall(r"burst=(\d+)", conf))
+    assert re.findall(r"limit_conn connections (\d+);", conf) == ["64"]
+
+
+def test_the_generators_image_has_wearonctl_in_its_path(tmp_path: Path) -> None:
+    """The line of the Dockerfile, run as it stands."""
+    dockerfile = (ROOT / "services/generator/Dockerfile").read_text()
+    (line,) = re.findall(r"^RUN (printf .*> /opt/venv/bin/wearonctl .*\\\n.*)$", dockerfile, re.MULTILINE)
+    subprocess.run(["/bin/sh", "-c", line.replace("/opt/venv/bin", str(tmp_path))], check=True)
+    done = subprocess.run(
+        [tmp_path / "wearonctl", "--help"],
+        env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("Usage: wearonctl ")
