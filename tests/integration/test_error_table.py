@@ -25,6 +25,17 @@ E = ErrorCode
 PROVIDER_TIMEOUT: Final = 5
 """OPENAI_TIMEOUT_SECONDS: far above what the stand-in takes, so that only a hanging call reaches it."""
 
+TOO_LARGE: Final = {
+    "statusCode": "413",
+    "error": "Payload too large",
+    "message": "The object exceeded the maximum allowed size",
+}
+WRONG_TYPE: Final = {
+    "statusCode": "415",
+    "error": "invalid_mime_type",
+    "message": "mime type image/jpeg is not supported",
+}
+
 Arrange = Callable[[TryOns, TryOn], None]
 Urls = Callable[[TryOns], list[str]]
 
@@ -203,6 +214,10 @@ ROWS: Final = (
     Row("check away", arrange=at_rpc("check", "reset"), log=("supabase_away", "session_completed")),
     Row("upload away", arrange=at_result("/object", "status", status=503, times=2),
         log=("provider_answered", "supabase_away", "supabase_away", "result_stored", "session_completed")),
+    Row("upload too large for the bucket", arrange=at_result("/object", "status", status=400, body=TOO_LARGE),
+        code=E.RESULT_NOT_STORED, payers=("user", "store")),
+    Row("upload of a type that the bucket refuses",
+        arrange=at_result("/object", "status", status=400, body=WRONG_TYPE), code=E.RESULT_NOT_STORED),
     Row("upload lost", arrange=at_result("/object", "lose_answer"), log=("supabase_away", "result_stored")),
     Row("upload closed", arrange=at_result("/object", "drop"), log=("supabase_away", "result_stored")),
     Row("sign away", arrange=at_result("/object/sign", "status", status=502, body="<html>", times=2),

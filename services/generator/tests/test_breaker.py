@@ -99,3 +99,20 @@ def test_a_probe_without_an_answer_lets_another_one_be_made(redis_url: str) -> N
             assert await _admitted(other)
 
     asyncio.run(run())
+
+
+def test_only_the_end_of_the_job_that_probes_lets_another_probe(redis_url: str) -> None:
+    async def run() -> None:
+        async with _replicas(redis_url) as (redis, one, other):
+            for _ in range(TRIPS_AFTER):
+                await one.exhausted()
+            await redis.delete(PAUSE_KEY)
+            assert await _admitted(one)
+            one.given_to("prober")
+            await one.inconclusive("bystander")
+            await one.inconclusive()
+            assert not await _admitted(other)
+            await one.inconclusive("prober")
+            assert await _admitted(other)
+
+    asyncio.run(run())

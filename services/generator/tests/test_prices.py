@@ -30,3 +30,8 @@ def test_text_tokens_alone_leave_the_rest_to_images() -> None:
 
 def test_a_model_without_a_price_costs_an_unknown_amount() -> None:
     assert estimate_cost("some-other-model", Usage(1, 1)) is None
+
+
+def test_more_text_than_there_is_in_all_costs_no_less_than_nothing() -> None:
+    usage = Usage(input_tokens=0, output_tokens=0, input_text_tokens=1_000_000)
+    assert estimate_cost("gpt-image-1.5", usage) == Decimal("5")

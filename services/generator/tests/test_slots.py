@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from wearon_generator.slots import RedisSlots, SlotLine
 from wearon_local.redis_server import RedisServer
@@ -26,7 +27,7 @@ class Paced:
         return 0.0
 
 
-async def _in_line(source: Paced, gate: Callable[[], Awaitable[None]] = _open) -> SlotLine:
+async def _in_line(source: Paced, gate: Callable[[], Coroutine[Any, Any, None]] = _open) -> SlotLine:
     line = SlotLine(source, gate=gate, unused=_open)
     line.start()
     return line
@@ -174,5 +175,74 @@ def test_slots_come_again_once_redis_is_back(redis_server: RedisServer, redis_ur
             await taker
         await line.stop()
         await client.aclose()
+
+    asyncio.run(run())
+
+
+def test_calls_of_claimed_jobs_pass_the_shut_gate_and_jobs_in_line_before_them() -> None:
+    async def run() -> None:
+        source, gate = Paced(), asyncio.Event()
+
+        async def wait() -> None:
+            await gate.wait()
+
+        line = await _in_line(source, wait)
+        jobs = [asyncio.create_task(line.take(precedence)) for precedence in (1, 2)]
+        await asyncio.sleep(0.01)
+        for _ in range(5):
+            source.slots.put_nowait(None)
+        async with asyncio.timeout(2):
+            await line.take(0)
+            await line.take(0)
+        await asyncio.sleep(0.01)
+        assert [job.done() for job in jobs] == [False, False]
+        gate.set()
+        async with asyncio.timeout(2):
+            await asyncio.gather(*jobs)
+        await line.stop()
+
+    asyncio.run(run())
+
+
+def test_a_job_does_not_get_the_slot_of_a_claimed_one_that_left_while_the_gate_is_shut() -> None:
+    async def run() -> None:
+        source = Paced()
+        line = await _in_line(source, lambda: asyncio.sleep(3600))
+        job, claimed = asyncio.create_task(line.take(2)), asyncio.create_task(line.take(0))
+        await asyncio.sleep(0.01)
+        claimed.cancel()
+        source.slots.put_nowait(None)
+        await asyncio.sleep(0.05)
+        assert not job.done()
+        job.cancel()
+        await line.stop()
+
+    asyncio.run(run())
+
+
+def test_who_starts_is_told_and_that_nobody_did() -> None:
+    async def run() -> None:
+        told: list[str] = []
+
+        async def unused() -> None:
+            told.append("unused")
+
+        source, gate = Paced(), asyncio.Event()
+
+        async def wait() -> None:
+            await gate.wait()
+
+        line = SlotLine(source, gate=wait, unused=unused, given=told.append)
+        line.start()
+        gone = asyncio.create_task(line.take(2, "gone"))
+        await asyncio.sleep(0.01)
+        gone.cancel()
+        gate.set()
+        await asyncio.sleep(0.01)
+        assert told == ["unused"]
+        source.slots.put_nowait(None)
+        await line.take(1, "somebody")
+        assert told == ["unused", "somebody"]
+        await line.stop()
 
     asyncio.run(run())

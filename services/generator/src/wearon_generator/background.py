@@ -1,31 +1,5 @@
-"""Tasks that go on beside the jobs until the process stops."""
+"""The service kit's `Background`, under the name that this service has always used."""
 
-from __future__ import annotations
+from wearon_service_kit.background import Background
 
-import asyncio
-from collections.abc import Coroutine
-from typing import Any, Final
-
-_CANCEL_AGAIN_SECONDS: Final = 0.2
-
-
-class Background:
-    """One such task."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Begin `work`, which is not expected to end by itself."""
-        self._task = asyncio.create_task(work, name=self._name)
-
-    async def stop(self) -> None:
-        """Cancel it and wait until it is over.
-
-        More than once if need be: Python 3.11's `asyncio.wait_for`, which redis-py uses for every command,
-        swallows a cancellation that comes while it finishes (python/cpython#86296).
-        """
-        while self._task is not None and not self._task.done():
-            self._task.cancel()
-            await asyncio.wait({self._task}, timeout=_CANCEL_AGAIN_SECONDS)
+__all__ = ["Background"]

@@ -10,8 +10,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from wearon_generator.background import Background
 from wearon_generator.metrics import Metrics
+from wearon_service_kit.background import Background
 
 log = structlog.get_logger()
 
@@ -59,6 +59,7 @@ class QuotaBreaker:
         self._admit = redis.register_script(_ADMIT)
         self._failed = redis.register_script(_FAILED)
         self._probing = False
+        self._prober: str | None = None
         self._background = Background("quota-breaker")
         self.open = False
         """Whether this replica last saw the breaker open."""
@@ -81,10 +82,15 @@ class QuotaBreaker:
             self._show(state == b"open")
             if not self.open:
                 if state == b"probe":
-                    self._probing = True
+                    self._probing, self._prober = True, None
                     log.info("quota_probe", replica=self._replica)
                 return
             await asyncio.sleep(_LOOK_SECONDS)
+
+    def given_to(self, holder: str) -> None:
+        """`holder` starts: if a probe is to be made, this one makes it."""
+        if self._probing and self._prober is None:
+            self._prober = holder
 
     async def exhausted(self) -> None:
         """The provider said that the quota is used up."""
@@ -108,10 +114,10 @@ class QuotaBreaker:
             return
         self._show(False)
 
-    async def inconclusive(self) -> None:
-        """A job ended, or a slot was not used: if that was the probe, and it has said nothing, another may
-        be made."""
-        if not self._probing:
+    async def inconclusive(self, holder: str | None = None) -> None:
+        """The job of `holder` ended, or nobody used a slot: if that was the probe, and it has said nothing,
+        another may be made."""
+        if not self._probing or self._prober != holder:
             return
         self._probing = False
         try:

@@ -70,6 +70,8 @@ def create_celery_app(redis_url: str, *, concurrency: int, visibility_timeout: i
             "queue_order_strategy": "sorted",
             "socket_keepalive": True,
             "socket_connect_timeout": 5,
+            # Otherwise a publish waits for ever on a connection that died without a word.
+            "socket_timeout": 10,
             "health_check_interval": 15,
             "client_name": "wearon-generator-broker",
         },

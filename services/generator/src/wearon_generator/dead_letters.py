@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Any
 
 from redis.asyncio import Redis
 
 from wearon_contracts.queues import DEAD_LETTER_LIST
 from wearon_contracts.tasks import DeadLetter, DeadLetterReason, RejectedTask
+
+
+def _as_text(message: object) -> str:
+    text = json.dumps(message, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a pair of surrogates: JSON can tell of it, UTF-8 cannot hold it
+        return json.dumps(message)
+    return text
 
 
 class DeadLetters:
@@ -20,13 +28,13 @@ class DeadLetters:
         self._replica = replica
 
     async def add(
-        self, message: dict[str, Any], reason: DeadLetterReason, detail: str, session: RejectedTask | None
+        self, message: object, reason: DeadLetterReason, detail: str, session: RejectedTask | None
     ) -> None:
         """Set the task `message` of `session` aside; raises `RedisError` if that did not work."""
         letter = DeadLetter(
             reason=reason,
             detail=detail,
-            raw=json.dumps(message, ensure_ascii=False),
+            raw=_as_text(message),
             set_aside_at=datetime.now(UTC),
             set_aside_by=self._replica,
             channel=session.channel if session else None,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 from uuid import uuid4
 
 import structlog
@@ -26,7 +27,7 @@ from wearon_generator.metrics import Metrics
 from wearon_generator.openai_client import Generated, ProviderError, generate_tryon
 from wearon_generator.prices import Usage, estimate_cost
 from wearon_generator.slots import SlotLine
-from wearon_generator.storage import ResultStore
+from wearon_generator.storage import ResultRefused, ResultStore
 from wearon_generator.supabase_client import SupabaseAway, keep_asking
 from wearon_service_kit.logs import job_context
 
@@ -92,6 +93,13 @@ class _RateLimited(Exception):
     def __init__(self, retry_after: float | None) -> None:
         super().__init__("rate limited")
         self.retry_after = retry_after
+
+
+def rate_limit_delay(asked: float | None) -> int:
+    """Seconds until a rate-limited job is tried again, when the provider `asked` for so many."""
+    if asked is None or math.isnan(asked):
+        asked = RATE_LIMIT_PAUSE
+    return round(max(1, min(asked, LONGEST_RATE_LIMIT_PAUSE)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,13 +195,16 @@ class JobRunner:
             log.info("rejection_not_needed", verdict=verdict.name)
         return Done("rejected")
 
-    async def refuse(self, message: dict[str, Any], fields: str) -> Ending:
+    async def refuse(self, message: object, fields: str) -> Ending:
         """Set aside what is no valid task, and fail its session if it names one; `fields` are wrong."""
         session = None
-        with suppress(ValidationError):
-            session = RejectedTask.model_validate({**message, "code": ErrorCode.INVALID_TASK.value})
+        reason = DeadLetterReason.NOT_AN_OBJECT
+        if isinstance(message, dict):
+            reason = DeadLetterReason.INVALID_TASK
+            with suppress(ValidationError):
+                session = RejectedTask.model_validate({**message, "code": ErrorCode.INVALID_TASK.value})
         log.error("task_unreadable", fields=fields)
-        await self._dead_letters.add(message, DeadLetterReason.INVALID_TASK, f"wrong: {fields}", session)
+        await self._dead_letters.add(message, reason, f"wrong: {fields}", session)
         return Done("dead_lettered") if session is None else await self.reject(session)
 
     async def _set_aside(self, task: GenerationTask, reason: DeadLetterReason, detail: str) -> Ending:
@@ -233,7 +244,7 @@ class JobRunner:
             try:
                 return await self._hold_to_end(task, held, lease, verdict.due_in, waited_before)
             finally:
-                await self._breaker.inconclusive()
+                await self._breaker.inconclusive(held.holder)
 
     # ------------------------------------------------------------------ waiting
 
@@ -271,7 +282,8 @@ class JobRunner:
         while True:
             if due_in is not None:
                 await self._unless_interrupted(asyncio.sleep(due_in), lease, give_up_at)
-            await self._unless_interrupted(self._line.take(1 if waited_before else 2), lease, give_up_at)
+            place = self._line.take(1 if waited_before else 2, held.holder)
+            await self._unless_interrupted(place, lease, give_up_at)
             slot_at = time.monotonic()
             verdict = await self._ask(
                 lambda: self._ledger.claim(held, DEADLINE_SECONDS),
@@ -464,9 +476,14 @@ class JobRunner:
                 if verdict.name != "current":
                     raise _Fenced
                 data = generated.data
-                await self._ask(
-                    lambda: self._store.upload(path, data), what="upload", until=None, worth_it=go_on
-                )
+                try:
+                    await self._ask(
+                        lambda: self._store.upload(path, data), what="upload", until=None, worth_it=go_on
+                    )
+                except ResultRefused as error:
+                    log.error("result_refused", reason=str(error), bytes=len(data))
+                    code = ErrorCode.RESULT_NOT_STORED
+                    raise _Failed(code, sentence(code), str(error)) from error
                 log.info("result_stored", bytes=len(data))
             url = await self._ask(lambda: self._store.sign(path), what="sign", until=None, worth_it=go_on)
         usage = generated.usage if generated else None
@@ -502,8 +519,7 @@ class JobRunner:
         return Done("failed")
 
     async def _requeue(self, claim: Claim, lease: Lease, limited: _RateLimited) -> Ending:
-        asked = RATE_LIMIT_PAUSE if limited.retry_after is None else limited.retry_after
-        delay = max(1, min(round(asked), LONGEST_RATE_LIMIT_PAUSE))
+        delay = rate_limit_delay(limited.retry_after)
         code = ErrorCode.RATE_LIMITED
         try:
             verdict = await self._ask(

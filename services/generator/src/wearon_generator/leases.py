@@ -9,10 +9,10 @@ from typing import Final
 
 import structlog
 
-from wearon_generator.background import Background
 from wearon_generator.ledger import Ledger
 from wearon_generator.metrics import Metrics
 from wearon_generator.supabase_client import SupabaseAway, ask
+from wearon_service_kit.background import Background
 
 log = structlog.get_logger()
 

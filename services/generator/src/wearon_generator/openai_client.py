@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ SIZE: Final = "1024x1536"
 
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 20.0
+_MOST_TOKENS: Final = 2**31 - 1
 _RETRIED_STATUSES: Final = frozenset({408, 409})
 
 
@@ -84,30 +84,39 @@ def _refusal(error: APIStatusError) -> ProviderError | None:
     return ProviderError(ErrorCode.PROVIDER_REFUSED, detail)
 
 
+def _tokens(part: object, name: str) -> int | None:
+    """The figure `name`; None for what is no figure: the SDK hands on whatever the answer holds."""
+    value = getattr(part, name, None)
+    return value if type(value) is int and 0 <= value <= _MOST_TOKENS else None
+
+
 def _usage(response: ImagesResponse) -> Usage | None:
-    usage = response.usage
-    if usage is None:
+    usage: object = response.usage
+    taken, given_back = _tokens(usage, "input_tokens"), _tokens(usage, "output_tokens")
+    if taken is None or given_back is None:
         return None
-    given, made = usage.input_tokens_details, usage.output_tokens_details
+    given = getattr(usage, "input_tokens_details", None)
+    made = getattr(usage, "output_tokens_details", None)
     return Usage(
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        input_text_tokens=given.text_tokens if given else None,
-        input_image_tokens=given.image_tokens if given else None,
-        output_text_tokens=made.text_tokens if made else None,
-        output_image_tokens=made.image_tokens if made else None,
+        input_tokens=taken,
+        output_tokens=given_back,
+        input_text_tokens=_tokens(given, "text_tokens"),
+        input_image_tokens=_tokens(given, "image_tokens"),
+        output_text_tokens=_tokens(made, "text_tokens"),
+        output_image_tokens=_tokens(made, "image_tokens"),
     )
 
 
-def _picture(response: ImagesResponse) -> Generated:
+def _picture(response: object) -> Generated:
     # The SDK hands on what is not JSON (a proxy's page, say) as a string.
     if not isinstance(response, ImagesResponse):
         raise ProviderError(ErrorCode.PROVIDER_BAD_ANSWER, "the answer is not the API's")
     usage = _usage(response)
-    encoded = response.data[0].b64_json if response.data else None
+    pictures: object = response.data
+    encoded = getattr(pictures[0], "b64_json", None) if isinstance(pictures, list) and pictures else None
     try:
-        data = base64.b64decode(encoded or "", validate=True)
-    except binascii.Error:
+        data = base64.b64decode(encoded, validate=True) if isinstance(encoded, str) else b""
+    except ValueError:
         data = b""
     if content_type(data) is None:
         detail = "the answer holds no JPEG, PNG or WebP"

@@ -13,7 +13,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from wearon_generator.background import Background
+from wearon_service_kit.background import Background
 
 log = structlog.get_logger()
 

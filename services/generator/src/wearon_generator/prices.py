@@ -46,10 +46,14 @@ def estimate_cost(model: str, usage: Usage) -> Decimal | None:
     if price is None:
         return None
     text_in = usage.input_text_tokens or 0
-    image_in = usage.input_tokens - text_in if usage.input_image_tokens is None else usage.input_image_tokens
+    image_in = (
+        max(0, usage.input_tokens - text_in) if usage.input_image_tokens is None else usage.input_image_tokens
+    )
     text_out = usage.output_text_tokens or 0
     image_out = (
-        usage.output_tokens - text_out if usage.output_image_tokens is None else usage.output_image_tokens
+        max(0, usage.output_tokens - text_out)
+        if usage.output_image_tokens is None
+        else usage.output_image_tokens
     )
     total = (
         text_in * price.text_in

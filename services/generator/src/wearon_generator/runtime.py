@@ -42,6 +42,12 @@ T = TypeVar("T")
 
 CHECK_SECONDS: Final = 0.7
 SUPABASE_CONNECTIONS: Final = 64
+MOST_DECODE_THREADS: Final = 4
+
+
+def decode_threads() -> int:
+    """Threads for decoding pictures: the cores this process may use, but no more than memory is meant for."""
+    return min(MOST_DECODE_THREADS, len(os.sched_getaffinity(0)))
 
 
 class EventLoopThread:
@@ -94,11 +100,16 @@ class Runtime:
                 {settings.supabase_public_url: settings.supabase_url} if settings.supabase_public_url else {}
             ),
         )
-        decoders = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
+        decoders = ThreadPoolExecutor(decode_threads(), thread_name_prefix="decode")
         self._breaker = QuotaBreaker(self._redis, self.replica, metrics)
         slots = RedisSlots(self._redis, settings.generations_per_minute)
         self._presence = Presence(self._redis, self.replica, self._describe)
-        self._line = SlotLine(slots, gate=self._wait_until_jobs_may_start, unused=self._breaker.inconclusive)
+        self._line = SlotLine(
+            slots,
+            gate=self._wait_until_jobs_may_start,
+            unused=self._breaker.inconclusive,
+            given=self._breaker.given_to,
+        )
         self._leases = LeaseKeeper(self._ledger, metrics)
         self._stopping = Stopping()
         self._queues = QueueScan(self._redis)

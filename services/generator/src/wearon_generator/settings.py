@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr
 
+from wearon_contracts.results import DEFAULT_BUCKET, SIGNED_URL_SECONDS
 from wearon_service_kit.settings import HttpOrigin, HttpUrl, OriginList, RedisUrl, ServiceSettings
 
 
@@ -32,10 +33,10 @@ class GeneratorSettings(ServiceSettings):
     openai_timeout_seconds: Annotated[
         float, Field(gt=0, le=600, description="Longest wait for one call.")
     ] = 180
-    storage_bucket: Annotated[str, Field(min_length=1, description="Bucket for results.")] = "images"
+    storage_bucket: Annotated[str, Field(min_length=1, description="Bucket for results.")] = DEFAULT_BUCKET
     signed_url_ttl_seconds: Annotated[
         int, Field(ge=60, description="How long the link to a result works.")
-    ] = 21600
+    ] = SIGNED_URL_SECONDS
     generations_per_minute: Annotated[
         int, Field(ge=1, le=60000, description="Limit over all replicas together.")
     ] = 300

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from wearon_generator.background import Background
+from wearon_service_kit.background import Background, end
 
 log = structlog.get_logger()
 
@@ -53,29 +54,41 @@ class RedisSlots:
         return wait_us / 1_000_000
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    holder: str
+    slot: asyncio.Future[None]
+
+
 class SlotLine:
     """The jobs of this process that wait for a slot.
 
     One slot at a time is reserved and given to the head of the line when it comes: first calls that are made
     again, then jobs that have waited before, then new ones. So nothing piles up in the future, replicas take
     turns, and a killed replica wastes one slot.
+
+    The gate holds back jobs, never a call made again: its job is claimed, and its deadline runs.
     """
 
     def __init__(
         self,
         source: SlotSource,
         *,
-        gate: Callable[[], Awaitable[None]],
+        gate: Callable[[], Coroutine[Any, Any, None]],
         unused: Callable[[], Awaitable[None]],
+        given: Callable[[str], None] = lambda holder: None,
     ) -> None:
-        """`gate` is awaited before each reservation; while it does not return, no job starts.
+        """`gate` is awaited for each job that starts; while it does not return, none does.
 
-        `unused` is awaited when the gate was passed and then nobody was left who wanted the slot.
+        Each time it was passed, either `given` is called with the holder who starts, or `unused` is awaited
+        if nobody was left who would.
         """
         self._source = source
         self._gate = gate
         self._unused = unused
-        self._lines: tuple[deque[asyncio.Future[None]], ...] = (deque(), deque(), deque())
+        self._given = given
+        self._lines: tuple[deque[_Place], ...] = (deque(), deque(), deque())
+        self._admission: asyncio.Task[None] | None = None
         self._arrived = asyncio.Event()
         self._background = Background("slot-line")
 
@@ -86,21 +99,24 @@ class SlotLine:
     async def stop(self) -> None:
         """Hand out no more slots."""
         await self._background.stop()
+        if self._admission is not None:
+            await end(self._admission)
 
-    async def take(self, precedence: int) -> None:
+    async def take(self, precedence: int, holder: str = "") -> None:
         """Wait for a slot. `precedence`: 0 a call made again, 1 a job that has waited before, 2 a new job."""
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        place = _Place(holder, asyncio.get_running_loop().create_future())
         self._lines[precedence].append(place)
         self._arrived.set()
         try:
-            await place
+            await place.slot
         except asyncio.CancelledError:
-            place.cancel()
+            place.slot.cancel()
             raise
 
-    def _head(self) -> asyncio.Future[None] | None:
-        for line in self._lines:
-            while line and line[0].done():
+    def _first(self, *precedences: int) -> _Place | None:
+        for precedence in precedences:
+            line = self._lines[precedence]
+            while line and line[0].slot.done():
                 line.popleft()
             if line:
                 return line[0]
@@ -116,16 +132,44 @@ class SlotLine:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _serve_one(self) -> None:
-        while self._head() is None:
-            self._arrived.clear()
-            await self._arrived.wait()
-        await self._gate()
-        await self._wait_for_slot()
-        head = self._head()
+        await self._somebody_may_go()
+        if self._first(0, 1, 2) is not None:
+            await self._wait_for_slot()
+        claimed = self._first(0)
+        if claimed is not None:
+            # An admission that is there already stays for the next one.
+            claimed.slot.set_result(None)
+            return
+        if self._admission is None or not self._admission.done():
+            return
+        admission, self._admission = self._admission, None
+        admission.result()
+        head = self._first(1, 2)
         if head is None:
             await self._unused()
         else:
-            head.set_result(None)
+            self._given(head.holder)
+            head.slot.set_result(None)
+
+    async def _somebody_may_go(self) -> None:
+        """Wait until a call is to be made again, or the gate was passed for a job."""
+        while True:
+            self._arrived.clear()
+            if self._first(0) is not None:
+                return
+            if self._admission is None and self._first(1, 2) is not None:
+                # A task, so that calls made again need not wait for it, and what it was told is not lost.
+                self._admission = asyncio.create_task(self._gate(), name="slot-gate")
+            if self._admission is not None and self._admission.done():
+                return
+            arrival = asyncio.create_task(self._arrived.wait())
+            try:
+                waits: set[asyncio.Task[Any]] = {arrival}
+                if self._admission is not None:
+                    waits.add(self._admission)
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                arrival.cancel()
 
     async def _wait_for_slot(self) -> None:
         while True:

@@ -7,11 +7,17 @@ from typing import Final
 from storage3.exceptions import StorageApiError
 from supabase import AsyncClient
 
+_REFUSED_FOR_GOOD: Final = ("413", "415")
+"""Too large for the bucket, or of a type that it does not take: sending it again changes nothing."""
 _CONTENT_TYPES: Final = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"))
 
 
 class BucketMissing(Exception):
     """The bucket for results does not exist."""
+
+
+class ResultRefused(Exception):
+    """The bucket's own limits do not let this picture in."""
 
 
 def content_type(data: bytes) -> str | None:
@@ -48,11 +54,19 @@ class ResultStore:
             raise
 
     async def upload(self, path: str, data: bytes) -> None:
-        """Store `data` unchanged, over whatever an earlier attempt left there."""
+        """Store `data` unchanged, over whatever an earlier attempt left there.
+
+        Raises `ResultRefused` if the bucket will never take it.
+        """
         mime = content_type(data)
         # Without a content type Storage keeps text/plain; without upsert an existing path can hang.
         options = {"content-type": mime or "application/octet-stream", "upsert": "true"}
-        await self._client.storage.from_(self._bucket).upload(path, data, options)  # type: ignore[arg-type]
+        try:
+            await self._client.storage.from_(self._bucket).upload(path, data, options)  # type: ignore[arg-type]
+        except StorageApiError as error:
+            if str(error.status) in _REFUSED_FOR_GOOD:
+                raise ResultRefused(f"storage error {error.status} {error.code}") from error
+            raise
 
     async def exists(self, path: str) -> bool:
         """Whether an earlier attempt has stored its result."""

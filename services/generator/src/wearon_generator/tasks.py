@@ -25,7 +25,7 @@ def register_tasks(app: Celery, runner: JobRunner, run_on_loop: RunOnLoop) -> No
     """Give `app` its two tasks."""
 
     @app.task(name=PROCESS_GENERATION_TASK, bind=True, max_retries=None)  # type: ignore[untyped-decorator]
-    def process_generation(self: Task, payload: dict[str, Any]) -> None:
+    def process_generation(self: Task, payload: Any) -> None:
         """Make the picture of one `GenerationTask`."""
         again = (self.request.delivery_info or {}).get("routing_key") == CELERY_AGAIN_QUEUE
         try:

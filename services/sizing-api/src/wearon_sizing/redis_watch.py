@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Final
 
 from pydantic import SecretStr
 from redis.exceptions import RedisError
 
+from wearon_service_kit.background import Background
 from wearon_service_kit.redis_clients import connect_async
 
 CHECK_EVERY_SECONDS: Final = 2.0
@@ -44,11 +45,10 @@ class RedisWatch:
                 await check()
 
         await check()
-        task = asyncio.create_task(keep_checking())
+        background = Background("redis-watch")
+        background.start(keep_checking())
         try:
             yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await background.stop()
             await client.aclose()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from wearon_generator.background import Background
+from wearon_service_kit.background import Background
 
 
 def test_work_that_swallows_a_cancellation_ends_all_the_same() -> None:

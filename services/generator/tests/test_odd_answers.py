@@ -1,0 +1,113 @@
+"""What the provider, or a program that publishes to Celery, should not send and does."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from typing import Any, cast
+
+import httpx2
+import pytest
+from openai import AsyncOpenAI
+from prometheus_client import CollectorRegistry
+
+from wearon_contracts.errors import ErrorCode
+from wearon_contracts.queues import DEAD_LETTER_LIST
+from wearon_contracts.tasks import DeadLetter
+from wearon_generator.dead_letters import DeadLetters
+from wearon_generator.jobs import LONGEST_RATE_LIMIT_PAUSE, Done, JobRunner, rate_limit_delay
+from wearon_generator.metrics import Metrics
+from wearon_generator.openai_client import Generated, ProviderError, generate_tryon
+from wearon_generator.prices import Usage, estimate_cost
+from wearon_service_kit.redis_clients import connect_async
+
+PICTURE = b"\xff\xd8\xff picture"
+DATA = [{"b64_json": base64.b64encode(PICTURE).decode()}]
+
+
+def asked(answer: Any) -> Generated:
+    """What becomes of a 200 with this body."""
+
+    async def take_slot() -> None:
+        return
+
+    async def run() -> Generated:
+        transport = httpx2.MockTransport(lambda _: httpx2.Response(200, json=answer))
+        async with AsyncOpenAI(
+            api_key="x", http_client=httpx2.AsyncClient(transport=transport), max_retries=0
+        ) as client:
+            return await generate_tryon(
+                client,
+                model="gpt-image-1.5",
+                images=[b"x"],
+                prompt="",
+                max_calls=1,
+                take_slot=take_slot,
+                metrics=Metrics(CollectorRegistry()),
+            )
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        {"total_tokens": 5},
+        {"input_tokens": "3", "output_tokens": "4"},
+        {"input_tokens": 3},
+        {"input_tokens": -3, "output_tokens": 4},
+        {"input_tokens": True, "output_tokens": 4},
+        {"input_tokens": 3.5, "output_tokens": 4},
+        {"input_tokens": 10**30, "output_tokens": 4},
+        "x",
+        ["x"],
+        7,
+    ],
+)
+def test_a_good_picture_with_odd_usage_is_kept(usage: Any) -> None:
+    assert asked({"data": DATA, "usage": usage}) == Generated(PICTURE, None)
+
+
+@pytest.mark.parametrize("details", [None, "x", [], 5, {}, {"text_tokens": "1", "image_tokens": None}])
+def test_details_may_be_missing_or_odd(details: Any) -> None:
+    usage = {"input_tokens": 3, "output_tokens": 4, "input_tokens_details": details}
+    made = asked({"data": DATA, "usage": usage | {"output_tokens_details": details}})
+    assert made == Generated(PICTURE, Usage(3, 4))
+    assert made.usage and estimate_cost("gpt-image-1.5", made.usage) is not None
+
+
+@pytest.mark.parametrize(
+    "data", [["x"], [None], [5], [{"b64_json": 5}], [{"b64_json": "é"}], [[]], "x", {"a": 1}, 5, [], None]
+)
+def test_an_answer_without_a_picture_is_a_bad_answer(data: Any) -> None:
+    with pytest.raises(ProviderError) as caught:
+        asked({"data": data, "usage": {"input_tokens": 3, "output_tokens": 4}})
+    assert caught.value.code is ErrorCode.PROVIDER_BAD_ANSWER
+    assert caught.value.usage == Usage(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "delay"),
+    [
+        *((None, 10), (2.4, 2), (0.0, 1), (-5.0, 1), (1e300, LONGEST_RATE_LIMIT_PAUSE)),
+        *((float("inf"), LONGEST_RATE_LIMIT_PAUSE), (float("-inf"), 1), (float("nan"), 10)),
+    ],
+)
+def test_a_rate_limited_job_waits_a_sensible_time(wanted: float | None, delay: int) -> None:
+    assert rate_limit_delay(wanted) == delay
+
+
+@pytest.mark.parametrize("message", ["text", ["a"], 5, None, {"prompt": "\ud800"}, {"\udfff": 1}])
+def test_what_is_no_task_is_set_aside_once(redis_url: str, message: Any) -> None:
+    async def run() -> None:
+        redis = connect_async(cast("Any", redis_url), name="test")
+        runner = JobRunner.__new__(JobRunner)
+        runner._dead_letters = DeadLetters(redis, "test")
+        assert await runner.refuse(message, "all") == Done("dead_lettered")
+        (letter,) = await redis.lrange(DEAD_LETTER_LIST, 0, -1)
+        assert json.loads(DeadLetter.model_validate_json(letter).raw) == message
+        await redis.aclose()
+
+    asyncio.run(run())
