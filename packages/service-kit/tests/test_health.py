@@ -136,6 +136,58 @@ def test_metrics_are_those_of_the_registry(start: Start) -> None:
     assert b"jobs_total 3.0" in body
 
 
+def ready_metrics(server: HealthServer) -> dict[str, float]:
+    lines = ask(server, "/metrics")[2].decode().splitlines()
+    samples = [line.rpartition(" ") for line in lines if line.startswith("wearon_ready")]
+    return {labels: float(value) for labels, _, value in samples}
+
+
+def test_metrics_say_of_each_check_whether_it_is_fine(start: Start) -> None:
+    def broken() -> CheckResult:
+        raise ConnectionError("cannot reach redis://:hunter2@cache:6379/0")
+
+    server = start({"redis": broken, "storage": lambda: CheckResult(False), "worker": fine})
+    assert ready_metrics(server) == {
+        'wearon_ready{check="redis"}': 0.0,
+        'wearon_ready{check="storage"}': 0.0,
+        'wearon_ready{check="worker"}': 1.0,
+    }
+
+
+def test_metrics_run_no_check_before_they_are_asked_for_and_share_the_results_of_ready() -> None:
+    calls = []
+
+    def counted() -> CheckResult:
+        calls.append(1)
+        return fine()
+
+    server = HealthServer(0, {"redis": counted}, CollectorRegistry(), host="127.0.0.1")
+    assert calls == []
+    with server:
+        ask(server, "/ready")
+        assert ready_metrics(server) == {'wearon_ready{check="redis"}': 1.0}
+    assert len(calls) == 1
+
+
+def test_a_dependency_that_hangs_delays_no_scrape_for_long(start: Start) -> None:
+    release = threading.Event()
+
+    def hangs() -> CheckResult:
+        release.wait()
+        return fine()
+
+    server = start({"redis": hangs, "database": hangs, "worker": fine})
+    status, _, body, seconds = ask(server, "/metrics")
+    assert status == 200
+    assert seconds < 1.5, "both are waited for at the same time"
+    assert b"jobs_total 3.0" in body
+    assert b'wearon_ready{check="redis"} 0.0' in body
+    assert b'wearon_ready{check="worker"} 1.0' in body
+    assert ask(server, "/metrics")[3] < 0.5, "known to hang: no second wait"
+    release.set()
+    until(lambda: 0.0 not in ready_metrics(server).values())
+
+
 def test_other_paths_methods_and_queries(start: Start) -> None:
     server = start({})
     assert ask(server, "/")[0] == 404

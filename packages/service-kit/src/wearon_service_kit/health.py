@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
@@ -15,6 +15,9 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from wearon_service_kit.redaction import redact
 
@@ -114,12 +117,39 @@ class _CachedCheck:
         run.done.set()
 
 
+class _ReadyGauge(Collector):
+    """wearon_ready{check="..."}: what /ready says, one check at a time.
+
+    A scrape waits for the checks no longer than /ready does, and runs only those whose last result is not
+    fresh any more.
+    """
+
+    def __init__(self, readiness: Readiness) -> None:
+        self._readiness = readiness
+
+    def describe(self) -> Iterable[Metric]:
+        """The name alone; without this, registering would run the checks before the process is set up."""
+        return [self._family()]
+
+    def collect(self) -> Iterator[Metric]:
+        family = self._family()
+        for name, result in self._readiness.results().items():
+            family.add_metric([name], float(result.ok))
+        yield family
+
+    @staticmethod
+    def _family() -> GaugeMetricFamily:
+        return GaugeMetricFamily(
+            "wearon_ready", "1 while this check of /ready is fine, else 0.", labels=["check"]
+        )
+
+
 class HealthServer:
     """Serves in daemon threads, so it neither keeps the process alive nor slows its work down.
 
     /live    200 as long as the process runs, whatever its dependencies do
     /ready   200 or 503, {"ready": bool, "checks": {name: {"ok": bool, "detail": str}}}
-    /metrics Prometheus text of `registry`
+    /metrics Prometheus text of `registry`, to which wearon_ready{check=name} is added
 
     GET and HEAD only; anything else is 404 or 501. `port` 0 takes a free one, see `port` after `start`.
     """
@@ -135,6 +165,7 @@ class HealthServer:
         self._address = (host, port)
         self._readiness = Readiness(checks)
         self._registry = registry
+        registry.register(_ReadyGauge(self._readiness))
         self._server: _Server | None = None
 
     @property
