@@ -38,7 +38,8 @@ def run_prefork(children: int) -> int:
         child["runtime"] = Runtime(settings, CollectorRegistry())
         child["runtime"].start()
 
-    @app.task(name=PROCESS_GENERATION_TASK)
+    # Not shared: it would replace the task of that name in the runtime's own application.
+    @app.task(name=PROCESS_GENERATION_TASK, shared=False)
     def process_generation(payload: dict[str, Any]) -> None:
         child["runtime"].celery.tasks[PROCESS_GENERATION_TASK](payload)
 
