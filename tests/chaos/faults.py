@@ -174,7 +174,7 @@ def _on_redis() -> list[Fault]:
         Fault("Redis", "restart with its data lost", _restart(True)),
         Fault("Redis", "READONLY for 3 s", _read_only),
         Fault("Redis", "connections reset in a blocking pop", _drop_connections),
-        Fault("Redis", "silent for 3 s", _silent),
+        Fault("Redis", "silent for 12 s", _silent),
     ]
 
 
@@ -208,10 +208,11 @@ def _drop_connections(run: Run) -> None:
 
 
 def _silent(run: Run) -> None:
+    # Longer than every socket timeout.
     run.stack.redis.pause()
-    run.wait(3.0)
+    run.wait(12.0)
     run.stack.redis.resume()
-    run.expect_recovery("Redis: silent for 3 s")
+    run.expect_recovery("Redis: silent for 12 s")
 
 
 # ------------------------------------------------------------------------------------------ Supabase
