@@ -214,10 +214,10 @@ class Operations:
     async def story(self, session_id: UUID) -> dict[str, Any]:
         """Everything known of one session: row, ledger, answers paid for, money moved, where its task is."""
         channel, row = await self._row(session_id)
-        ledger = await self._select("generation_ledger", "session_id", str(session_id))
+        ledger = await self._of_session("generation_ledger", channel, session_id)
         for entry in ledger:
             entry.pop("task", None)
-        answers = await self._select("generation_usage", "session_id", str(session_id))
+        answers = await self._of_session("generation_usage", channel, session_id)
         waiting = await self._queues.sessions_among({str(session_id)})
         return {
             "session_id": str(session_id),
@@ -231,14 +231,16 @@ class Operations:
 
     async def _row(self, session_id: UUID) -> tuple[Channel, dict[str, Any]]:
         for channel, table in SESSION_TABLES.items():
-            rows = await self._select(table, "id", str(session_id))
+            answer = await self._supabase.table(table).select("*").eq("id", str(session_id)).execute()
+            rows = _rows(answer.data)
             if rows:
                 return channel, rows[0]
         raise Refused(f"no session has the id {session_id}")
 
-    async def _select(self, table: str, column: str, value: str) -> list[dict[str, Any]]:
-        answer = await self._supabase.table(table).select("*").eq(column, value).execute()
-        return _rows(answer.data)
+    async def _of_session(self, table: str, channel: Channel, session_id: UUID) -> list[dict[str, Any]]:
+        # The indexes begin with the channel.
+        query = self._supabase.table(table).select("*").eq("channel", channel.value)
+        return _rows((await query.eq("session_id", str(session_id)).execute()).data)
 
     async def _money(self, channel: Channel, row: dict[str, Any], session_id: UUID) -> list[dict[str, Any]]:
         if channel is Channel.B2C:

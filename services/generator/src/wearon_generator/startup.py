@@ -18,11 +18,11 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from wearon_contracts.errors import ErrorCode, sentence
-from wearon_generator.background import Background
 from wearon_generator.ledger import LEASE_SECONDS, Ledger, Session
 from wearon_generator.metrics import Metrics
 from wearon_generator.queue_scan import QueueScan
 from wearon_generator.supabase_client import SupabaseAway, ask
+from wearon_service_kit.background import Background
 
 log = structlog.get_logger()
 
