@@ -189,6 +189,7 @@ def test_docs_and_metrics_are_there(service: Service) -> None:
     metrics = service.client.get("/metrics").text
     for name in ("request_seconds_bucket", "queue_depth", "abandoned_total"):
         assert f"wearon_sizing_{name}" in metrics
+    assert 'wearon_ready{check="model"} 1.0' in metrics
 
 
 def test_without_the_model_it_says_so(settings_for: Callable[..., SizingSettings], tmp_path: Path) -> None:
@@ -201,6 +202,7 @@ def test_without_the_model_it_says_so(settings_for: Callable[..., SizingSettings
             assert body_of(response)["code"] == "model_not_loaded"
             assert response.headers["Retry-After"]
             assert service.client.get("/ready").status_code == 503
+            assert 'wearon_ready{check="model"} 0.0' in service.client.get("/metrics").text
             assert body_of(service.client.get("/health"))["model_loaded"] is False
             assert service.client.get("/live").status_code == 200
 

@@ -204,6 +204,7 @@ def create_app(settings: SizingSettings) -> FastAPI:
             max_concurrent=MOST_AT_ONCE,
         )
         metrics.queue_depth.set_function(workers.waiting)
+        metrics.ready.labels("model").set(workers.loaded)
         app.state.workers = workers
         app.state.sizer = Sizer(fetcher, workers, method, metrics)
         async with redis.watching():
