@@ -272,7 +272,10 @@ class Run:
         until = time.monotonic() + seconds
         while True:
             self.do_what_is_due()
-            open_ones = self._open_sessions()
+            try:
+                open_ones = self._open_sessions()
+            except psycopg.OperationalError:
+                continue  # the connection ended with a restart of PostgreSQL; the next call makes a new one
             waiting = self._in_redis()
             for session, lives in open_ones.items():
                 if lives or session in waiting:
