@@ -275,7 +275,11 @@ class Run:
             try:
                 open_ones = self._open_sessions()
             except psycopg.OperationalError:
-                continue  # the connection ended with a restart of PostgreSQL; the next call makes a new one
+                # The connection ended with a restart of PostgreSQL; the next call makes a new one.
+                if time.monotonic() > until:
+                    raise
+                time.sleep(1.0)
+                continue
             waiting = self._in_redis()
             for session, lives in open_ones.items():
                 if lives or session in waiting:
