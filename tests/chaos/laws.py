@@ -329,9 +329,12 @@ def _leases_are_respected(evidence: Evidence, verdicts: Verdicts) -> Iterator[st
             verdicts.figures["takeovers"] += 1
             if any(s.holder == before.holder and s.what in ("release", "requeue") for s in story):
                 continue
-            # A renewal counts from when it was asked for; it was made no earlier.
-            kept = [t for t in renewals.get(before.process, []) if before.at <= t < after.at]
-            good_until = max([before.at, *kept]) + evidence.pace.lease
+            # A renewal counts from when it was asked for; it was made no earlier. One asked for after
+            # the lease had run out, by a process that was stopped meanwhile, kept nothing.
+            good_until = before.at + evidence.pace.lease
+            for renewed in sorted(renewals.get(before.process, [])):
+                if before.at <= renewed < min(after.at, good_until):
+                    good_until = renewed + evidence.pace.lease
             if after.at < good_until:
                 yield (
                     f"{_name(pushed)} was taken from {before.process} by {after.process}"

@@ -331,6 +331,8 @@ class Run:
         for replica in replicas:
             if not self._sees_redis(replica):
                 return f"{replica.name} is not ready"
+        if {replica.kind for replica in replicas} != {"consumer", "generator"}:
+            return ""  # other faults have killed or stopped all that could take the task
         return "" if self.world.has_come_to("hold:asked", canary) else "a new task has not arrived"
 
     @staticmethod
