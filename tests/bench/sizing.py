@@ -44,7 +44,6 @@ def _section(title: str, tool: str, *arguments: str | Path) -> Section:
     return Section(title, [_line(**figure) for figure in figures])
 
 
-def _line(name: str, value: float, unit: str, least: float | None, most: float | None) -> Line:
-    met = (least is None or value >= least) and (most is None or value <= most)
+def _line(name: str, value: float, unit: str, least: float | None, most: float | None, met: bool) -> Line:
     target = " ".join(f"{sign} {limit:g}" for sign, limit in (("≥", least), ("≤", most)) if limit is not None)
     return Line(name, value, unit, target, met)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from tests.chaos.faults import Action, Fault, catalogue
 from tests.chaos.laws import Verdicts, judge
 from tests.chaos.realtime import Listener
 from tests.chaos.workload import Workload
-from tests.chaos.world import Kind, Pace, ProcessFailed, Replica, Step, World
+from tests.chaos.world import Kind, Pace, Replica, Step, World
 
 from wearon_contracts.queues import CELERY_AGAIN_QUEUE, CELERY_QUEUE, INFLIGHT_PREFIX, TASK_LIST, UNACKED_HASH
 from wearon_generator.queue_scan import task_in
@@ -444,6 +443,3 @@ def run_once(
 def typical(values: list[float]) -> str:
     """Median and maximum of seconds."""
     return f"{median(values):.1f} / {max(values):.1f} s of {len(values)}"
-
-
-__all__ = ["Pace", "ProcessFailed", "Report", "Run", "run_once", "sys"]

@@ -35,6 +35,12 @@ def test_the_demo_leaves_pictures_and_a_balance_that_adds_up(tmp_path: Path) -> 
         "blocked": "failed",
         "invalid": "failed",
     }
+    assert [rows[name][-5] for name in ("b2c", "b2b", "blocked", "invalid")] == [
+        "spent",
+        "spent",
+        "refunded",
+        "refunded",
+    ]
     assert {"10 -> 9"} == {" ".join(row[-3:]) for row in rows.values()}
     assert "b2c      completed" in shown.stdout
     for result in ("b2c-result.jpg", "b2b-result.jpg"):

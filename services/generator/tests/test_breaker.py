@@ -22,6 +22,13 @@ async def _replicas(url: str) -> AsyncIterator[tuple[Redis, QuotaBreaker, QuotaB
         await redis.aclose()
 
 
+async def _pause_and_let_it_pass(redis: Redis, breaker: QuotaBreaker) -> None:
+    """Afterwards one job may probe."""
+    for _ in range(TRIPS_AFTER):
+        await breaker.exhausted()
+    await redis.delete(PAUSE_KEY)
+
+
 async def _admitted(breaker: QuotaBreaker) -> bool:
     """Whether a job may start now rather than after the next look at Redis."""
     waiting = asyncio.create_task(breaker.wait_until_closed())
@@ -59,9 +66,7 @@ def test_an_answer_in_between_starts_the_count_again(redis_url: str) -> None:
 def test_after_the_pause_one_job_probes_alone(redis_url: str) -> None:
     async def run() -> None:
         async with _replicas(redis_url) as (redis, one, other):
-            for _ in range(TRIPS_AFTER):
-                await one.exhausted()
-            await redis.delete(PAUSE_KEY)  # the minute is over
+            await _pause_and_let_it_pass(redis, one)
             assert await _admitted(one)
             assert not await _admitted(other)
             assert not await _admitted(one)
@@ -75,9 +80,7 @@ def test_after_the_pause_one_job_probes_alone(redis_url: str) -> None:
 def test_a_probe_that_fails_pauses_again(redis_url: str) -> None:
     async def run() -> None:
         async with _replicas(redis_url) as (redis, one, other):
-            for _ in range(TRIPS_AFTER):
-                await one.exhausted()
-            await redis.delete(PAUSE_KEY)
+            await _pause_and_let_it_pass(redis, one)
             assert await _admitted(other)
             await other.exhausted()
             assert not await _admitted(one)
@@ -89,9 +92,7 @@ def test_a_probe_that_fails_pauses_again(redis_url: str) -> None:
 def test_a_probe_without_an_answer_lets_another_one_be_made(redis_url: str) -> None:
     async def run() -> None:
         async with _replicas(redis_url) as (redis, one, other):
-            for _ in range(TRIPS_AFTER):
-                await one.exhausted()
-            await redis.delete(PAUSE_KEY)
+            await _pause_and_let_it_pass(redis, one)
             assert await _admitted(one)
             await other.inconclusive()  # not the one who probes
             assert not await _admitted(other)
@@ -104,9 +105,7 @@ def test_a_probe_without_an_answer_lets_another_one_be_made(redis_url: str) -> N
 def test_only_the_end_of_the_job_that_probes_lets_another_probe(redis_url: str) -> None:
     async def run() -> None:
         async with _replicas(redis_url) as (redis, one, other):
-            for _ in range(TRIPS_AFTER):
-                await one.exhausted()
-            await redis.delete(PAUSE_KEY)
+            await _pause_and_let_it_pass(redis, one)
             assert await _admitted(one)
             one.given_to("prober")
             await one.inconclusive("bystander")

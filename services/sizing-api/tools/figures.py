@@ -36,5 +36,6 @@ def conclude(figures: Sequence[Figure], json_file: Path | None) -> int:
     missed = [str(figure) for figure in figures if not figure.met]
     print("\nEvery limit holds." if not missed else "\nMissed: " + "; ".join(missed))
     if json_file is not None:
-        json_file.write_text(json.dumps([asdict(figure) for figure in figures], indent=1) + "\n")
+        document = [asdict(figure) | {"met": figure.met} for figure in figures]
+        json_file.write_text(json.dumps(document, indent=1) + "\n")
     return int(bool(missed))

@@ -203,18 +203,19 @@ def _print_table(
 ) -> None:
     events = generator.events()
     steps = ("wait s", "images s", "OpenAI s", "store s")
-    rows = [("job", "session", "status", "attempts", *steps, "payer", "credits")]
+    rows = [("job", "session", "status", "attempts", *steps, "credit", "payer", "payer's credits")]
     for try_on in try_ons:
         job = try_on.job
-        row = stack.app.session(job)
+        row, ledger = stack.app.session(job), _ledger(stack, job)
         payer = "user" if job.channel == "b2c" else "store"
         rows.append(
             (
                 try_on.label,
                 str(job.session_id),
                 row["status"],
-                str(_attempts(stack, job)),
+                str(ledger.get("attempt", 0)),
                 *_seconds_per_step(row["created_at"], _of(job, events)),
+                "spent" if row["status"] == "completed" else ledger.get("refund_state") or "kept",
                 payer,
                 f"{before[job.owner_id]} -> {after[job.owner_id]}",
             )
@@ -231,9 +232,11 @@ def _print_table(
             _say(out, f"{try_on.label}: {sentence}")
 
 
-def _attempts(stack: Stack, job: Job) -> int:
-    known = stack.app.rows("select attempt from generation_ledger where session_id = %s", job.session_id)
-    return known[0]["attempt"] if known else 0
+def _ledger(stack: Stack, job: Job) -> dict[str, Any]:
+    """Empty if the job never came to a generator."""
+    query = "select attempt, refund_state from generation_ledger where session_id = %s"
+    known = stack.app.rows(query, job.session_id)
+    return known[0] if known else {}
 
 
 def _seconds_per_step(created_at: datetime, events: list[dict[str, Any]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self
 from uuid import UUID
@@ -124,6 +125,14 @@ class DeadLetterReason(StrEnum):
     TOO_LARGE = "too_large"
     OWNER_MISMATCH = "owner_mismatch"
     SESSION_NOT_FOUND = "session_not_found"
+
+
+def raw_and_encoding(element: bytes) -> tuple[str, Literal["utf-8", "base64"]]:
+    """How the bytes of an element stand in a dead letter: its `raw` and its `encoding`."""
+    try:
+        return element.decode("utf-8"), "utf-8"
+    except UnicodeDecodeError:
+        return base64.b64encode(element).decode("ascii"), "base64"
 
 
 class DeadLetter(BaseModel):

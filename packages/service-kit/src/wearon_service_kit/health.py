@@ -14,12 +14,15 @@ from socketserver import TCPServer, ThreadingMixIn
 from types import TracebackType
 from typing import Any, Final, Self
 
+import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from wearon_service_kit.redaction import redact
+
+_log = structlog.get_logger(__name__)
 
 _REQUEST_SECONDS: Final = 2.0  # a request that has not arrived by then is dropped
 _REQUEST_BYTES: Final = 8192
@@ -117,7 +120,7 @@ class _CachedCheck:
         run.done.set()
 
 
-class _ReadyGauge(Collector):
+class ReadyGauge(Collector):
     """wearon_ready{check="..."}: what /ready says, one check at a time.
 
     A scrape waits for the checks no longer than /ready does, and runs only those whose last result is not
@@ -165,7 +168,7 @@ class HealthServer:
         self._address = (host, port)
         self._readiness = Readiness(checks)
         self._registry = registry
-        registry.register(_ReadyGauge(self._readiness))
+        registry.register(ReadyGauge(self._readiness))
         self._server: _Server | None = None
 
     @property
@@ -174,10 +177,14 @@ class HealthServer:
         return int(self._server.server_address[1]) if self._server else self._address[1]
 
     def start(self) -> None:
-        """Listen and serve. Raises OSError when the port is taken."""
+        """Listen and serve. When the port is taken: says so in the log and raises SystemExit(1)."""
         if self._server is not None:
             raise RuntimeError("the health server runs already")
-        self._server = _Server(self._address, self._answer)
+        try:
+            self._server = _Server(self._address, self._answer)
+        except OSError as error:
+            _log.error("health_port_not_available", port=self._address[1], error=str(error))
+            raise SystemExit(1) from error
         threading.Thread(target=self._server.serve_forever, args=(0.1,), name="health", daemon=True).start()
 
     def stop(self) -> None:

@@ -29,7 +29,7 @@ _log = structlog.get_logger(__name__)
 
 
 def main() -> int:
-    """Returns the exit code: 0 after SIGTERM or SIGINT, 1 when the health port is taken."""
+    """Returns the exit code after SIGTERM or SIGINT."""
     settings = load_settings(ConsumerSettings)
     configure_logging("consumer", settings.log_level, settings.log_format, secrets=settings.secret_values())
     return run(settings, connect(settings.redis_url, name="wearon-consumer", block_seconds=WAIT_SECONDS))
@@ -54,17 +54,10 @@ def run(settings: ConsumerSettings, client: redis.Redis) -> int:
     def loop_progresses() -> CheckResult:
         return CheckResult(bridge.progresses())
 
-    server = HealthServer(settings.health_port, {"redis": redis_answers, "loop": loop_progresses}, registry)
-    try:
-        server.start()
-    except OSError as error:
-        _log.error("health_port_not_available", port=settings.health_port, error=str(error))
-        return 1
-    try:
-        _log.info("consumer_started", consumer_id=consumer_id, health_port=server.port)
+    checks = {"redis": redis_answers, "loop": loop_progresses}
+    with HealthServer(settings.health_port, checks, registry) as health:
+        _log.info("consumer_started", consumer_id=consumer_id, health_port=health.port)
         bridge.run()
-    finally:
-        server.stop()
     return 0
 
 

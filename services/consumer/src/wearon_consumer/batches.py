@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from wearon_consumer.celery_messages import CeleryMessages
 from wearon_consumer.elements import Refusal, read_element
 from wearon_consumer.inflight import Load
 from wearon_contracts.queues import PROCESS_GENERATION_TASK, REJECT_GENERATION_TASK
-from wearon_contracts.tasks import DeadLetter, DeadLetterReason, GenerationTask
+from wearon_contracts.tasks import DeadLetter, DeadLetterReason, GenerationTask, raw_and_encoding
 
 
 @dataclass(slots=True)
@@ -64,15 +63,12 @@ class Sorter:
         return self._celery.message(REJECT_GENERATION_TASK, task_id, rejection.model_dump(mode="json"))
 
     def _letter(self, raw: bytes, refusal: Refusal) -> str:
-        try:
-            text, is_text = raw.decode("utf-8"), True
-        except UnicodeDecodeError:
-            text, is_text = base64.b64encode(raw).decode("ascii"), False
+        text, encoding = raw_and_encoding(raw)
         return DeadLetter(
             reason=refusal.reason,
             detail=refusal.detail,
             raw=text,
-            encoding="utf-8" if is_text else "base64",
+            encoding=encoding,
             set_aside_at=self._clock(),
             set_aside_by=self._consumer_id,
             channel=refusal.owner.channel,

@@ -28,7 +28,7 @@ _M_ARENA_MAX: Final = -8
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run until SIGTERM or SIGINT; returns the exit code, 1 when the health port is taken."""
+    """Run until SIGTERM or SIGINT; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m wearon_generator",
         description="Takes try-on jobs from Celery's queue and turns each into a finished picture. "
@@ -53,13 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         "storage": runtime.check_storage,
         "provider_quota": runtime.check_quota,
     }
-    health = HealthServer(settings.health_port, checks, registry)
-    try:
-        health.start()
-    except OSError as error:
-        log.error("health_port_not_available", port=settings.health_port, error=str(error))
-        return 1
-    try:
+    with HealthServer(settings.health_port, checks, registry) as health:
         log.info("generator_started", replica=runtime.replica, health_port=health.port)
         if not _wait_until_ready(runtime):
             return 0
@@ -67,8 +61,6 @@ def main(arguments: list[str] | None = None) -> int:
         exit_code = _run_worker(runtime, worker_ready)
         runtime.stop()
         log.info("generator_stopped", replica=runtime.replica)
-    finally:
-        health.stop()
     return exit_code
 
 

@@ -29,7 +29,7 @@ from wearon_contracts.queues import (
 )
 from wearon_contracts.results import result_path
 from wearon_contracts.sessions import SESSION_TABLES, SETTLED
-from wearon_contracts.tasks import Channel, DeadLetter, DeadLetterReason
+from wearon_contracts.tasks import Channel, DeadLetter, DeadLetterReason, raw_and_encoding
 from wearon_generator.ledger import Ledger, Session
 from wearon_generator.presence import PAUSED_KEY, REPLICA_PREFIX
 from wearon_generator.queue_scan import QueueScan
@@ -375,10 +375,7 @@ def _letter(element: bytes) -> Letter:
     try:
         letter = DeadLetter.model_validate_json(element)
     except ValidationError:
-        try:
-            raw, encoding = element.decode(), "utf-8"
-        except UnicodeDecodeError:
-            raw, encoding = base64.b64encode(element).decode(), "base64"
+        raw, encoding = raw_and_encoding(element)
         letter = DeadLetter(
             reason=DeadLetterReason.INVALID_TASK,
             detail="not written by this project",

@@ -24,6 +24,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from wearon_contracts.errors import ErrorCode
 from wearon_contracts.sizing import EstimateBodyRequest, EstimateBodyResponse
+from wearon_service_kit.health import CheckResult, Readiness, ReadyGauge
 from wearon_service_kit.images.decode import open_rgb
 from wearon_service_kit.images.errors import ImageError
 from wearon_service_kit.images.fetch import ImageFetcher
@@ -204,8 +205,11 @@ def create_app(settings: SizingSettings) -> FastAPI:
             max_concurrent=MOST_AT_ONCE,
         )
         metrics.queue_depth.set_function(workers.waiting)
-        metrics.ready.labels("model").set(workers.loaded)
+        detail = "" if workers.loaded else "no pose model"
+        readiness = Readiness({"model": lambda: CheckResult(workers.loaded, detail)})
+        metrics.registry.register(ReadyGauge(readiness))
         app.state.workers = workers
+        app.state.readiness = readiness
         app.state.sizer = Sizer(fetcher, workers, method, metrics)
         async with redis.watching():
             _log.info("sizing_started", landmarkers=settings.workers if workers.loaded else 0)
@@ -249,10 +253,8 @@ def create_app(settings: SizingSettings) -> FastAPI:
 
     @app.get("/ready", summary="Whether photos can be measured", responses={503: {"description": "Not yet"}})
     async def ready() -> JSONResponse:
-        loaded = app.state.workers.loaded
-        detail = "" if loaded else "no pose model"
-        answer = {"ready": loaded, "checks": {"model": {"ok": loaded, "detail": detail}}}
-        return JSONResponse(answer, 200 if loaded else 503)
+        fine, answer = app.state.readiness.report()
+        return JSONResponse(answer, 200 if fine else 503)
 
     @app.get("/metrics", response_class=Response, summary="Prometheus metrics")
     async def metrics_page() -> Response:

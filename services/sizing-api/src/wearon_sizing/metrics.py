@@ -49,13 +49,6 @@ class Metrics:
             registry=self.registry,
         )
 
-        self.ready = Gauge(
-            "wearon_ready",
-            "1 while this check of /ready is fine, else 0.",
-            ["check"],
-            registry=self.registry,
-        )
-
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Time a step that was carried out, however it ended."""
