@@ -66,6 +66,15 @@ class Rate:
         return self.cpu_seconds / self.tasks * 1e6
 
 
+@dataclass(frozen=True)
+class Bridged:
+    """`consumer_mb`: resident at the end; `redis_mb`: held by the server before a task was taken."""
+
+    rate: Rate
+    consumer_mb: float
+    redis_mb: float
+
+
 class BridgeBench:
     """One server and what is measured on it."""
 
@@ -93,10 +102,11 @@ class BridgeBench:
         result = json.loads(process.log().splitlines()[-1])
         return Rate(result["tasks"], result["seconds"], result["cpu_seconds"])
 
-    def bridge(self, count: int, *, backlog: int = 0, **env: str) -> tuple[Rate, float]:
-        """Bridge `count` tasks with `backlog` behind them: the rate, and MB resident at the end."""
+    def bridge(self, count: int, *, backlog: int = 0, **env: str) -> Bridged:
+        """Bridge `count` tasks with `backlog` behind them."""
         consumer = self.consumer(**env)
         self.fill(count + backlog, aside=True)
+        redis_mb = self.redis.info("memory")["used_memory"] / 1e6
         cpu_started = cpu_seconds(consumer.process)
         started = time.perf_counter()
         self.redis.rename(ASIDE, TASK_LIST)
@@ -110,7 +120,7 @@ class BridgeBench:
         resident = rss_mb(consumer.process.pid)
         self.redis.flushall()
         consumer.kill()
-        return Rate(done, seconds, cpu), resident
+        return Bridged(Rate(done, seconds, cpu), resident, redis_mb)
 
     def round_trips(self) -> float:
         """PINGs answered per second on one connection, with nothing in the way but the socket."""
@@ -127,8 +137,8 @@ class BridgeBench:
         runs = {
             "(a) BRPOP + .delay()": self.alternative("plain"),
             "(b) BLMOVE, publish, LREM one by one": self.alternative("reliable"),
-            "consumer": self.bridge(self.size.tasks)[0],
-            "consumer, LOG_LEVEL=WARNING": self.bridge(self.size.tasks, LOG_LEVEL="WARNING")[0],
+            "consumer": self.bridge(self.size.tasks).rate,
+            "consumer, LOG_LEVEL=WARNING": self.bridge(self.size.tasks, LOG_LEVEL="WARNING").rate,
         }
         simple, ours = runs["(a) BRPOP + .delay()"], runs["consumer"]
         section = Section(f"Bridge on one core, tasks of {len(element())} bytes")
@@ -183,11 +193,12 @@ class BridgeBench:
         rates, weights = {}, {}
         for backlog in self.size.backlogs:
             self.redis.flushall()
-            rate, resident = self.bridge(self.size.backlog_tasks, backlog=backlog)
-            rates[backlog], weights[backlog] = rate.per_second, resident
+            bridged = self.bridge(self.size.backlog_tasks, backlog=backlog)
+            rates[backlog], weights[backlog] = bridged.rate.per_second, bridged.consumer_mb
             section.lines += [
-                plain(f"{backlog:,} waiting", rate.per_second, "tasks/s"),
-                plain(f"{backlog:,} waiting: consumer RSS", resident, "MB"),
+                plain(f"{backlog:,} waiting", rates[backlog], "tasks/s"),
+                plain(f"{backlog:,} waiting: consumer RSS", weights[backlog], "MB"),
+                plain(f"{backlog:,} waiting: Redis", bridged.redis_mb, "MB"),
             ]
         most = max(rates)
         section.lines += [

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 from tests.bench.processes import rss_mb
-from tests.bench.report import Section, at_most, plain
+from tests.bench.report import Line, Section, at_most, plain
+from tests.containers.engine import IMAGES, inspect
 
 from wearon_local.stack import ServiceName, Stack
 
@@ -52,8 +53,19 @@ def run(quick: bool) -> list[Section]:
                 at_most(f"{service}: RSS at rest", statistics.median(sizes), megabytes, "MB", note),
                 plain(f"{service}: installed packages", _locked(service), ""),
                 at_most(f"{service}: imports of others' libraries", _foreign(service), 0, ""),
+                *_image(service),
             ]
     return [section]
+
+
+def _image(service: ServiceName) -> list[Line]:
+    """The image's size, base image included; nothing where `make images` did not run."""
+    try:
+        size = int(inspect(IMAGES[service])["Size"])
+    except (AssertionError, OSError):
+        print(f"no image of {service} here, so no size of it: see make images", file=sys.stderr)
+        return []
+    return [plain(f"{service}: image", size / 1e6, "MB", "base image included")]
 
 
 def _locked(service: ServiceName) -> int:
