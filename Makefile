@@ -27,7 +27,7 @@ lock: setup ## Compile the hash-checked locks again: all tools and services, the
 	  $(COMPILE) -c requirements-dev.lock services/$$s/pyproject.toml -o services/$$s/requirements.lock || exit 1; done
 	$(MAKE) --no-print-directory lock-local notices
 
-GENERATE = .venv/bin/python deploy/env_example.py
+GENERATE = .venv/bin/python deploy/tools/env_example.py
 
 generated: setup ## Write again what is generated: schemas, TypeScript, .env.example, the OpenAPI document
 	.venv/bin/python -m wearon_contracts.generate

@@ -30,10 +30,10 @@ image-sizes: setup ## Each image's size beside that of one image holding all thr
 	BASE=$(IMAGE_BASE) $(PY) -m tests.containers.sizes
 
 try-real: setup ## One try-on with a real OpenAI key (costs a few cents): picture, seconds and cost
-	$(PY) deploy/try_real.py $(if $(PERSON),--person $(PERSON)) $(if $(GARMENT),--garment $(GARMENT))
+	$(PY) deploy/tools/try_real.py $(if $(PERSON),--person $(PERSON)) $(if $(GARMENT),--garment $(GARMENT))
 
 lint-deploy: setup ## Dockerfiles, workflows, shell, compose and Kubernetes files, alerts, notices
-	$(PY) deploy/notices.py --check
+	$(PY) deploy/tools/notices.py --check
 	.venv/bin/hadolint --failure-threshold warning services/*/Dockerfile deploy/local/*ockerfile tests/containers/*.Dockerfile
 	.venv/bin/shellcheck $(DEPLOY_SCRIPTS)
 	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.override.yml deploy/compose.*.yml
@@ -48,4 +48,4 @@ lock-local: setup ## Compile the lock of the stand-ins' image again
 	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements-dev.lock deploy/local/requirements.in -o deploy/local/requirements.lock
 
 notices: setup ## Write THIRD_PARTY_NOTICES.md again from the locks
-	$(PY) deploy/notices.py
+	$(PY) deploy/tools/notices.py

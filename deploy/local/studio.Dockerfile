@@ -24,12 +24,11 @@ RUN ldconfig \
  && useradd --system --no-log-init --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin wearon
 COPY --from=build /opt/models /opt/models
 COPY --from=build /opt/venv /opt/venv
-# The package finds page and samples by their place in the repository.
+# The package finds the samples by their place in the repository.
 COPY packages/contracts/src /repo/packages/contracts/src
 COPY packages/service-kit/src /repo/packages/service-kit/src
 COPY services/sizing-api/src /repo/services/sizing-api/src
 COPY deploy/local/samples /repo/deploy/local/samples
-COPY deploy/local/studio /repo/deploy/local/studio
 COPY deploy/local/src /repo/deploy/local/src
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/repo/deploy/local/src:/repo/packages/contracts/src:/repo/packages/service-kit/src:/repo/services/sizing-api/src \

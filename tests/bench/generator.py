@@ -15,7 +15,7 @@ from tests.bench.pictures import large_photo, result_picture
 from tests.bench.processes import cpu_seconds, pss_mb
 from tests.bench.report import Line, Section, at_least, at_most, percentile, plain
 
-from wearon_local.next_app import Job
+from wearon_local.app.next_app import Job
 from wearon_local.processes import Process, free_port, listens
 from wearon_local.stack import Stack
 

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from PIL import Image
 
-from wearon_local.next_app import SAMPLE_GARMENT, SAMPLE_PERSON, Job, NextApp
+from wearon_local.app.next_app import SAMPLE_GARMENT, SAMPLE_PERSON, Job, NextApp
 
 CREDITS: Final = 1000
 """Everybody's balance at the start, but for the store whose try-ons are overage."""

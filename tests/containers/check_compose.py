@@ -10,9 +10,9 @@ import pytest
 from tests.containers.conftest import ComposeStack
 from tests.containers.engine import docker, events, inspect, python
 
-from wearon_local.next_app import SAMPLE_PERSON, Job
+from wearon_local.app.next_app import SAMPLE_PERSON, Job
+from wearon_local.app.producer import push_with_node
 from wearon_local.processes import wait_until
-from wearon_local.producer import push_with_node
 
 pytestmark = pytest.mark.timeout(900)
 

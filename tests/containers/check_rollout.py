@@ -21,7 +21,7 @@ import pytest
 from tests.containers.conftest import ComposeStack
 from tests.containers.engine import BASE_IMAGE, IMAGES, ROOT, docker, inspect, run
 
-from wearon_local.next_app import SAMPLE_PERSON, Job, NextApp
+from wearon_local.app.next_app import SAMPLE_PERSON, Job, NextApp
 from wearon_local.processes import free_port, wait_until
 
 pytestmark = pytest.mark.timeout(900)

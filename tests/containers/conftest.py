@@ -13,7 +13,7 @@ import pytest
 import yaml
 from tests.containers.engine import ROOT, Project, python, require_engine
 
-from wearon_local.next_app import NextApp
+from wearon_local.app.next_app import NextApp
 from wearon_local.processes import free_port, wait_until
 
 _PORTS = {"consumer": 8001, "generator": 8002, "sizing-api": 8000}

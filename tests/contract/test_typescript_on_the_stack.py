@@ -12,7 +12,7 @@ import pytest
 
 from wearon_contracts.outcomes import GenerationOutcome
 from wearon_contracts.sessions import SessionUpdate
-from wearon_local.next_app import Job, NextApp
+from wearon_local.app.next_app import Job, NextApp
 from wearon_local.stack import Stack
 
 

@@ -13,7 +13,7 @@ from tests.integration.leaks import assert_no_secret_in_logs
 from tests.integration.tryons import TryOns
 
 from wearon_contracts.queues import CELERY_QUEUE
-from wearon_local.next_app import SAMPLE_GARMENT, SAMPLE_PERSON, NextApp
+from wearon_local.app.next_app import SAMPLE_GARMENT, SAMPLE_PERSON, NextApp
 from wearon_local.paths import SUPABASE_DIR
 from wearon_local.processes import Nursery, free_port, wait_until
 from wearon_local.redis_server import RedisServer

@@ -10,7 +10,7 @@ import jwt
 import pytest
 from tests.integration.tryons import PAYERS, Payer, TryOn, TryOns
 
-from wearon_local.next_app import SAMPLE_ACCESSORY, SAMPLE_GARMENT, SAMPLE_PERSON
+from wearon_local.app.next_app import SAMPLE_ACCESSORY, SAMPLE_GARMENT, SAMPLE_PERSON
 from wearon_local.stack import Stack
 
 SIX_HOURS = 6 * 3600

@@ -19,10 +19,11 @@ import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from wearon_local import downloads, tokens
+from wearon_local import downloads
 from wearon_local.paths import SUPABASE_DIR
 from wearon_local.postgres_server import PostgresServer
 from wearon_local.processes import Nursery, free_port, wait_until
+from wearon_local.standins import tokens
 
 APPLICATION_FILES: Final = sorted((SUPABASE_DIR / "dev").glob("0*.sql"))
 MIGRATION_FILES: Final = sorted((SUPABASE_DIR / "migrations").glob("*.sql"))

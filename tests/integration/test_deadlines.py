@@ -12,7 +12,7 @@ import pytest
 from tests.integration.tryons import PAYERS, Payer, Samples, TryOn, TryOns, events_of, start_generators
 
 from wearon_contracts.errors import ErrorCode, sentence
-from wearon_local.next_app import SAMPLE_SHOP_GARMENT
+from wearon_local.app.next_app import SAMPLE_SHOP_GARMENT
 from wearon_local.processes import free_port, wait_until
 from wearon_local.services import Service
 from wearon_local.stack import Stack

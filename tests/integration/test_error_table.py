@@ -17,7 +17,7 @@ import pytest
 from tests.integration.tryons import PAYERS, Payer, Samples, TryOn, TryOns, events_of
 
 from wearon_contracts.errors import ErrorCode, sentence
-from wearon_local.next_app import SAMPLE_ACCESSORY, SAMPLE_GARMENT
+from wearon_local.app.next_app import SAMPLE_ACCESSORY, SAMPLE_GARMENT
 from wearon_local.services import Service
 from wearon_local.stack import Stack
 

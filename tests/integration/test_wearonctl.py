@@ -22,7 +22,7 @@ from tests.integration.tryons import TryOns
 from wearon_contracts.queues import DEAD_LETTER_LIST, TASK_LIST, inflight_list
 from wearon_generator.ctl import main
 from wearon_generator.presence import PAUSED_KEY, REPLICA_PREFIX
-from wearon_local.next_app import SAMPLE_GARMENT, SAMPLE_PERSON, Job
+from wearon_local.app.next_app import SAMPLE_GARMENT, SAMPLE_PERSON, Job
 from wearon_local.processes import wait_until
 from wearon_local.services import Service
 from wearon_local.stack import Stack

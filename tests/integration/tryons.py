@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from wearon_contracts.errors import ErrorCode
 from wearon_contracts.outcomes import GenerationOutcome
-from wearon_local.next_app import SAMPLE_GARMENT, SAMPLE_PERSON, Job
+from wearon_local.app.next_app import SAMPLE_GARMENT, SAMPLE_PERSON, Job
 from wearon_local.services import Service
 from wearon_local.stack import Stack
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 from PIL import Image
 
-from wearon_local.next_app import SAMPLE_GARMENT, SAMPLE_PERSON
+from wearon_local.app.next_app import SAMPLE_GARMENT, SAMPLE_PERSON
 from wearon_local.processes import free_port, listens, wait_until
 
 

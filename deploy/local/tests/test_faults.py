@@ -8,7 +8,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from wearon_local.next_app import SAMPLE_PERSON
+from wearon_local.app.next_app import SAMPLE_PERSON
 from wearon_local.stack import Stack
 
 SAMPLE = f"/samples/{SAMPLE_PERSON.name}"

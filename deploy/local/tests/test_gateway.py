@@ -11,7 +11,7 @@ from postgrest.exceptions import APIError
 from storage3.exceptions import StorageApiError
 from supabase import Client, ClientOptions, create_client
 
-from wearon_local.next_app import SAMPLE_GARMENT, SAMPLE_PERSON
+from wearon_local.app.next_app import SAMPLE_GARMENT, SAMPLE_PERSON
 from wearon_local.stack import BUCKET, Stack
 
 PICTURE = SAMPLE_PERSON.read_bytes()

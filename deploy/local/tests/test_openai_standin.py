@@ -12,7 +12,7 @@ import openai
 import pytest
 from PIL import Image
 
-from wearon_local.next_app import SAMPLE_ACCESSORY, SAMPLE_GARMENT, SAMPLE_PERSON
+from wearon_local.app.next_app import SAMPLE_ACCESSORY, SAMPLE_GARMENT, SAMPLE_PERSON
 from wearon_local.stack import Stack
 
 

@@ -16,8 +16,8 @@ import redis
 
 from wearon_contracts.queues import TASK_LIST
 from wearon_contracts.tasks import GenerationTask
+from wearon_local.app.producer import push_with_node
 from wearon_local.processes import ProcessFailed, free_port, listens, wait_until
-from wearon_local.producer import push_with_node
 from wearon_local.stack import Stack
 
 STARTS_AND_WAITS = """

@@ -13,9 +13,9 @@ import pytest
 from wearon_contracts.queues import CELERY_QUEUE, DEAD_LETTER_LIST, TASK_LIST
 from wearon_local.processes import free_port, wait_until
 from wearon_local.stack import Stack
-from wearon_local.studio import CREDITS, SAMPLES
-from wearon_local.studio_stack import serving_studio
-from wearon_local.studio_try_ons import Timeline
+from wearon_local.studio.server import CREDITS, SAMPLES
+from wearon_local.studio.stack import serving_studio
+from wearon_local.studio.try_ons import Timeline
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -200,6 +200,6 @@ def test_the_queue_shows_the_consumer_and_what_it_set_aside(stack: Stack, studio
         [letter] = view["dead_letters"]
         assert letter["reason"] == "invalid_task" and "image_urls" in letter["detail"]
         assert {"name": consumer.name, "state": "ready"}.items() <= view["workers"][0].items()
-        assert [event["text"] for event in view["happenings"]] == ["A task that nobody can read was sent."]
+        assert [event["text"] for event in view["events"]] == ["A task that nobody can read was sent."]
     finally:
         consumer.terminate()

@@ -16,7 +16,7 @@ from wearon_local.downloads import DownloadFailed
 from wearon_local.paths import LOCAL_DIR
 from wearon_local.processes import ProcessFailed, free_port
 from wearon_local.stack import PortName, ServiceName, Stack, end_on_sigterm
-from wearon_local.studio_stack import serving_studio
+from wearon_local.studio.stack import serving_studio
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

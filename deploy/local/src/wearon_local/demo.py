@@ -18,7 +18,7 @@ from PIL import Image
 
 from wearon_contracts.queues import DEAD_LETTER_LIST
 from wearon_contracts.sessions import SETTLED
-from wearon_local.next_app import (
+from wearon_local.app.next_app import (
     SAMPLE_ACCESSORY,
     SAMPLE_GARMENT,
     SAMPLE_PERSON,
@@ -26,8 +26,8 @@ from wearon_local.next_app import (
     SAMPLE_SHOP_PERSON,
     Job,
 )
+from wearon_local.app.producer import push_with_node
 from wearon_local.processes import passed_on_environment
-from wearon_local.producer import push_with_node
 from wearon_local.services import Service
 from wearon_local.stack import Stack
 

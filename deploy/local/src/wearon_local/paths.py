@@ -13,5 +13,5 @@ LOCAL_DIR: Final = ROOT / ".local"
 
 SUPABASE_DIR: Final = ROOT / "deploy" / "supabase"
 SAMPLES_DIR: Final = ROOT / "deploy" / "local" / "samples"
-STUDIO_DIR: Final = ROOT / "deploy" / "local" / "studio"
-PRODUCER_DIR: Final = ROOT / "deploy" / "local" / "producer"
+STUDIO_PAGE_DIR: Final = Path(__file__).resolve().parent / "studio" / "page"
+PRODUCER_DIR: Final = Path(__file__).resolve().parent / "app" / "node"

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import httpx
 
-from wearon_local.faults import Action, RequestRecord
 from wearon_local.processes import Nursery, Process
+from wearon_local.standins.faults import Action, RequestRecord
 
 
 class HttpServer:
@@ -77,7 +77,7 @@ class HttpServer:
 
 
 class FaultyServer(HttpServer):
-    """One with the control endpoints of `wearon_local.faults`."""
+    """One with the control endpoints of `wearon_local.standins.faults`."""
 
     def inject(self, action: Action, *, path: str = "", times: int | None = 1, **fault: Any) -> int:
         """Arm a `faults.Fault` and return its id; `times=None`: until taken out."""
@@ -109,7 +109,7 @@ class FaultyServer(HttpServer):
 
 
 class Gateway(FaultyServer):
-    """`wearon_local.gateway`."""
+    """`wearon_local.standins.gateway`."""
 
     def objects(self) -> list[dict[str, Any]]:
         """Every stored object: bucket, name, size, sha256, content_type, writes, created_at, updated_at."""
@@ -117,7 +117,7 @@ class Gateway(FaultyServer):
 
 
 class OpenAi(FaultyServer):
-    """`wearon_local.openai_standin`."""
+    """`wearon_local.standins.openai`."""
 
     def calls(self, *, contains: str = "") -> list[dict[str, Any]]:
         """The calls (`openai_standin.Call`) whose prompt holds the text, oldest first."""
@@ -156,7 +156,7 @@ def gateway(
     """`env`: SUPABASE_JWT_SECRET and the two keys."""
     storage = nursery.directory / "storage"
     storage.mkdir(exist_ok=True)
-    argv = [sys.executable, "-m", "wearon_local.gateway", "--port", str(port)]
+    argv = [sys.executable, "-m", "wearon_local.standins.gateway", "--port", str(port)]
     argv += ["--postgrest-url", postgrest_url, "--storage-dir", str(storage)]
     argv += [part for bucket in buckets for part in ("--bucket", bucket)]
     ready_url = f"http://127.0.0.1:{port}/_control/health"
@@ -165,7 +165,7 @@ def gateway(
 
 def openai(nursery: Nursery, port: int, *, api_key: str, latency: float, jitter: float) -> OpenAi:
     """Accepts only `api_key`; `latency` and `jitter` in seconds."""
-    argv = [sys.executable, "-m", "wearon_local.openai_standin", "--port", str(port)]
+    argv = [sys.executable, "-m", "wearon_local.standins.openai", "--port", str(port)]
     argv += ["--latency", str(latency), "--jitter", str(jitter)]
     ready_url = f"http://127.0.0.1:{port}/_control/health"
     env = {"OPENAI_API_KEY": api_key}

@@ -11,13 +11,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self
 
-from wearon_local import downloads, servers, services, tokens
-from wearon_local.next_app import NextApp
+from wearon_local import downloads, servers, services
+from wearon_local.app.next_app import NextApp
 from wearon_local.paths import LOCAL_DIR, SUPABASE_DIR
 from wearon_local.postgres_server import PostgresServer
 from wearon_local.processes import Nursery, free_port
 from wearon_local.redis_server import RedisServer
 from wearon_local.services import Service
+from wearon_local.standins import tokens
 
 BUCKET: Final = "images"
 PortName = Literal["redis", "postgres", "postgrest", "gateway", "openai"]

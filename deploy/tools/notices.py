@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+ROOT: Final = Path(__file__).resolve().parents[2]
 FILE: Final = ROOT / "THIRD_PARTY_NOTICES.md"
 SERVICES: Final = ("consumer", "generator", "sizing-api")
 
@@ -25,7 +25,7 @@ _HEAD: Final = """\
 
 WearOn's own code is under the MIT License (LICENSE). The images also contain the following, each under its
 own license; the full texts are in the `*.dist-info` folders under `/opt/venv` in the images.
-Written by `make notices` from the locks: edit `deploy/notices.py`, not this file.
+Written by `make notices` from the locks: edit `deploy/tools/notices.py`, not this file.
 
 ## The pose model (sizing image only)
 

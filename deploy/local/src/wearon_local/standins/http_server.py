@@ -5,7 +5,7 @@ from __future__ import annotations
 import uvicorn
 from starlette.types import ASGIApp
 
-from wearon_local.faults import ClosableConnections
+from wearon_local.standins.faults import ClosableConnections
 
 
 def serve(app: ASGIApp, host: str, port: int) -> None:

@@ -1,7 +1,8 @@
 """Stands where Supabase's gateway stands: REST passed through to PostgREST, Storage answered here.
 
-`python -m wearon_local.gateway` serves /rest/v1/*, /storage/v1/*, the sample pictures under /samples/ (they
-play a shop's public image host) and the control endpoints of `wearon_local.faults`, plus:
+`python -m wearon_local.standins.gateway` serves /rest/v1/*, /storage/v1/*, the sample pictures
+under /samples/ (they play a shop's public image host) and the control endpoints of
+`wearon_local.standins.faults`, plus:
 
     GET /_control/objects      every stored object with size, sha256 and how often it was written
 """
@@ -24,12 +25,12 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from wearon_local import tokens
-from wearon_local.faults import FaultInjection
-from wearon_local.http_server import serve
-from wearon_local.object_store import ObjectStore
 from wearon_local.paths import SAMPLES_DIR
-from wearon_local.storage_api import StorageApi, StorageRefusal, refusal_response
+from wearon_local.standins import tokens
+from wearon_local.standins.faults import FaultInjection
+from wearon_local.standins.http_server import serve
+from wearon_local.standins.object_store import ObjectStore
+from wearon_local.standins.storage_api import StorageApi, StorageRefusal, refusal_response
 
 _HOP_BY_HOP: Final = {
     "connection",
@@ -135,7 +136,7 @@ def build_app(settings: GatewaySettings) -> ASGIApp:
 
 def main() -> None:
     """Serve until told to stop."""
-    parser = argparse.ArgumentParser(prog="python -m wearon_local.gateway", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m wearon_local.standins.gateway", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8100)
     parser.add_argument("--postgrest-url", required=True)

@@ -25,9 +25,9 @@ from psycopg.types.json import Jsonb
 
 from wearon_contracts.queues import TASK_LIST
 from wearon_contracts.sessions import SETTLED
-from wearon_local import tokens
 from wearon_local.paths import SAMPLES_DIR
 from wearon_local.processes import wait_until
+from wearon_local.standins import tokens
 
 SIX_HOURS: Final = 6 * 3600
 BillingMode = Literal["absorb_mode", "resell_mode"]

@@ -2,7 +2,7 @@
 
 `python -m wearon_local up` and `demo --keep` serve it beside everything else, docker-compose.yml runs this
 module. It uses the stack as the Next.js app does, asks the database what became of a try-on, and is in no
-service's image. The page itself is `deploy/local/studio`.
+service's image. The page itself is the folder `page` beside this file.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wearon_contracts.sizing import FitPreference, Gender
-from wearon_local.next_app import (
+from wearon_local.app.next_app import (
     SAMPLE_GARMENT,
     SAMPLE_PERSON,
     SAMPLE_SHOP_GARMENT,
     SAMPLE_SHOP_PERSON,
     NextApp,
 )
-from wearon_local.paths import STUDIO_DIR
-from wearon_local.studio_queue import ContainerWorkers, Happenings, Queue, Workers
-from wearon_local.studio_sizing import Draughtsman, Fitting, SizingDraughtsman, without_feet
-from wearon_local.studio_try_ons import PROMPTS, TryOns
+from wearon_local.paths import STUDIO_PAGE_DIR
+from wearon_local.studio.queue import ContainerWorkers, Events, Queue, Workers
+from wearon_local.studio.sizing import Draughtsman, Fitting, SizingDraughtsman, without_feet
+from wearon_local.studio.try_ons import PROMPTS, TryOns
 
 CREDITS: Final = 10
 _MOST_BYTES: Final = 32 * 1024 * 1024
@@ -198,20 +198,20 @@ class Studio:
                 self._start(pictures, "slow")
 
         await asyncio.to_thread(work)
-        self._queue.happenings.add(f"{count} try-ons of 8 seconds or more were sent.")
-        return JSONResponse(self._queue.happenings.all())
+        self._queue.events.add(f"{count} try-ons of 8 seconds or more were sent.")
+        return JSONResponse(self._queue.events.all())
 
     def push_invalid(self, _: Request) -> Response:
         self._try_ons.push_invalid()
-        self._queue.happenings.add("A task that nobody can read was sent.")
-        return JSONResponse(self._queue.happenings.all())
+        self._queue.events.add("A task that nobody can read was sent.")
+        return JSONResponse(self._queue.events.all())
 
     def kill(self, request: Request) -> Response:
         try:
             self._queue.workers.kill(request.path_params["name"])
         except KeyError:
             raise Refusal(404, "No such worker runs here any more.") from None
-        return JSONResponse(self._queue.happenings.all())
+        return JSONResponse(self._queue.events.all())
 
     def close(self) -> None:
         self._fitting.close()
@@ -273,7 +273,7 @@ def _refuse(_: Request, refusal: Exception) -> Response:
 def build_app(studio: Studio) -> Starlette:
     """The page and what it asks for, for browsers on this machine only."""
     return Starlette(
-        routes=[*studio.routes(), Mount("/", StaticFiles(directory=STUDIO_DIR, html=True))],
+        routes=[*studio.routes(), Mount("/", StaticFiles(directory=STUDIO_PAGE_DIR, html=True))],
         middleware=[
             Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"]),
             Middleware(OwnPageOnly),
@@ -305,10 +305,10 @@ def open_studio(
     sizing_url: str | None,
     draughtsman: Draughtsman | None,
     workers: Workers,
-    happenings: Happenings,
+    events: Events,
 ) -> Studio:
     """The studio of one stack, with a user of its own."""
-    queue = Queue(app, app.redis_url, workers, happenings)
+    queue = Queue(app, app.redis_url, workers, events)
     return Studio(TryOns(app, credits=CREDITS), Fitting(sizing_url, draughtsman), queue)
 
 
@@ -337,7 +337,7 @@ def main() -> None:
         sizing_url=env["SIZING_URL"],
         draughtsman=SizingDraughtsman(Path(model)) if model else None,
         workers=ContainerWorkers({"consumer": env["CONSUMER_URL"], "generator": env["GENERATOR_URL"]}),
-        happenings=Happenings(),
+        events=Events(),
     )
     uvicorn.run(
         build_app(studio),
@@ -346,7 +346,3 @@ def main() -> None:
         log_level="warning",
         timeout_graceful_shutdown=1,
     )
-
-
-if __name__ == "__main__":
-    main()

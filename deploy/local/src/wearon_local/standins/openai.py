@@ -1,6 +1,6 @@
 """Stands where OpenAI's API stands: POST /v1/images/edits, with the real one's answers, usage and errors.
 
-`python -m wearon_local.openai_standin` checks the request as the real API does and answers a picture drawn
+`python -m wearon_local.standins.openai` checks the request as the real API does and answers a picture drawn
 from the inputs. What it does instead can be said in the prompt or through the control endpoints, in the same
 words:
 
@@ -19,7 +19,7 @@ words:
 `_once` or `_twice` after a word makes it strike only the first call or two with this prompt and these images:
 [[standin:rate_limit_once=3]]. Several may be given: [[standin:slow=2,500_once]].
 
-Control endpoints beside those of `wearon_local.faults`:
+Control endpoints beside those of `wearon_local.standins.faults`:
 
     GET    /_control/calls      every call: when, what came in, what came of it; DELETE forgets them
     POST   /_control/modes      {"mode": "rate_limit=3", "times": 5, "for_seconds": null, "contains": null}
@@ -53,9 +53,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from wearon_local.faults import FaultInjection, close_connection, until_gone
-from wearon_local.http_server import serve
-from wearon_local.picture import draw
+from wearon_local.standins.faults import FaultInjection, close_connection, until_gone
+from wearon_local.standins.http_server import serve
+from wearon_local.standins.picture import draw
 
 _DIRECTIVE: Final = re.compile(r"\[\[standin:([^\]]*)\]\]")
 _MODE: Final = re.compile(r"([a-z0-9_]+?)(_once|_twice)?(?:=(\d+(?:\.\d+)?))?")
@@ -511,7 +511,7 @@ def build_app(*, api_key: str | None, latency: LatencyRequest) -> ASGIApp:
 def main() -> None:
     """Serve until told to stop. OPENAI_API_KEY: the only key accepted; without it any is."""
     parser = argparse.ArgumentParser(
-        prog="python -m wearon_local.openai_standin",
+        prog="python -m wearon_local.standins.openai",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -22,8 +22,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from wearon_local import tokens
-from wearon_local.object_store import Bucket, ObjectStore, StoredObject
+from wearon_local.standins import tokens
+from wearon_local.standins.object_store import Bucket, ObjectStore, StoredObject
 
 MAX_OBJECT_BYTES: Final = 50 * 1024 * 1024
 """Supabase's default limit for one object."""

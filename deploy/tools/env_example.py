@@ -11,7 +11,7 @@ from wearon_generator.settings import GeneratorSettings
 from wearon_service_kit.settings import env_example
 from wearon_sizing.settings import SizingSettings
 
-FILE = Path(__file__).resolve().parent.parent / ".env.example"
+FILE = Path(__file__).resolve().parents[2] / ".env.example"
 
 
 def main() -> int:

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from wearon_local.stack import Stack
-from wearon_local.studio import open_studio, serving
-from wearon_local.studio_queue import Happenings, StackWorkers
-from wearon_local.studio_sizing import SizingDraughtsman
+from wearon_local.studio.queue import Events, StackWorkers
+from wearon_local.studio.server import open_studio, serving
+from wearon_local.studio.sizing import SizingDraughtsman
 
 
 @contextmanager
@@ -18,9 +18,9 @@ def serving_studio(stack: Stack, port: int) -> Iterator[str]:
 
     A sizing API has to run already, if one is to.
     """
-    happenings = Happenings()
+    events = Events()
     workers = StackWorkers(
-        lambda: list(stack.services), lambda: stack.start_service("generator", wait=False), happenings
+        lambda: list(stack.services), lambda: stack.start_service("generator", wait=False), events
     )
     sizing = [service.url for service in stack.services if service.name.startswith("sizing-api")]
     studio = open_studio(
@@ -28,7 +28,7 @@ def serving_studio(stack: Stack, port: int) -> Iterator[str]:
         sizing_url=sizing[0] if sizing else None,
         draughtsman=SizingDraughtsman(Path(stack.env_for("sizing-api")["MEDIAPIPE_MODEL_PATH"])),
         workers=workers,
-        happenings=happenings,
+        events=events,
     )
     try:
         with serving(studio, port) as url:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from wearon_local import downloads
-from wearon_local.next_app import Job
+from wearon_local.app.next_app import Job
 from wearon_local.paths import PRODUCER_DIR
 
 _SPELLED_IN_JAVASCRIPT: Final = {
@@ -24,7 +24,7 @@ _SPELLED_IN_JAVASCRIPT: Final = {
 
 
 def push_with_node(redis_url: str, jobs: Iterable[Job]) -> str:
-    """Run producer/push.mjs and return what it printed; `created_at` and `version` are its own.
+    """Run node/push.mjs and return what it printed; `created_at` and `version` are its own.
 
     Raises downloads.DownloadFailed without Node, subprocess.CalledProcessError if the push fails.
     """

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from uuid import UUID, uuid4
 
 from wearon_contracts.sessions import SETTLED
-from wearon_local.next_app import Job, NextApp
+from wearon_local.app.next_app import Job, NextApp
 
 StepName = Literal["queued", "held", "working", "storing", "retrying", "lost", "completed", "failed"]
 

@@ -23,7 +23,7 @@ from wearon_contracts.queues import (
     UNACKED_HASH,
 )
 from wearon_contracts.tasks import DeadLetter
-from wearon_local.next_app import NextApp
+from wearon_local.app.next_app import NextApp
 from wearon_local.services import Service
 
 RESTARTS_AFTER: Final = 5.0
@@ -66,7 +66,7 @@ class Workers(Protocol):
         """SIGKILL, and another one a few seconds later. Raises KeyError if no such worker runs."""
 
 
-class Happenings:
+class Events:
     """What the page's buttons did, newest first."""
 
     def __init__(self) -> None:
@@ -87,12 +87,12 @@ class StackWorkers:
     how_to_kill: str | None = None
 
     def __init__(
-        self, services: Callable[[], list[Service]], start: Callable[[], Service], happenings: Happenings
+        self, services: Callable[[], list[Service]], start: Callable[[], Service], events: Events
     ) -> None:
         """`services`: all of the stack, those that ended too. `start`: one more generator, not waited for."""
         self._services = services
         self._start = start
-        self._happenings = happenings
+        self._happenings = events
         self._restarts: dict[str, float] = {}
         self._timers: list[threading.Timer] = []
 
@@ -167,13 +167,13 @@ class ContainerWorkers:
 class Queue:
     """Depths, dead letters and sessions, as they are at the moment of asking."""
 
-    def __init__(self, app: NextApp, redis_url: str, workers: Workers, happenings: Happenings) -> None:
+    def __init__(self, app: NextApp, redis_url: str, workers: Workers, events: Events) -> None:
         self._app = app
         self._redis = redis.Redis.from_url(redis_url, socket_timeout=5)
         # Kept, because the sessions of a killed worker still carry its name.
         self._names: dict[str, str] = {}
         self.workers: Final = workers
-        self.happenings: Final = happenings
+        self.events: Final = events
 
     def view(self) -> dict[str, Any]:
         workers = self.workers.all()
@@ -184,7 +184,7 @@ class Queue:
             "workers": [asdict(w) for w in workers],
             "how_to_kill": self.workers.how_to_kill,
             "sessions": [_session(row, self._names) for row in self._app.rows(_SESSIONS, _SHOWN_SESSIONS)],
-            "happenings": self.happenings.all(),
+            "events": self.events.all(),
         }
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from typing import Annotated
 from PIL import Image
 from pydantic import Field, SecretStr
 
-from wearon_local.next_app import SAMPLE_GARMENT, SAMPLE_PERSON
+from wearon_local.app.next_app import SAMPLE_GARMENT, SAMPLE_PERSON
 from wearon_local.paths import LOCAL_DIR
 from wearon_local.stack import Stack, end_on_sigterm
 from wearon_service_kit.settings import HttpUrl, ServiceSettings, load_settings
