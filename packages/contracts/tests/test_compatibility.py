@@ -146,6 +146,30 @@ def test_a_key_is_not_added_to_an_object_whose_readers_refuse_others() -> None:
     assert [str(change) for change in found] == ["part.b: property was refused, is there"]
 
 
+MEASURED = create_model("Measurements", __config__=ConfigDict(extra="forbid"), chest_cm=float)
+WITH_INSEAM: dict[str, Any] = {"chest_cm": float, "inseam_cm": (float | None, None)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        (WITH_INSEAM, []),
+        ({**WITH_INSEAM, "inseam_cm": float}, ["part.inseam_cm: property was refused, is there"]),
+        (
+            {**WITH_INSEAM, "thigh_cm": (float | None, None)},
+            ["part.thigh_cm: property was refused, is there"],
+        ),
+    ],
+)
+def test_response_may_gain_the_optional_measurements_that_the_apps_client_takes(
+    fields: dict[str, Any], told: list[str]
+) -> None:
+    grown = create_model("Measurements", __config__=ConfigDict(extra="forbid"), **fields)
+    published, current = _schema(part=(MEASURED, ...)), _schema(part=(grown, ...))
+    found = breaking_changes(published, current, read=False, written=True)
+    assert [str(change) for change in found] == told
+
+
 def test_a_rule_between_fields_is_compared_as_a_whole() -> None:
     rule = {"allOf": [{"if": {"properties": {"kind": {"const": "x"}}}, "then": {"required": ["note"]}}]}
     found = breaking_changes(_schema(), {**_schema(), **rule}, read=True, written=False)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from wearon_contracts.errors import ErrorCode, describe, sentence
+from wearon_contracts.errors import ErrorCode, Family, describe, sentence
 
 INTERNALS = re.compile(
     r"\b(redis|celery|supabase|postgres\w*|openai|gpt|sql|queue|worker|lease|exception|traceback|null|json)\b",
@@ -28,7 +28,7 @@ def test_the_only_placeholder_is_the_image(code: ErrorCode) -> None:
     assert not re.search(r"[{}]", sentence(code, "first garment"))
 
 
-@pytest.mark.parametrize("code", [code for code in ErrorCode if code.value.startswith("image_")])
+@pytest.mark.parametrize("code", [code for code in ErrorCode if describe(code).family is Family.PICTURE])
 def test_a_sentence_about_an_image_says_which(code: ErrorCode) -> None:
     assert "first garment" in sentence(code, "first garment")
 
@@ -41,6 +41,11 @@ def test_waiting_is_advised_only_where_it_helps(code: ErrorCode) -> None:
 
 def test_an_image_is_called_a_photo_unless_it_has_a_name() -> None:
     assert sentence(ErrorCode.IMAGE_EMPTY) == "The photo is empty. Please add it again."
+
+
+@pytest.mark.parametrize("code", [code for code in ErrorCode if describe(code).family is Family.OURS])
+def test_our_own_faults_do_not_blame_the_shoppers_pictures(code: ErrorCode) -> None:
+    assert not re.search(r"image|photo|different", describe(code).sentence)
 
 
 def test_codes_are_stable_words() -> None:

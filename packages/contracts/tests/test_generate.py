@@ -91,6 +91,23 @@ def test_a_breaking_change_is_not_published(package: Path) -> None:
     assert file.read_text() == before
 
 
+def test_breaking_change_is_published_with_a_reason_that_is_kept(package: Path) -> None:
+    _edit(package / "schemas/published/generation-task.schema.json", '"maxItems": 16', '"maxItems": 20')
+    (package / "schemas/published/fax.schema.json").write_text("{}")
+    assert generate.main(["--publish", "--breaking", "nobody sends more than 16"], package) == 0
+    assert generate.main(["--check"], package) == 0
+    noted = (package / "schemas/published/breaking.md").read_text()
+    assert "## nobody sends more than 16\n" in noted
+    assert "- generation-task breaks with what was published: image_urls: maxItems was 20, is 16" in noted
+    assert "- fax was published and is gone" in noted
+
+
+@pytest.mark.parametrize("options", [["--breaking", "why"], ["--publish", "--breaking", " "]])
+def test_breaking_needs_a_publication_and_a_reason(package: Path, options: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        generate.main(options, package)
+
+
 def test_a_published_message_may_not_disappear(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (package / "schemas/published/fax.schema.json").write_text("{}")
     assert generate.main(["--check"], package) == 1
@@ -116,7 +133,11 @@ def test_node_reads_the_same_constants() -> None:
     assert constants["TASK_LIST"] == "wearon:tasks:generation"
     assert constants["SIZES"] == ["XS", "S", "M", "L", "XL", "XXL"]
     assert constants["ERRORS"] == {
-        code.value: {"sentence": describe(code).sentence, "retryable": describe(code).retryable}
+        code.value: {
+            "sentence": describe(code).sentence,
+            "retryable": describe(code).retryable,
+            "family": describe(code).family.value,
+        }
         for code in ErrorCode
     }
     transitions = constants["SESSION_TRANSITIONS"]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from wearon_contracts.schemas import JsonSchema
-
-OPEN_ENUMS: Final = frozenset({"ErrorCode", "DeadLetterReason"})
-"""Definitions whose readers know that values may be added."""
 
 _ABSENT: Final = "absent"
 _ANNOTATIONS: Final = {"$schema", "$defs", "title", "description", "default"}
@@ -21,6 +18,26 @@ _COMPARED_IN_PARTS: Final = (
     *("properties", "required", "additionalProperties", "items"),
 )
 _KNOWN: Final = _ANNOTATIONS.union(_LOWER_LIMITS, _UPPER_LIMITS, _COMPARED_AS_A_WHOLE, _COMPARED_IN_PARTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """What readers take although it was published without it.
+
+    `open_enums`: definitions whose values may grow. `later_keys`: optional keys that a definition without
+    room for others (`additionalProperties: false`) may gain.
+    """
+
+    open_enums: frozenset[str] = frozenset()
+    later_keys: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+
+READERS: Final = Tolerance(
+    open_enums=frozenset({"ErrorCode", "DeadLetterReason"}),
+    # The application's client refuses every measurement but those published and these two.
+    later_keys={"Measurements": frozenset({"inseam_cm", "height_cm"})},
+)
+_NONE: Final = Tolerance()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +67,7 @@ def breaking_changes(
     if read:
         found += _refusals(was, now)
     if written:
-        found += [replace(c, was=c.now, now=c.was) for c in _refusals(now, was, open_enums=OPEN_ENUMS)]
+        found += [replace(c, was=c.now, now=c.was) for c in _refusals(now, was, tolerance=READERS)]
     return list(dict.fromkeys(found))
 
 
@@ -102,36 +119,34 @@ def _lost_properties(old: _Node, new: _Node) -> Iterator[BreakingChange]:
                     yield from _lost_properties(node, there[key])
 
 
-def _refusals(
-    giver: _Node, taker: _Node, open_enums: frozenset[str] = frozenset()
-) -> Iterator[BreakingChange]:
+def _refusals(giver: _Node, taker: _Node, tolerance: Tolerance = _NONE) -> Iterator[BreakingChange]:
     """Where `taker` refuses something that `giver` lets through."""
     takers = taker.alternatives()
     for alternative in giver.alternatives():
-        attempts = [list(_refusals_of_one(alternative, one, open_enums)) for one in takers]
+        attempts = [list(_refusals_of_one(alternative, one, tolerance)) for one in takers]
         yield from min(attempts, key=len)
 
 
-def _refusals_of_one(giver: _Node, taker: _Node, open_enums: frozenset[str]) -> Iterator[BreakingChange]:
+def _refusals_of_one(giver: _Node, taker: _Node, tolerance: Tolerance) -> Iterator[BreakingChange]:
     types = (giver.get("type", "any"), taker.get("type", "any"))
     if types[0] != types[1] and types[1] != "any" and types != ("integer", "number"):
         yield giver.change("type", *types)
         return
-    yield from _refused_values(giver, taker, open_enums)
+    yield from _refused_values(giver, taker, tolerance)
     yield from _tighter_limits(giver, taker, _LOWER_LIMITS, lambda have, want: have >= want)
     yield from _tighter_limits(giver, taker, _UPPER_LIMITS, lambda have, want: have <= want)
     for rule in _COMPARED_AS_A_WHOLE:
         if taker.get(rule) not in (None, giver.get(rule)):
             yield giver.change(rule, giver.get(rule, _ABSENT), taker.get(rule))
-    yield from _refused_keys(giver, taker, open_enums)
+    yield from _refused_keys(giver, taker, tolerance)
     if "items" in taker.schema:
         items = giver.part(giver.get("items", {}), "items")
-        yield from _refusals(items, taker.part(taker.get("items"), "items"), open_enums)
+        yield from _refusals(items, taker.part(taker.get("items"), "items"), tolerance)
 
 
-def _refused_values(giver: _Node, taker: _Node, open_enums: frozenset[str]) -> Iterator[BreakingChange]:
+def _refused_values(giver: _Node, taker: _Node, tolerance: Tolerance) -> Iterator[BreakingChange]:
     have, want = giver.values(), taker.values()
-    if want is None or taker.name in open_enums:
+    if want is None or taker.name in tolerance.open_enums:
         return
     # JSON tells 1 from true, Python's `in` does not.
     known = {(type(value), value) for value in want}
@@ -148,20 +163,21 @@ def _tighter_limits(
             yield giver.change(rule, _ABSENT if have is None else have, want)
 
 
-def _refused_keys(giver: _Node, taker: _Node, open_enums: frozenset[str]) -> Iterator[BreakingChange]:
+def _refused_keys(giver: _Node, taker: _Node, tolerance: Tolerance) -> Iterator[BreakingChange]:
     needed = set(taker.get("required", []))
     for key in sorted(needed - set(giver.get("required", []))):
         yield giver.part({}, key).change("required", "no", "yes")
     here, there = giver.properties(), taker.properties()
     for key, node in here.items():
         if key in there:
-            yield from _refusals(node, there[key], open_enums)
+            yield from _refusals(node, there[key], tolerance)
     have, want = giver.get("additionalProperties", True), taker.get("additionalProperties", True)
     if want is False:
         if have is not False:
             yield giver.change("other keys", "welcome", "refused")
-        for key in sorted(here.keys() - there.keys()):
+        optional_later = tolerance.later_keys.get(taker.name, frozenset()) - set(giver.get("required", []))
+        for key in sorted(here.keys() - there.keys() - optional_later):
             yield giver.part({}, key).change("property", "there", "refused")
     elif isinstance(want, dict):
         other = giver.part(have if isinstance(have, dict) else {}, "*")
-        yield from _refusals(other, taker.part(want, "*"), open_enums)
+        yield from _refusals(other, taker.part(want, "*"), tolerance)

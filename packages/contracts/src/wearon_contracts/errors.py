@@ -1,4 +1,7 @@
-"""Every error a person can meet: its code, the sentence they read, and whether trying again can help."""
+"""Every error a person can meet, in one table.
+
+To add one: add its code to `ErrorCode`, its row to `_TABLE`, and run `make generated`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,6 @@ class ErrorCode(StrEnum):
     STUCK = "stuck"
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     DEADLINE_EXCEEDED = "deadline_exceeded"
-    DATABASE_UNAVAILABLE = "database_unavailable"
     RESULT_NOT_STORED = "result_not_stored"
     INTERNAL_ERROR = "internal_error"
 
@@ -26,6 +28,7 @@ class ErrorCode(StrEnum):
     QUOTA_EXHAUSTED = "insufficient_quota"
     PROVIDER_UNAVAILABLE = "provider_unavailable"
     PROVIDER_REFUSED = "provider_refused"
+    PROMPT_REFUSED = "prompt_refused"
     PROVIDER_BAD_ANSWER = "provider_bad_answer"
 
     # An input image
@@ -73,116 +76,323 @@ class ErrorCode(StrEnum):
     BUDGET_EXCEEDED = "budget_exceeded"
 
 
-GENERATION_CODES: Final = tuple(ErrorCode)[: tuple(ErrorCode).index(ErrorCode.NO_PERSON)]
-"""What a try-on can fail with; the codes after these are the sizing API's."""
+class Family(StrEnum):
+    """What an error is about, and so who can do something about it."""
+
+    TASK = "task"  # the message or its session
+    PICTURE = "picture"  # one of the shopper's pictures
+    PROMPT = "prompt"  # the text that goes with the pictures
+    MODERATION = "moderation"  # what the provider's safety filter refuses
+    RATE_LIMIT = "rate_limit"  # too much at once; the same job works a little later
+    PASSING = "passing"  # trouble of a network or a server that passes by itself
+    OURS = "ours"  # our account, settings or code; only the operator can mend it
+    SIZING_PHOTO = "sizing_photo"  # a photo that shows no body the sizing API can measure
+    SERVICE = "service"  # the sizing API as a service
+
+
+TRY_ON_FAMILIES: Final = frozenset(Family) - {Family.SIZING_PHOTO, Family.SERVICE}
+"""What a try-on can fail with."""
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorInfo:
-    """`sentence` may hold `{image}`, the picture it is about; `retryable`: the same input may work later."""
+    """One row of the table.
 
+    `sentence` may hold `{image}`, the picture it is about. `retryable`: the same input may work later.
+    `http_status` is the sizing API's answer; None for a code that only try-ons end with.
+    """
+
+    code: ErrorCode
     sentence: str
     retryable: bool
+    http_status: int | None
+    family: Family
 
 
-_E = ErrorCode
-_INFO: Final[dict[ErrorCode, ErrorInfo]] = {
-    _E.INVALID_TASK: ErrorInfo(
-        "This try-on request could not be read. Please start it again from the app.", False
+_C = ErrorCode
+_F = Family
+_TABLE: Final = (
+    ErrorInfo(
+        _C.INVALID_TASK,
+        "This try-on request could not be read. Please start it again from the app.",
+        False,
+        None,
+        _F.TASK,
     ),
-    _E.SESSION_NOT_FOUND: ErrorInfo("This try-on is not known. Please start it again from the app.", False),
-    _E.STUCK: ErrorInfo("This try-on was lost on its way to us. Please try again.", True),
-    _E.ATTEMPTS_EXHAUSTED: ErrorInfo(
-        "This try-on was started several times and never finished. Please try again later.", True
+    ErrorInfo(
+        _C.SESSION_NOT_FOUND,
+        "This try-on is not known. Please start it again from the app.",
+        False,
+        None,
+        _F.TASK,
     ),
-    _E.DEADLINE_EXCEEDED: ErrorInfo("This try-on took too long. Please try again.", True),
-    _E.DATABASE_UNAVAILABLE: ErrorInfo(
-        "Our storage could not be reached while working on this try-on. Please try again later.", True
+    ErrorInfo(_C.STUCK, "This try-on was lost on its way to us. Please try again.", True, None, _F.PASSING),
+    ErrorInfo(
+        _C.ATTEMPTS_EXHAUSTED,
+        "This try-on was started several times and never finished. Please try again later.",
+        True,
+        None,
+        _F.PASSING,
     ),
-    _E.RESULT_NOT_STORED: ErrorInfo("The finished picture could not be saved. Please try again later.", True),
-    _E.INTERNAL_ERROR: ErrorInfo("Something went wrong on our side. Please try again.", True),
-    _E.MODERATION_BLOCKED: ErrorInfo(
-        "The safety filter flagged one of your images. Please try again with different images.", False
+    ErrorInfo(_C.DEADLINE_EXCEEDED, "This try-on took too long. Please try again.", True, None, _F.PASSING),
+    ErrorInfo(
+        _C.RESULT_NOT_STORED,
+        "The finished picture could not be saved. Please try again later.",
+        True,
+        None,
+        _F.OURS,
     ),
-    _E.RATE_LIMITED: ErrorInfo("Too many try-ons are being made just now. Please try again shortly.", True),
-    _E.QUOTA_EXHAUSTED: ErrorInfo("Try-ons are not available just now. Please try again later.", True),
-    _E.PROVIDER_UNAVAILABLE: ErrorInfo(
-        "The image service did not answer. Please try again in a few minutes.", True
+    ErrorInfo(
+        _C.INTERNAL_ERROR, "Something went wrong on our side. Please try again later.", True, 500, _F.OURS
     ),
-    _E.PROVIDER_REFUSED: ErrorInfo(
-        "The image service refused this try-on. Please try again with different images.", False
+    ErrorInfo(
+        _C.MODERATION_BLOCKED,
+        "The safety filter flagged the {image}. Please try again with different images.",
+        False,
+        None,
+        _F.MODERATION,
     ),
-    _E.PROVIDER_BAD_ANSWER: ErrorInfo(
-        "The image service sent back no usable picture. Please try again.", True
+    ErrorInfo(
+        _C.RATE_LIMITED,
+        "Too many try-ons are being made just now. Please try again shortly.",
+        True,
+        None,
+        _F.RATE_LIMIT,
     ),
-    _E.IMAGE_URL_INVALID: ErrorInfo("The address of the {image} is not valid. Please add it again.", False),
-    _E.IMAGE_SCHEME_REFUSED: ErrorInfo(
-        "The address of the {image} must begin with https:// or http://.", False
+    ErrorInfo(
+        _C.QUOTA_EXHAUSTED, "Try-ons are not available just now. Please try again later.", True, None, _F.OURS
     ),
-    _E.IMAGE_CREDENTIALS_REFUSED: ErrorInfo(
-        "The address of the {image} must not contain a user name or password.", False
+    ErrorInfo(
+        _C.PROVIDER_UNAVAILABLE,
+        "The image service did not answer. Please try again in a few minutes.",
+        True,
+        None,
+        _F.PASSING,
     ),
-    _E.IMAGE_PORT_REFUSED: ErrorInfo("The address of the {image} uses a port that is not allowed.", False),
-    _E.IMAGE_ADDRESS_REFUSED: ErrorInfo("The {image} is not on a public web address.", False),
-    _E.IMAGE_HOST_UNKNOWN: ErrorInfo("The web site of the {image} could not be found.", True),
-    _E.IMAGE_REDIRECT_REFUSED: ErrorInfo(
-        "The address of the {image} leads on to another one. Please use the final address.", False
+    ErrorInfo(
+        _C.PROVIDER_REFUSED,
+        "The image service could not use the {image}. Please try again with different images.",
+        False,
+        None,
+        _F.PICTURE,
     ),
-    _E.IMAGE_HTTP_ERROR: ErrorInfo("The {image} could not be found at its address.", False),
-    _E.IMAGE_URL_EXPIRED: ErrorInfo("The link to the {image} has expired. Please add it again.", False),
-    _E.IMAGE_UNREACHABLE: ErrorInfo(
-        "The web site of the {image} did not answer. Please try again later.", True
+    ErrorInfo(
+        _C.PROMPT_REFUSED,
+        "The image service refused the wording of this try-on. Please change or shorten it.",
+        False,
+        None,
+        _F.PROMPT,
     ),
-    _E.IMAGE_TIMEOUT: ErrorInfo("Downloading the {image} took too long. Please try again later.", True),
-    _E.IMAGE_TYPE_REFUSED: ErrorInfo("The {image} must be a JPEG, PNG or WebP picture.", False),
-    _E.IMAGE_TYPE_MISMATCH: ErrorInfo("The {image} is not the kind of file it claims to be.", False),
-    _E.IMAGE_ENCODING_REFUSED: ErrorInfo(
-        "The web site of the {image} compresses it in a way we cannot read. Please upload it instead.", False
+    ErrorInfo(
+        _C.PROVIDER_BAD_ANSWER,
+        "The image service sent back no usable picture. Please try again.",
+        True,
+        None,
+        _F.PASSING,
     ),
-    _E.IMAGE_TOO_LARGE: ErrorInfo("The {image} is larger than 10 MB. Please use a smaller file.", False),
-    _E.IMAGE_TOO_MANY_PIXELS: ErrorInfo(
-        "The {image} has more than 50 megapixels. Please use a smaller picture.", False
+    ErrorInfo(
+        _C.IMAGE_URL_INVALID,
+        "The address of the {image} is not valid. Please add it again.",
+        False,
+        400,
+        _F.PICTURE,
     ),
-    _E.IMAGE_EMPTY: ErrorInfo("The {image} is empty. Please add it again.", False),
-    _E.IMAGE_DAMAGED: ErrorInfo("The {image} is damaged and cannot be opened. Please add it again.", False),
-    _E.NO_PERSON: ErrorInfo("We could not find a person. Please use a photo of your whole body.", False),
-    _E.SEVERAL_PEOPLE: ErrorInfo("There is more than one person. Please use a photo of you alone.", False),
-    _E.HEAD_OUTSIDE_FRAME: ErrorInfo(
-        "Your head is cut off. Please step back until it is in the photo.", False
+    ErrorInfo(
+        _C.IMAGE_SCHEME_REFUSED,
+        "The address of the {image} must begin with https:// or http://.",
+        False,
+        400,
+        _F.PICTURE,
     ),
-    _E.FEET_OUTSIDE_FRAME: ErrorInfo(
-        "Your feet are cut off. Please step back until they are in the photo.", False
+    ErrorInfo(
+        _C.IMAGE_CREDENTIALS_REFUSED,
+        "The address of the {image} must not contain a user name or password.",
+        False,
+        400,
+        _F.PICTURE,
     ),
-    _E.FACING_AWAY: ErrorInfo("You are facing away. Please face the camera.", False),
-    _E.TURNED: ErrorInfo("You are turned to the side. Please face the camera straight on.", False),
-    _E.SEATED_OR_BENT: ErrorInfo("Please stand upright with straight legs.", False),
-    _E.LEANING: ErrorInfo("You or the camera are tilted. Please stand straight and hold it level.", False),
-    _E.LIMBS_HIDDEN: ErrorInfo("Part of your body is hidden. Please keep arms and legs in view.", False),
-    _E.ARMS_COVER_TORSO: ErrorInfo(
-        "Your arms cover your body. Please let them hang a little away from it.", False
+    ErrorInfo(
+        _C.IMAGE_PORT_REFUSED,
+        "The address of the {image} uses a port that is not allowed.",
+        False,
+        400,
+        _F.PICTURE,
     ),
-    _E.ARMS_RAISED: ErrorInfo(
-        "Your arms are raised. Please let them hang a little away from your body.", False
+    ErrorInfo(
+        _C.IMAGE_ADDRESS_REFUSED, "The {image} is not on a public web address.", False, 400, _F.PICTURE
     ),
-    _E.PERSON_TOO_SMALL: ErrorInfo("You are too far away. Please come closer to the camera.", False),
-    _E.TOO_DARK: ErrorInfo("The photo is too dark. Please take it in better light.", False),
-    _E.BLURRED: ErrorInfo("The photo is blurred. Please hold the camera still.", False),
-    _E.IMPLAUSIBLE_BODY: ErrorInfo(
-        "The photo and the height do not fit together. Please check the height or use another photo.", False
+    ErrorInfo(
+        _C.IMAGE_HOST_UNKNOWN, "The web site of the {image} could not be found.", True, 400, _F.PICTURE
     ),
-    _E.REQUEST_INVALID: ErrorInfo("The request is not valid.", False),
-    _E.UNAUTHORIZED: ErrorInfo("A valid API key is needed.", False),
-    _E.MODEL_NOT_LOADED: ErrorInfo("Sizing is starting up. Please try again in a moment.", True),
-    _E.OVERLOADED: ErrorInfo("Many people are being sized just now. Please try again in a moment.", True),
-    _E.BUDGET_EXCEEDED: ErrorInfo("Sizing took too long. Please try again.", True),
-}
+    ErrorInfo(
+        _C.IMAGE_REDIRECT_REFUSED,
+        "The address of the {image} leads on to another one. Please use the final address.",
+        False,
+        400,
+        _F.PICTURE,
+    ),
+    ErrorInfo(_C.IMAGE_HTTP_ERROR, "The {image} could not be found at its address.", False, 400, _F.PICTURE),
+    ErrorInfo(
+        _C.IMAGE_URL_EXPIRED,
+        "The link to the {image} has expired. Please add it again.",
+        False,
+        400,
+        _F.PICTURE,
+    ),
+    ErrorInfo(
+        _C.IMAGE_UNREACHABLE,
+        "The web site of the {image} did not answer. Please try again later.",
+        True,
+        400,
+        _F.PICTURE,
+    ),
+    ErrorInfo(
+        _C.IMAGE_TIMEOUT,
+        "Downloading the {image} took too long. Please try again later.",
+        True,
+        400,
+        _F.PICTURE,
+    ),
+    ErrorInfo(
+        _C.IMAGE_TYPE_REFUSED, "The {image} must be a JPEG, PNG or WebP picture.", False, 400, _F.PICTURE
+    ),
+    ErrorInfo(
+        _C.IMAGE_TYPE_MISMATCH, "The {image} is not the kind of file it claims to be.", False, 400, _F.PICTURE
+    ),
+    ErrorInfo(
+        _C.IMAGE_ENCODING_REFUSED,
+        "The web site of the {image} compresses it in a way we cannot read. Please upload it instead.",
+        False,
+        400,
+        _F.PICTURE,
+    ),
+    ErrorInfo(
+        _C.IMAGE_TOO_LARGE,
+        "The {image} is larger than 10 MB. Please use a smaller file.",
+        False,
+        400,
+        _F.PICTURE,
+    ),
+    ErrorInfo(
+        _C.IMAGE_TOO_MANY_PIXELS,
+        "The {image} has more than 50 megapixels. Please use a smaller picture.",
+        False,
+        400,
+        _F.PICTURE,
+    ),
+    ErrorInfo(_C.IMAGE_EMPTY, "The {image} is empty. Please add it again.", False, 400, _F.PICTURE),
+    ErrorInfo(
+        _C.IMAGE_DAMAGED,
+        "The {image} is damaged and cannot be opened. Please add it again.",
+        False,
+        400,
+        _F.PICTURE,
+    ),
+    ErrorInfo(
+        _C.NO_PERSON,
+        "We could not find a person. Please use a photo of your whole body.",
+        False,
+        422,
+        _F.SIZING_PHOTO,
+    ),
+    ErrorInfo(
+        _C.SEVERAL_PEOPLE,
+        "There is more than one person. Please use a photo of you alone.",
+        False,
+        422,
+        _F.SIZING_PHOTO,
+    ),
+    ErrorInfo(
+        _C.HEAD_OUTSIDE_FRAME,
+        "Your head is cut off. Please step back until it is in the photo.",
+        False,
+        422,
+        _F.SIZING_PHOTO,
+    ),
+    ErrorInfo(
+        _C.FEET_OUTSIDE_FRAME,
+        "Your feet are cut off. Please step back until they are in the photo.",
+        False,
+        422,
+        _F.SIZING_PHOTO,
+    ),
+    ErrorInfo(_C.FACING_AWAY, "You are facing away. Please face the camera.", False, 422, _F.SIZING_PHOTO),
+    ErrorInfo(
+        _C.TURNED,
+        "You are turned to the side. Please face the camera straight on.",
+        False,
+        422,
+        _F.SIZING_PHOTO,
+    ),
+    ErrorInfo(_C.SEATED_OR_BENT, "Please stand upright with straight legs.", False, 422, _F.SIZING_PHOTO),
+    ErrorInfo(
+        _C.LEANING,
+        "You or the camera are tilted. Please stand straight and hold it level.",
+        False,
+        422,
+        _F.SIZING_PHOTO,
+    ),
+    ErrorInfo(
+        _C.LIMBS_HIDDEN,
+        "Part of your body is hidden. Please keep arms and legs in view.",
+        False,
+        422,
+        _F.SIZING_PHOTO,
+    ),
+    ErrorInfo(
+        _C.ARMS_COVER_TORSO,
+        "Your arms cover your body. Please let them hang a little away from it.",
+        False,
+        422,
+        _F.SIZING_PHOTO,
+    ),
+    ErrorInfo(
+        _C.ARMS_RAISED,
+        "Your arms are raised. Please let them hang a little away from your body.",
+        False,
+        422,
+        _F.SIZING_PHOTO,
+    ),
+    ErrorInfo(
+        _C.PERSON_TOO_SMALL,
+        "You are too far away. Please come closer to the camera.",
+        False,
+        422,
+        _F.SIZING_PHOTO,
+    ),
+    ErrorInfo(
+        _C.TOO_DARK, "The photo is too dark. Please take it in better light.", False, 422, _F.SIZING_PHOTO
+    ),
+    ErrorInfo(_C.BLURRED, "The photo is blurred. Please hold the camera still.", False, 422, _F.SIZING_PHOTO),
+    ErrorInfo(
+        _C.IMPLAUSIBLE_BODY,
+        "The photo and the height do not fit together. Please check the height or use another photo.",
+        False,
+        422,
+        _F.SIZING_PHOTO,
+    ),
+    ErrorInfo(_C.REQUEST_INVALID, "The request is not valid.", False, 422, _F.SERVICE),
+    ErrorInfo(_C.UNAUTHORIZED, "A valid API key is needed.", False, 401, _F.SERVICE),
+    ErrorInfo(
+        _C.MODEL_NOT_LOADED, "Sizing is starting up. Please try again in a moment.", True, 503, _F.SERVICE
+    ),
+    ErrorInfo(
+        _C.OVERLOADED,
+        "Many people are being sized just now. Please try again in a moment.",
+        True,
+        503,
+        _F.SERVICE,
+    ),
+    ErrorInfo(_C.BUDGET_EXCEEDED, "Sizing took too long. Please try again.", True, 503, _F.SERVICE),
+)
+_BY_CODE: Final = {info.code: info for info in _TABLE}
 
 
 def describe(code: ErrorCode) -> ErrorInfo:
     """What is known about `code`."""
-    return _INFO[code]
+    return _BY_CODE[code]
 
 
 def sentence(code: ErrorCode, image: str = "photo") -> str:
     """The sentence a shopper reads for `code`; `image` names the picture it is about."""
-    return _INFO[code].sentence.replace("{image}", image)
+    return _BY_CODE[code].sentence.replace("{image}", image)

@@ -2,7 +2,8 @@
 
 Without an option, schemas/*.schema.json and typescript/generated/* are written. `--check` changes nothing and
 fails if one of them is stale or a message breaks with its published schema. `--publish` makes the current
-schemas the published ones, unless that would break somebody.
+schemas the published ones, unless that would break somebody; `--breaking REASON` publishes all the same and
+notes what breaks and why in schemas/published/breaking.md.
 """
 
 from __future__ import annotations
@@ -73,9 +74,20 @@ def write(package: Path) -> None:
 
 
 def publish(package: Path) -> None:
-    """Make the current schemas the ones that later changes are compared with."""
+    """Make the current schemas the only ones that later changes are compared with."""
+    for file in (package / "schemas/published").glob("*.schema.json"):
+        file.unlink()
     for message in MESSAGES:
         _write(_published(package, message.name), _json(json_schema(message)))
+
+
+def note_breaks(package: Path, problems: Sequence[str], reason: str) -> None:
+    """Write down below `package` what a publication broke, and why that was accepted."""
+    file = package / "schemas/published/breaking.md"
+    before = (
+        file.read_text(encoding="utf-8") if file.is_file() else "# Published although it broke a reader\n"
+    )
+    _write(file, "\n".join([before, f"## {' '.join(reason.split())}\n", *(f"- {p}" for p in problems), ""]))
 
 
 def main(arguments: Sequence[str] | None = None, package: Path = PACKAGE) -> int:
@@ -86,7 +98,12 @@ def main(arguments: Sequence[str] | None = None, package: Path = PACKAGE) -> int
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--check", action="store_true", help="change nothing, fail if something is wrong")
     what.add_argument("--publish", action="store_true", help="publish the current schemas")
+    parser.add_argument(
+        "--breaking", metavar="REASON", help="with --publish: why what breaks may be published all the same"
+    )
     options = parser.parse_args(arguments)
+    if options.breaking is not None and not (options.publish and options.breaking.strip()):
+        parser.error("--breaking goes with --publish and needs a reason")
     if not (package / "pyproject.toml").is_file():
         parser.error(f"{package} is not the source folder of this package; install it with pip install -e")
 
@@ -94,6 +111,9 @@ def main(arguments: Sequence[str] | None = None, package: Path = PACKAGE) -> int
     if options.check:
         problems = [f"{problem}; run `{_COMMAND}`" for problem in stale(package)] + problems
     elif options.publish:
+        if problems and options.breaking:
+            note_breaks(package, problems, options.breaking)
+            problems = []
         if not problems:
             write(package)
             publish(package)

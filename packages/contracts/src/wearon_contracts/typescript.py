@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, Final, get_args
 
 from wearon_contracts import queues
-from wearon_contracts.errors import ErrorCode, describe
+from wearon_contracts.errors import ErrorCode, Family, describe
 from wearon_contracts.fields import MAX_URL_LENGTH
 from wearon_contracts.outcomes import OUTCOME_FUNCTION, RefundState
 from wearon_contracts.results import DEFAULT_BUCKET, RESULT_PATHS, SIGNED_URL_SECONDS
@@ -35,6 +35,7 @@ _NAMED_LITERALS: Final[dict[tuple[str, ...], str]] = {
     _STATUSES: "SessionStatus",
     get_args(RefundState): "RefundState",
     get_args(Measured): "Measured",
+    tuple(Family): "ErrorFamily",
 }
 _ERROR_INFO: Final = """\
 export interface ErrorInfo {
@@ -42,6 +43,8 @@ export interface ErrorInfo {
   readonly sentence: string;
   /** Whether the same input may work later. */
   readonly retryable: boolean;
+  /** What it is about: "ours" is never the shopper's doing. */
+  readonly family: ErrorFamily;
 }
 """
 
@@ -140,8 +143,8 @@ def constants() -> Iterator[Constant]:
     yield Constant(
         "ERRORS",
         {
-            code.value: {"sentence": describe(code).sentence, "retryable": describe(code).retryable}
-            for code in ErrorCode
+            code.value: {"sentence": info.sentence, "retryable": info.retryable, "family": info.family}
+            for code, info in ((code, describe(code)) for code in ErrorCode)
         },
         "Every error by its code.",
         "Readonly<Record<ErrorCode, ErrorInfo>>",

@@ -124,210 +124,262 @@ exports.SESSION_TRANSITIONS = {
 exports.ERRORS = {
   "invalid_task": {
     "sentence": "This try-on request could not be read. Please start it again from the app.",
-    "retryable": false
+    "retryable": false,
+    "family": "task"
   },
   "session_not_found": {
     "sentence": "This try-on is not known. Please start it again from the app.",
-    "retryable": false
+    "retryable": false,
+    "family": "task"
   },
   "stuck": {
     "sentence": "This try-on was lost on its way to us. Please try again.",
-    "retryable": true
+    "retryable": true,
+    "family": "passing"
   },
   "attempts_exhausted": {
     "sentence": "This try-on was started several times and never finished. Please try again later.",
-    "retryable": true
+    "retryable": true,
+    "family": "passing"
   },
   "deadline_exceeded": {
     "sentence": "This try-on took too long. Please try again.",
-    "retryable": true
-  },
-  "database_unavailable": {
-    "sentence": "Our storage could not be reached while working on this try-on. Please try again later.",
-    "retryable": true
+    "retryable": true,
+    "family": "passing"
   },
   "result_not_stored": {
     "sentence": "The finished picture could not be saved. Please try again later.",
-    "retryable": true
+    "retryable": true,
+    "family": "ours"
   },
   "internal_error": {
-    "sentence": "Something went wrong on our side. Please try again.",
-    "retryable": true
+    "sentence": "Something went wrong on our side. Please try again later.",
+    "retryable": true,
+    "family": "ours"
   },
   "moderation_blocked": {
-    "sentence": "The safety filter flagged one of your images. Please try again with different images.",
-    "retryable": false
+    "sentence": "The safety filter flagged the {image}. Please try again with different images.",
+    "retryable": false,
+    "family": "moderation"
   },
   "rate_limited": {
     "sentence": "Too many try-ons are being made just now. Please try again shortly.",
-    "retryable": true
+    "retryable": true,
+    "family": "rate_limit"
   },
   "insufficient_quota": {
     "sentence": "Try-ons are not available just now. Please try again later.",
-    "retryable": true
+    "retryable": true,
+    "family": "ours"
   },
   "provider_unavailable": {
     "sentence": "The image service did not answer. Please try again in a few minutes.",
-    "retryable": true
+    "retryable": true,
+    "family": "passing"
   },
   "provider_refused": {
-    "sentence": "The image service refused this try-on. Please try again with different images.",
-    "retryable": false
+    "sentence": "The image service could not use the {image}. Please try again with different images.",
+    "retryable": false,
+    "family": "picture"
+  },
+  "prompt_refused": {
+    "sentence": "The image service refused the wording of this try-on. Please change or shorten it.",
+    "retryable": false,
+    "family": "prompt"
   },
   "provider_bad_answer": {
     "sentence": "The image service sent back no usable picture. Please try again.",
-    "retryable": true
+    "retryable": true,
+    "family": "passing"
   },
   "image_url_invalid": {
     "sentence": "The address of the {image} is not valid. Please add it again.",
-    "retryable": false
+    "retryable": false,
+    "family": "picture"
   },
   "image_scheme_refused": {
     "sentence": "The address of the {image} must begin with https:// or http://.",
-    "retryable": false
+    "retryable": false,
+    "family": "picture"
   },
   "image_credentials_refused": {
     "sentence": "The address of the {image} must not contain a user name or password.",
-    "retryable": false
+    "retryable": false,
+    "family": "picture"
   },
   "image_port_refused": {
     "sentence": "The address of the {image} uses a port that is not allowed.",
-    "retryable": false
+    "retryable": false,
+    "family": "picture"
   },
   "image_address_refused": {
     "sentence": "The {image} is not on a public web address.",
-    "retryable": false
+    "retryable": false,
+    "family": "picture"
   },
   "image_host_unknown": {
     "sentence": "The web site of the {image} could not be found.",
-    "retryable": true
+    "retryable": true,
+    "family": "picture"
   },
   "image_redirect_refused": {
     "sentence": "The address of the {image} leads on to another one. Please use the final address.",
-    "retryable": false
+    "retryable": false,
+    "family": "picture"
   },
   "image_http_error": {
     "sentence": "The {image} could not be found at its address.",
-    "retryable": false
+    "retryable": false,
+    "family": "picture"
   },
   "image_url_expired": {
     "sentence": "The link to the {image} has expired. Please add it again.",
-    "retryable": false
+    "retryable": false,
+    "family": "picture"
   },
   "image_unreachable": {
     "sentence": "The web site of the {image} did not answer. Please try again later.",
-    "retryable": true
+    "retryable": true,
+    "family": "picture"
   },
   "image_timeout": {
     "sentence": "Downloading the {image} took too long. Please try again later.",
-    "retryable": true
+    "retryable": true,
+    "family": "picture"
   },
   "image_type_refused": {
     "sentence": "The {image} must be a JPEG, PNG or WebP picture.",
-    "retryable": false
+    "retryable": false,
+    "family": "picture"
   },
   "image_type_mismatch": {
     "sentence": "The {image} is not the kind of file it claims to be.",
-    "retryable": false
+    "retryable": false,
+    "family": "picture"
   },
   "image_encoding_refused": {
     "sentence": "The web site of the {image} compresses it in a way we cannot read. Please upload it instead.",
-    "retryable": false
+    "retryable": false,
+    "family": "picture"
   },
   "image_too_large": {
     "sentence": "The {image} is larger than 10 MB. Please use a smaller file.",
-    "retryable": false
+    "retryable": false,
+    "family": "picture"
   },
   "image_too_many_pixels": {
     "sentence": "The {image} has more than 50 megapixels. Please use a smaller picture.",
-    "retryable": false
+    "retryable": false,
+    "family": "picture"
   },
   "image_empty": {
     "sentence": "The {image} is empty. Please add it again.",
-    "retryable": false
+    "retryable": false,
+    "family": "picture"
   },
   "image_damaged": {
     "sentence": "The {image} is damaged and cannot be opened. Please add it again.",
-    "retryable": false
+    "retryable": false,
+    "family": "picture"
   },
   "no_person": {
     "sentence": "We could not find a person. Please use a photo of your whole body.",
-    "retryable": false
+    "retryable": false,
+    "family": "sizing_photo"
   },
   "several_people": {
     "sentence": "There is more than one person. Please use a photo of you alone.",
-    "retryable": false
+    "retryable": false,
+    "family": "sizing_photo"
   },
   "head_outside_frame": {
     "sentence": "Your head is cut off. Please step back until it is in the photo.",
-    "retryable": false
+    "retryable": false,
+    "family": "sizing_photo"
   },
   "feet_outside_frame": {
     "sentence": "Your feet are cut off. Please step back until they are in the photo.",
-    "retryable": false
+    "retryable": false,
+    "family": "sizing_photo"
   },
   "facing_away": {
     "sentence": "You are facing away. Please face the camera.",
-    "retryable": false
+    "retryable": false,
+    "family": "sizing_photo"
   },
   "turned": {
     "sentence": "You are turned to the side. Please face the camera straight on.",
-    "retryable": false
+    "retryable": false,
+    "family": "sizing_photo"
   },
   "seated_or_bent": {
     "sentence": "Please stand upright with straight legs.",
-    "retryable": false
+    "retryable": false,
+    "family": "sizing_photo"
   },
   "leaning": {
     "sentence": "You or the camera are tilted. Please stand straight and hold it level.",
-    "retryable": false
+    "retryable": false,
+    "family": "sizing_photo"
   },
   "limbs_hidden": {
     "sentence": "Part of your body is hidden. Please keep arms and legs in view.",
-    "retryable": false
+    "retryable": false,
+    "family": "sizing_photo"
   },
   "arms_cover_torso": {
     "sentence": "Your arms cover your body. Please let them hang a little away from it.",
-    "retryable": false
+    "retryable": false,
+    "family": "sizing_photo"
   },
   "arms_raised": {
     "sentence": "Your arms are raised. Please let them hang a little away from your body.",
-    "retryable": false
+    "retryable": false,
+    "family": "sizing_photo"
   },
   "person_too_small": {
     "sentence": "You are too far away. Please come closer to the camera.",
-    "retryable": false
+    "retryable": false,
+    "family": "sizing_photo"
   },
   "too_dark": {
     "sentence": "The photo is too dark. Please take it in better light.",
-    "retryable": false
+    "retryable": false,
+    "family": "sizing_photo"
   },
   "blurred": {
     "sentence": "The photo is blurred. Please hold the camera still.",
-    "retryable": false
+    "retryable": false,
+    "family": "sizing_photo"
   },
   "implausible_body": {
     "sentence": "The photo and the height do not fit together. Please check the height or use another photo.",
-    "retryable": false
+    "retryable": false,
+    "family": "sizing_photo"
   },
   "request_invalid": {
     "sentence": "The request is not valid.",
-    "retryable": false
+    "retryable": false,
+    "family": "service"
   },
   "unauthorized": {
     "sentence": "A valid API key is needed.",
-    "retryable": false
+    "retryable": false,
+    "family": "service"
   },
   "model_not_loaded": {
     "sentence": "Sizing is starting up. Please try again in a moment.",
-    "retryable": true
+    "retryable": true,
+    "family": "service"
   },
   "overloaded": {
     "sentence": "Many people are being sized just now. Please try again in a moment.",
-    "retryable": true
+    "retryable": true,
+    "family": "service"
   },
   "budget_exceeded": {
     "sentence": "Sizing took too long. Please try again.",
-    "retryable": true
+    "retryable": true,
+    "family": "service"
   }
 };

@@ -6,6 +6,8 @@ export type RefundState = "refunded" | "already_refunded" | "overage" | "nothing
 
 export type Measured = "chest_cm" | "waist_cm" | "hip_cm" | "shoulder_cm";
 
+export type ErrorFamily = "task" | "picture" | "prompt" | "moderation" | "rate_limit" | "passing" | "ours" | "sizing_photo" | "service";
+
 /** Who sells the try-on: the app itself, or a store; decides table, credits and storage path. */
 export type Channel = "b2c" | "b2b";
 
@@ -34,7 +36,7 @@ export interface GenerationTask {
 }
 
 /** Stable codes; the sentence that goes with one may be reworded, the code may not. */
-export type ErrorCode = "invalid_task" | "session_not_found" | "stuck" | "attempts_exhausted" | "deadline_exceeded" | "database_unavailable" | "result_not_stored" | "internal_error" | "moderation_blocked" | "rate_limited" | "insufficient_quota" | "provider_unavailable" | "provider_refused" | "provider_bad_answer" | "image_url_invalid" | "image_scheme_refused" | "image_credentials_refused" | "image_port_refused" | "image_address_refused" | "image_host_unknown" | "image_redirect_refused" | "image_http_error" | "image_url_expired" | "image_unreachable" | "image_timeout" | "image_type_refused" | "image_type_mismatch" | "image_encoding_refused" | "image_too_large" | "image_too_many_pixels" | "image_empty" | "image_damaged" | "no_person" | "several_people" | "head_outside_frame" | "feet_outside_frame" | "facing_away" | "turned" | "seated_or_bent" | "leaning" | "limbs_hidden" | "arms_cover_torso" | "arms_raised" | "person_too_small" | "too_dark" | "blurred" | "implausible_body" | "request_invalid" | "unauthorized" | "model_not_loaded" | "overloaded" | "budget_exceeded";
+export type ErrorCode = "invalid_task" | "session_not_found" | "stuck" | "attempts_exhausted" | "deadline_exceeded" | "result_not_stored" | "internal_error" | "moderation_blocked" | "rate_limited" | "insufficient_quota" | "provider_unavailable" | "provider_refused" | "prompt_refused" | "provider_bad_answer" | "image_url_invalid" | "image_scheme_refused" | "image_credentials_refused" | "image_port_refused" | "image_address_refused" | "image_host_unknown" | "image_redirect_refused" | "image_http_error" | "image_url_expired" | "image_unreachable" | "image_timeout" | "image_type_refused" | "image_type_mismatch" | "image_encoding_refused" | "image_too_large" | "image_too_many_pixels" | "image_empty" | "image_damaged" | "no_person" | "several_people" | "head_outside_frame" | "feet_outside_frame" | "facing_away" | "turned" | "seated_or_bent" | "leaning" | "limbs_hidden" | "arms_cover_torso" | "arms_raised" | "person_too_small" | "too_dark" | "blurred" | "implausible_body" | "request_invalid" | "unauthorized" | "model_not_loaded" | "overloaded" | "budget_exceeded";
 
 /** Tells the generator to fail and refund the session of an element that was not a valid task. */
 export interface RejectedTask {
@@ -181,6 +183,8 @@ export interface ErrorInfo {
   readonly sentence: string;
   /** Whether the same input may work later. */
   readonly retryable: boolean;
+  /** What it is about: "ours" is never the shopper's doing. */
+  readonly family: ErrorFamily;
 }
 
 /** Redis list the producer LPUSHes to; FIFO means taking from the right. */

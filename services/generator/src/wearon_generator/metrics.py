@@ -6,7 +6,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from wearon_contracts.errors import GENERATION_CODES
+from wearon_contracts.errors import TRY_ON_FAMILIES, ErrorCode, describe
 from wearon_contracts.tasks import Channel
 
 _STEP_BUCKETS = (
@@ -142,8 +142,9 @@ class Metrics:
                 self.jobs.labels(channel=channel.value, outcome=outcome)
         for state in _REFUND_STATES:
             self.refunds.labels(state=state)
-        for code in GENERATION_CODES:
-            self.failures.labels(code=code.value)
+        for code in ErrorCode:
+            if describe(code).family in TRY_ON_FAMILIES:
+                self.failures.labels(code=code.value)
 
     def show_backlog(self, figures: dict[str, float]) -> None:
         """Take over what `Ledger.backlog` says."""

@@ -18,32 +18,6 @@ from wearon_sizing.sizing import Assessment
 SHOPPERS_PHOTO: Final = "photo"
 RETRY_AFTER_SECONDS: Final = 1
 
-_E: Final = ErrorCode
-_BY_STATUS: Final[dict[int, tuple[ErrorCode, ...]]] = {
-    400: tuple(code for code in ErrorCode if code.value.startswith("image_")),
-    401: (_E.UNAUTHORIZED,),
-    413: (_E.REQUEST_INVALID,),
-    422: (
-        _E.NO_PERSON,
-        _E.SEVERAL_PEOPLE,
-        _E.HEAD_OUTSIDE_FRAME,
-        _E.FEET_OUTSIDE_FRAME,
-        _E.FACING_AWAY,
-        _E.TURNED,
-        _E.SEATED_OR_BENT,
-        _E.LEANING,
-        _E.LIMBS_HIDDEN,
-        _E.ARMS_COVER_TORSO,
-        _E.ARMS_RAISED,
-        _E.PERSON_TOO_SMALL,
-        _E.TOO_DARK,
-        _E.BLURRED,
-        _E.IMPLAUSIBLE_BODY,
-        _E.REQUEST_INVALID,
-    ),
-    500: (_E.INTERNAL_ERROR,),
-    503: (_E.MODEL_NOT_LOADED, _E.OVERLOADED, _E.BUDGET_EXCEEDED),
-}
 _DESCRIPTIONS: Final = {
     400: "The photo cannot be downloaded or is not a picture.",
     401: "API keys are in use and the request brings none of them.",
@@ -52,12 +26,22 @@ _DESCRIPTIONS: Final = {
     500: "A fault of this service.",
     503: "Not now: the model is not loaded, too many photos wait, or the time for the request is over.",
 }
-_STATUS: Final = {code: status for status, codes in _BY_STATUS.items() if status != 413 for code in codes}
 
 
 def status_of(code: ErrorCode) -> int:
     """The HTTP status that goes with an error code; 500 for one that no shopper's input leads to."""
-    return _STATUS.get(code, 500)
+    return describe(code).http_status or 500
+
+
+def _codes_by_status() -> dict[int, list[ErrorCode]]:
+    """The codes that an answer of each status may bring."""
+    codes: dict[int, list[ErrorCode]] = {status: [] for status in _DESCRIPTIONS}
+    for code in ErrorCode:
+        if (status := describe(code).http_status) is not None:
+            codes[status].append(code)
+    # The one code with two statuses: the middleware answers 413 to a body that is too long to be read.
+    codes[413].append(ErrorCode.REQUEST_INVALID)
+    return codes
 
 
 def problem(code: ErrorCode, request_id: str, detail: str | None = None) -> dict[str, Any]:
@@ -114,7 +98,7 @@ def documented_errors() -> dict[int | str, dict[str, Any]]:
             },
             "headers": _HEADERS | (_RETRY_HEADER if status == 503 else {}),
         }
-        for status, codes in _BY_STATUS.items()
+        for status, codes in _codes_by_status().items()
     }
 
 
