@@ -21,7 +21,7 @@ from openai.resources.images import AsyncImages
 from tests.chaos.steps import Steps
 
 import wearon_generator.__main__
-from wearon_generator import image_processor, jobs, leases, ledger, runtime, slots, startup, storage
+from wearon_generator import image_processor, jobs, leases, ledger, recovery, runtime, slots, storage
 from wearon_generator.ledger import Claim, Held, Session
 from wearon_service_kit.images.errors import ImageUnreachable
 
@@ -160,15 +160,15 @@ def _name_steps() -> None:
 
 
 def _hurry(pace: float) -> None:
-    ledger.LEASE_SECONDS = startup.LEASE_SECONDS = max(1, round(30 / pace))  # type: ignore[misc, attr-defined]
+    ledger.LEASE_SECONDS = recovery.LEASE_SECONDS = max(1, round(30 / pace))  # type: ignore[misc, attr-defined]
     leases.RENEW_SECONDS = 10.0 / pace  # type: ignore[misc]
-    startup.SWEEP_SECONDS = 10.0 / pace  # type: ignore[misc]
-    startup.RECOVERY_GRACE = max(2, round(60 / pace))  # type: ignore[misc]
+    recovery.SWEEP_SECONDS = 10.0 / pace  # type: ignore[misc]
+    recovery.RECOVERY_GRACE = max(2, round(60 / pace))  # type: ignore[misc]
     image_processor.FOREIGN_HOST_PATIENCE = 60.0 / pace  # type: ignore[misc]
 
 
 def _let_clock_jump() -> None:
-    for module in (jobs, startup, celery.app.base):
+    for module in (jobs, recovery, celery.app.base):
         module.datetime = JumpingDatetime  # type: ignore[attr-defined]
     original = kombu.transport.redis.time
     kombu.transport.redis.time = lambda: original() + STEPS.clock_is_off_by()

@@ -27,7 +27,7 @@ _SOURCES: Final = ("packages/*/src", "services/*/src", "deploy/local/src")
 _JOBS: Final = "services/generator/src/wearon_generator/jobs.py"
 _LEDGER: Final = "services/generator/src/wearon_generator/ledger.py"
 _STORAGE: Final = "services/generator/src/wearon_generator/storage.py"
-_STARTUP: Final = "services/generator/src/wearon_generator/startup.py"
+_RECOVERY: Final = "services/generator/src/wearon_generator/recovery.py"
 _INFLIGHT: Final = "services/consumer/src/wearon_consumer/inflight.py"
 _SQL: Final = "deploy/supabase/migrations"
 
@@ -124,7 +124,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "the second delivery of what a dead worker took",
-        {_STARTUP: {"    for tag, session_id in unheld.items():": "    for tag, session_id in ():"}},
+        {_RECOVERY: {"    for tag, session_id in unheld.items():": "    for tag, session_id in ():"}},
     ),
     Mutation(
         "the search for the cron's refund",

@@ -28,7 +28,7 @@ from wearon_local.stack import Stack
 
 STUCK_AFTER: Final = 30
 SETTINGS: Final = {"STUCK_AFTER_SECONDS": str(STUCK_AFTER), "GENERATIONS_PER_MINUTE": "1500"}
-HURRY: Final = {"startup.SWEEP_SECONDS": 1}
+HURRY: Final = {"recovery.SWEEP_SECONDS": 1}
 STUCK: Final = ErrorCode.STUCK
 
 

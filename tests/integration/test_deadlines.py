@@ -135,22 +135,22 @@ def test_deadline_is_over_once_the_provider_has_answered(scene: Scene) -> None:
     tryon = scene.settled(name)
     scene.tryons.assert_completed(tryon)
     assert took(scene, name) > DEADLINE
-    assert scene.events(name, "supabase_away")
+    assert scene.events(name, "supabase_unavailable")
 
 
-def test_supabase_away_before_the_hold_gives_the_message_back(scene: Scene) -> None:
+def test_supabase_unavailable_before_the_hold_gives_the_message_back(scene: Scene) -> None:
     name = "hold away for long"
     scene.tryons.assert_completed(scene.settled(name))
-    assert {line["reason"] for line in scene.events(name, "job_given_back")} == {"supabase_away"}
+    assert {line["reason"] for line in scene.events(name, "job_given_back")} == {"supabase_unavailable"}
     assert len(scene.events(name, "job_held")) == 1
-    assert Samples(scene.generator.metrics()).by("jobs_total", "outcome")["supabase_away"] >= 2
+    assert Samples(scene.generator.metrics()).by("jobs_total", "outcome")["supabase_unavailable"] >= 2
 
 
-def test_supabase_away_before_the_claim_gives_the_job_back_after_its_deadline(scene: Scene) -> None:
+def test_supabase_unavailable_before_the_claim_gives_the_job_back_after_its_deadline(scene: Scene) -> None:
     name = "claim away for long"
     tryon = scene.settled(name)
     scene.tryons.assert_completed(tryon)
-    assert {line["reason"] for line in scene.events(name, "job_given_back")} == {"supabase_away"}
+    assert {line["reason"] for line in scene.events(name, "job_given_back")} == {"supabase_unavailable"}
     assert scene.tryons.statuses(tryon) == ["processing", "completed"]
 
 
@@ -193,8 +193,8 @@ def test_a_supabase_outage_longer_than_the_leases_costs_nobody_the_job(stack: St
     """
     stack.stop_services()
     stack.start_service("consumer")
-    lease = {"ledger.LEASE_SECONDS": LEASE, "startup.LEASE_SECONDS": LEASE}
-    pace = {"leases.RENEW_SECONDS": LEASE - 2, "startup.SWEEP_SECONDS": 0.2}
+    lease = {"ledger.LEASE_SECONDS": LEASE, "recovery.LEASE_SECONDS": LEASE}
+    pace = {"leases.RENEW_SECONDS": LEASE - 2, "recovery.SWEEP_SECONDS": 0.2}
     generators = start_generators(stack, 2, {"GENERATIONS_PER_MINUTE": "600"}, hurry={**lease, **pace})
     tryons = TryOns(stack)
     working = [tryons.order(prompt=f"[[standin:slow={2 * LEASE + 6}]]") for _ in range(2)]

@@ -135,6 +135,7 @@ def third(url: str) -> Urls:
     return lambda tryons: [*tryons.inputs(), url]
 
 
+UNAVAILABLE: Final = "supabase_unavailable"
 JPEG: Final = SAMPLE_ACCESSORY.read_bytes()
 FAILED: Final = ("job_held", "session_processing", "session_failed")
 RETRIED: Final = ("provider_called", "provider_retry", "provider_called", "session_completed")
@@ -203,42 +204,42 @@ ROWS: Final = (
     Row("provider refuses the request", said="400", code=E.PROVIDER_REFUSED, log=FAILED),
     # Supabase away: nothing done, or done and the answer lost
     Row("hold away", arrange=at_rpc("hold", "status", status=503, times=2),
-        log=("supabase_away", "supabase_away", "job_held", "session_completed")),
-    Row("hold lost", arrange=at_rpc("hold", "lose_answer"), log=("supabase_away", "job_held")),
+        log=(UNAVAILABLE, UNAVAILABLE, "job_held", "session_completed")),
+    Row("hold lost", arrange=at_rpc("hold", "lose_answer"), log=(UNAVAILABLE, "job_held")),
     Row("claim away", arrange=at_rpc("claim", "drop", times=2),
-        log=("job_held", "supabase_away", "supabase_away", "session_processing", "session_completed")),
-    Row("claim lost", arrange=at_rpc("claim", "lose_answer"), log=("supabase_away", "session_processing")),
+        log=("job_held", UNAVAILABLE, UNAVAILABLE, "session_processing", "session_completed")),
+    Row("claim lost", arrange=at_rpc("claim", "lose_answer"), log=(UNAVAILABLE, "session_processing")),
     Row("usage away", arrange=at_rpc("record_usage", "status", status=500, times=2),
-        log=("supabase_away", "supabase_away", "provider_answered", "session_completed")),
-    Row("usage lost", arrange=at_rpc("record_usage", "lose_answer"), log=("supabase_away",)),
-    Row("check away", arrange=at_rpc("check", "reset"), log=("supabase_away", "session_completed")),
+        log=(UNAVAILABLE, UNAVAILABLE, "provider_answered", "session_completed")),
+    Row("usage lost", arrange=at_rpc("record_usage", "lose_answer"), log=(UNAVAILABLE,)),
+    Row("check away", arrange=at_rpc("check", "reset"), log=(UNAVAILABLE, "session_completed")),
     Row("upload away", arrange=at_result("/object", "status", status=503, times=2),
-        log=("provider_answered", "supabase_away", "supabase_away", "result_stored", "session_completed")),
+        log=("provider_answered", UNAVAILABLE, UNAVAILABLE, "result_stored", "session_completed")),
     Row("upload too large for the bucket", arrange=at_result("/object", "status", status=400, body=TOO_LARGE),
         code=E.RESULT_NOT_STORED, payers=("user", "store")),
     Row("upload of a type that the bucket refuses",
         arrange=at_result("/object", "status", status=400, body=WRONG_TYPE), code=E.RESULT_NOT_STORED),
-    Row("upload lost", arrange=at_result("/object", "lose_answer"), log=("supabase_away", "result_stored")),
-    Row("upload closed", arrange=at_result("/object", "drop"), log=("supabase_away", "result_stored")),
+    Row("upload lost", arrange=at_result("/object", "lose_answer"), log=(UNAVAILABLE, "result_stored")),
+    Row("upload closed", arrange=at_result("/object", "drop"), log=(UNAVAILABLE, "result_stored")),
     Row("sign away", arrange=at_result("/object/sign", "status", status=502, body="<html>", times=2),
-        log=("result_stored", "supabase_away", "supabase_away", "session_completed")),
-    Row("sign lost", arrange=at_result("/object/sign", "lose_answer"), log=("supabase_away",)),
+        log=("result_stored", UNAVAILABLE, UNAVAILABLE, "session_completed")),
+    Row("sign lost", arrange=at_result("/object/sign", "lose_answer"), log=(UNAVAILABLE,)),
     Row("sign answered with a page", arrange=at_result("/object/sign", "status", status=200, body="<html>"),
-        log=("result_stored", "supabase_away", "session_completed")),
+        log=("result_stored", UNAVAILABLE, "session_completed")),
     Row("complete away", arrange=at_rpc("complete", "status", status=503, times=2),
-        log=("result_stored", "supabase_away", "supabase_away", "session_completed"), payers=PAYERS),
+        log=("result_stored", UNAVAILABLE, UNAVAILABLE, "session_completed"), payers=PAYERS),
     Row("complete lost", arrange=at_rpc("complete", "lose_answer"),
-        log=("supabase_away", "session_completed"), payers=PAYERS),
+        log=(UNAVAILABLE, "session_completed"), payers=PAYERS),
     Row("complete answered with a page", arrange=at_rpc("complete", "status", status=200, body="<html>"),
-        log=("supabase_away", "session_completed")),
+        log=(UNAVAILABLE, "session_completed")),
     Row("fail away", said="moderation_blocked", arrange=at_rpc("fail", "drop", times=2),
-        code=E.MODERATION_BLOCKED, log=("supabase_away", "supabase_away", "session_failed"), payers=PAYERS),
+        code=E.MODERATION_BLOCKED, log=(UNAVAILABLE, UNAVAILABLE, "session_failed"), payers=PAYERS),
     Row("fail lost", said="moderation_blocked", arrange=at_rpc("fail", "lose_answer"),
-        code=E.MODERATION_BLOCKED, log=("supabase_away", "session_failed"), payers=PAYERS),
+        code=E.MODERATION_BLOCKED, log=(UNAVAILABLE, "session_failed"), payers=PAYERS),
     Row("requeue away", said="rate_limit_once=1", arrange=at_rpc("requeue", "status", status=503),
-        calls=2, attempts=2, log=("supabase_away", "session_requeued", "session_completed")),
+        calls=2, attempts=2, log=(UNAVAILABLE, "session_requeued", "session_completed")),
     Row("requeue lost", said="rate_limit=1", arrange=at_rpc("requeue", "lose_answer"), code=E.RATE_LIMITED,
-        calls=2, attempts=2, log=("supabase_away", "session_requeued", "session_failed"), payers=PAYERS),
+        calls=2, attempts=2, log=(UNAVAILABLE, "session_requeued", "session_failed"), payers=PAYERS),
 )  # fmt: skip
 
 CASES: Final = [(row, payer) for row in ROWS for payer in row.payers]
@@ -344,7 +345,7 @@ def test_metrics_count_what_happened(table: Table) -> None:
     struck = sum(fault["struck"] for fault in table.tryons.stack.gateway.faults() if fault["method"] != "GET")
     # A picture that the bucket refuses is no sign of an absent Supabase: each was refused once.
     refused = sum(row.code is E.RESULT_NOT_STORED for row, _ in failed)
-    assert seen.total("supabase_away_total") == struck - refused > 0
+    assert seen.total("supabase_unavailable_total") == struck - refused > 0
     paid = table.tryons.app.rows("select sum(cost_usd) as usd, count(*) as answers from generation_usage")[0]
     assert seen.total("cost_usd_total") == pytest.approx(float(paid["usd"]))
     assert (seen.total("jobs_waiting"), seen.total("jobs_working")) == (0, 0)

@@ -82,7 +82,7 @@ def test_rate_limit_fails_nobody_for_having_waited(stack: Stack, tryons: TryOns)
         stack,
         2,
         {"GENERATIONS_PER_MINUTE": "300", "GENERATOR_CONCURRENCY": "16", "STUCK_AFTER_SECONDS": "2"},
-        hurry={"jobs.LONGEST_WAIT": 2, "startup.SWEEP_SECONDS": 1},
+        hurry={"jobs.LONGEST_WAIT": 2, "recovery.SWEEP_SECONDS": 1},
     )
     ordered = [tryons.make() for _ in range(50)]
     tryons.push(*ordered)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from wearon_generator.slots import RedisSlots, SlotLine
+from wearon_generator.slots import Priority, RedisSlots, SlotLine
 from wearon_local.redis_server import RedisServer
 from wearon_service_kit.redis_clients import connect_async
 
@@ -27,8 +27,8 @@ class Paced:
         return 0.0
 
 
-async def _in_line(source: Paced, gate: Callable[[], Coroutine[Any, Any, None]] = _open) -> SlotLine:
-    line = SlotLine(source, gate=gate, unused=_open)
+async def _in_line(source: Paced, admission: Callable[[], Coroutine[Any, Any, None]] = _open) -> SlotLine:
+    line = SlotLine(source, admission=admission, unused=_open)
     line.start()
     return line
 
@@ -37,12 +37,12 @@ def test_slots_are_evenly_spaced_over_all_replicas(redis_url: str) -> None:
     async def run() -> list[float]:
         clients = [connect_async(redis_url, name="test") for _ in range(3)]
         lines = [
-            SlotLine(RedisSlots(client, per_minute=1200), gate=_open, unused=_open) for client in clients
+            SlotLine(RedisSlots(client, per_minute=1200), admission=_open, unused=_open) for client in clients
         ]
         came: list[float] = []
 
         async def one(line: SlotLine) -> None:
-            await line.take(2)
+            await line.take(Priority.NEW_JOB)
             came.append(time.monotonic())
 
         for line in lines:
@@ -62,12 +62,12 @@ def test_replicas_share_the_slots_fairly(redis_url: str) -> None:
     async def run() -> list[int]:
         clients = [connect_async(redis_url, name="test") for _ in range(2)]
         lines = [
-            SlotLine(RedisSlots(client, per_minute=1200), gate=_open, unused=_open) for client in clients
+            SlotLine(RedisSlots(client, per_minute=1200), admission=_open, unused=_open) for client in clients
         ]
         order: list[int] = []
 
         async def one(number: int) -> None:
-            await lines[number].take(2)
+            await lines[number].take(Priority.NEW_JOB)
             order.append(number)
 
         for line in lines:
@@ -83,19 +83,24 @@ def test_replicas_share_the_slots_fairly(redis_url: str) -> None:
     assert 8 <= order[:20].count(1) <= 12
 
 
-def test_calls_made_again_go_before_jobs_that_waited_and_those_before_new_ones() -> None:
+def test_slots_go_to_further_calls_then_returned_jobs_then_new_ones() -> None:
     async def run() -> list[str]:
         source = Paced()
         line = await _in_line(source)
         order: list[str] = []
 
-        async def one(name: str, precedence: int) -> None:
-            await line.take(precedence)
+        async def one(name: str, priority: Priority) -> None:
+            await line.take(priority)
             order.append(name)
 
         takers = [
-            asyncio.create_task(one(name, precedence))
-            for name, precedence in (("new 1", 2), ("new 2", 2), ("waited", 1), ("again", 0))
+            asyncio.create_task(one(name, priority))
+            for name, priority in (
+                ("new 1", Priority.NEW_JOB),
+                ("new 2", Priority.NEW_JOB),
+                ("returned", Priority.RETURNED_JOB),
+                ("call", Priority.RETRY_CALL),
+            )
         ]
         for _ in takers:
             source.slots.put_nowait(None)
@@ -103,14 +108,14 @@ def test_calls_made_again_go_before_jobs_that_waited_and_those_before_new_ones()
         await line.stop()
         return order
 
-    assert asyncio.run(run()) == ["again", "waited", "new 1", "new 2"]
+    assert asyncio.run(run()) == ["call", "returned", "new 1", "new 2"]
 
 
 def test_a_process_reserves_one_slot_at_a_time() -> None:
     async def run() -> int:
         source = Paced()
         line = await _in_line(source)
-        takers = [asyncio.create_task(line.take(2)) for _ in range(20)]
+        takers = [asyncio.create_task(line.take(Priority.NEW_JOB)) for _ in range(20)]
         source.slots.put_nowait(None)
         await asyncio.wait(takers, return_when=asyncio.FIRST_COMPLETED)
         for _ in range(20):
@@ -124,12 +129,12 @@ def test_a_process_reserves_one_slot_at_a_time() -> None:
     assert asyncio.run(run()) == 2  # the one that was given, and the next
 
 
-def test_one_who_left_the_line_does_not_get_a_slot() -> None:
+def test_cancelled_job_does_not_get_a_slot() -> None:
     async def run() -> str:
         source = Paced()
         line = await _in_line(source)
-        gone = asyncio.create_task(line.take(2))
-        stays = asyncio.create_task(line.take(2))
+        gone = asyncio.create_task(line.take(Priority.NEW_JOB))
+        stays = asyncio.create_task(line.take(Priority.NEW_JOB))
         await asyncio.sleep(0)
         gone.cancel()
         source.slots.put_nowait(None)
@@ -140,19 +145,19 @@ def test_one_who_left_the_line_does_not_get_a_slot() -> None:
     assert asyncio.run(run()) == "stays"
 
 
-def test_no_slot_is_reserved_while_the_gate_is_shut() -> None:
+def test_no_slot_is_reserved_while_no_job_is_admitted() -> None:
     async def run() -> tuple[int, int]:
-        source, gate = Paced(), asyncio.Event()
+        source, opened = Paced(), asyncio.Event()
 
         async def wait() -> None:
-            await gate.wait()
+            await opened.wait()
 
         line = await _in_line(source, wait)
-        taker = asyncio.create_task(line.take(2))
+        taker = asyncio.create_task(line.take(Priority.NEW_JOB))
         for _ in range(20):
             await asyncio.sleep(0)
         shut = source.reserved
-        gate.set()
+        opened.set()
         source.slots.put_nowait(None)
         await taker
         await line.stop()
@@ -165,11 +170,11 @@ def test_no_slot_is_reserved_while_the_gate_is_shut() -> None:
 def test_slots_come_again_once_redis_is_back(redis_server: RedisServer, redis_url: str) -> None:
     async def run() -> None:
         client = connect_async(redis_url, name="test")
-        line = SlotLine(RedisSlots(client, per_minute=6000), gate=_open, unused=_open)
+        line = SlotLine(RedisSlots(client, per_minute=6000), admission=_open, unused=_open)
         line.start()
-        await line.take(2)
+        await line.take(Priority.NEW_JOB)
         await asyncio.to_thread(redis_server.kill)
-        taker = asyncio.create_task(line.take(2))
+        taker = asyncio.create_task(line.take(Priority.NEW_JOB))
         await asyncio.to_thread(redis_server.start)
         async with asyncio.timeout(10):
             await taker
@@ -179,24 +184,26 @@ def test_slots_come_again_once_redis_is_back(redis_server: RedisServer, redis_ur
     asyncio.run(run())
 
 
-def test_calls_of_claimed_jobs_pass_the_shut_gate_and_jobs_in_line_before_them() -> None:
+def test_further_calls_pass_jobs_that_are_not_admitted() -> None:
     async def run() -> None:
-        source, gate = Paced(), asyncio.Event()
+        source, opened = Paced(), asyncio.Event()
 
         async def wait() -> None:
-            await gate.wait()
+            await opened.wait()
 
         line = await _in_line(source, wait)
-        jobs = [asyncio.create_task(line.take(precedence)) for precedence in (1, 2)]
+        jobs = [
+            asyncio.create_task(line.take(priority)) for priority in (Priority.RETURNED_JOB, Priority.NEW_JOB)
+        ]
         await asyncio.sleep(0.01)
         for _ in range(5):
             source.slots.put_nowait(None)
         async with asyncio.timeout(2):
-            await line.take(0)
-            await line.take(0)
+            await line.take(Priority.RETRY_CALL)
+            await line.take(Priority.RETRY_CALL)
         await asyncio.sleep(0.01)
         assert [job.done() for job in jobs] == [False, False]
-        gate.set()
+        opened.set()
         async with asyncio.timeout(2):
             await asyncio.gather(*jobs)
         await line.stop()
@@ -204,11 +211,14 @@ def test_calls_of_claimed_jobs_pass_the_shut_gate_and_jobs_in_line_before_them()
     asyncio.run(run())
 
 
-def test_a_job_does_not_get_the_slot_of_a_claimed_one_that_left_while_the_gate_is_shut() -> None:
+def test_slot_of_a_cancelled_call_does_not_go_to_a_job_that_is_not_admitted() -> None:
     async def run() -> None:
         source = Paced()
         line = await _in_line(source, lambda: asyncio.sleep(3600))
-        job, claimed = asyncio.create_task(line.take(2)), asyncio.create_task(line.take(0))
+        job, claimed = (
+            asyncio.create_task(line.take(Priority.NEW_JOB)),
+            asyncio.create_task(line.take(Priority.RETRY_CALL)),
+        )
         await asyncio.sleep(0.01)
         claimed.cancel()
         source.slots.put_nowait(None)
@@ -220,28 +230,28 @@ def test_a_job_does_not_get_the_slot_of_a_claimed_one_that_left_while_the_gate_i
     asyncio.run(run())
 
 
-def test_who_starts_is_told_and_that_nobody_did() -> None:
+def test_slot_without_waiting_job_is_reported_unused() -> None:
     async def run() -> None:
         told: list[str] = []
 
         async def unused() -> None:
             told.append("unused")
 
-        source, gate = Paced(), asyncio.Event()
+        source, opened = Paced(), asyncio.Event()
 
         async def wait() -> None:
-            await gate.wait()
+            await opened.wait()
 
-        line = SlotLine(source, gate=wait, unused=unused, given=told.append)
+        line = SlotLine(source, admission=wait, unused=unused, given=told.append)
         line.start()
-        gone = asyncio.create_task(line.take(2, "gone"))
+        gone = asyncio.create_task(line.take(Priority.NEW_JOB, "gone"))
         await asyncio.sleep(0.01)
         gone.cancel()
-        gate.set()
+        opened.set()
         await asyncio.sleep(0.01)
         assert told == ["unused"]
         source.slots.put_nowait(None)
-        await line.take(1, "somebody")
+        await line.take(Priority.RETURNED_JOB, "somebody")
         assert told == ["unused", "somebody"]
         await line.stop()
 

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError, ResponseError
 from storage3.exceptions import StorageApiError
 
 from wearon_generator.operations import Letter, Operations, Refused
-from wearon_generator.supabase_client import SupabaseAway, connect_supabase
+from wearon_generator.supabase_client import SupabaseUnavailable, connect_supabase
 from wearon_service_kit.redis_clients import connect_async
 from wearon_service_kit.settings import HttpOrigin, RedisUrl, ServiceSettings, load_settings
 
@@ -79,7 +79,7 @@ class Desk:
 
 def _told_of(error: BaseException) -> tuple[str, int]:
     """What to say of an error, and the exit code: 3 where something does not answer or refuses, else 1."""
-    if isinstance(error, SupabaseAway) and error.__cause__ is not None:
+    if isinstance(error, SupabaseUnavailable) and error.__cause__ is not None:
         error = error.__cause__
     code = 3
     match error:

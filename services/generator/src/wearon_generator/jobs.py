@@ -26,9 +26,9 @@ from wearon_generator.ledger import Claim, Held, Ledger, Result, Session, Verdic
 from wearon_generator.metrics import Metrics
 from wearon_generator.openai_client import Generated, ProviderError, generate_tryon
 from wearon_generator.prices import Usage, estimate_cost
-from wearon_generator.slots import SlotLine
+from wearon_generator.slots import Priority, SlotLine
 from wearon_generator.storage import ResultRefused, ResultStore
-from wearon_generator.supabase_client import SupabaseAway, keep_asking
+from wearon_generator.supabase_client import SupabaseUnavailable, keep_asking
 from wearon_service_kit.logs import job_context
 
 log = structlog.get_logger()
@@ -57,14 +57,14 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class Retry:
     """The task is to be published again, `after_seconds` from now; `why` is for the metrics."""
 
     why: str
     after_seconds: int = 0
 
 
-Ending = Done | Again
+Ending = Done | Retry
 
 
 class _Interrupted(Exception):
@@ -161,12 +161,12 @@ class JobRunner:
 
     # ------------------------------------------------------------------ what Celery delivers
 
-    async def process(self, task: GenerationTask, *, again: bool) -> Ending:
-        """Do everything for one delivery of `task`; `again`: it has waited in the queue before."""
+    async def process(self, task: GenerationTask, *, returned: bool) -> Ending:
+        """Do everything for one delivery of `task`; `returned`: it has waited in the queue before."""
         with job_context(
             request_id=task.request_id, session_id=str(task.session_id), channel=task.channel.value
         ):
-            ending = await self._process(task, again)
+            ending = await self._process(task, returned)
             label = ending.outcome if isinstance(ending, Done) else ending.why
             self._metrics.jobs.labels(channel=task.channel.value, outcome=label).inc()
             return ending
@@ -187,8 +187,8 @@ class JobRunner:
                 until=time.monotonic() + PATIENCE_BEFORE_HOLD,
                 worth_it=lambda: not self._stopping.event.is_set(),
             )
-        except SupabaseAway:
-            return Again("supabase_away")
+        except SupabaseUnavailable:
+            return Retry("supabase_unavailable")
         if verdict.name == "failed":
             self._note_failure(code, verdict, detail="the task was not valid")
         else:
@@ -213,7 +213,7 @@ class JobRunner:
         log.warning("task_dead_lettered", reason=reason.value)
         return Done("dead_lettered")
 
-    async def _process(self, task: GenerationTask, again: bool) -> Ending:
+    async def _process(self, task: GenerationTask, returned: bool) -> Ending:
         session = Session(task.channel, task.session_id)
         held = Held(session, f"{self._replica}/{uuid4().hex}")
         try:
@@ -223,9 +223,9 @@ class JobRunner:
                 until=time.monotonic() + PATIENCE_BEFORE_HOLD,
                 worth_it=lambda: not self._stopping.event.is_set(),
             )
-        except SupabaseAway as error:
-            log.warning("job_given_back", reason="supabase_away", detail=str(error))
-            return Again("supabase_away")
+        except SupabaseUnavailable as error:
+            log.warning("job_given_back", reason="supabase_unavailable", detail=str(error))
+            return Retry("supabase_unavailable")
         match verdict.name:
             case "held":
                 log.info("job_held", attempts_so_far=verdict.attempt)
@@ -239,7 +239,7 @@ class JobRunner:
             case other:
                 log.info("job_turned_away", verdict=other)
                 return Done(other)
-        waited_before = again or verdict.attempt > 0
+        waited_before = returned or verdict.attempt > 0
         with self._leases.keep(held.holder) as lease:
             try:
                 return await self._hold_to_end(task, held, lease, verdict.due_in, waited_before)
@@ -257,8 +257,8 @@ class JobRunner:
             verdict, slot_at = await self._claim(held, lease, due_in, waited_before)
         except _Interrupted as interruption:
             return await self._give_up(held, interruption.reason)
-        except SupabaseAway:
-            return await self._give_up(held, "lost" if lease.lost.is_set() else "supabase_away")
+        except SupabaseUnavailable:
+            return await self._give_up(held, "lost" if lease.lost.is_set() else "supabase_unavailable")
         finally:
             self._metrics.waiting.dec()
             self._metrics.steps.labels(step="wait").observe(time.monotonic() - waiting_since)
@@ -282,7 +282,7 @@ class JobRunner:
         while True:
             if due_in is not None:
                 await self._unless_interrupted(asyncio.sleep(due_in), lease, give_up_at)
-            place = self._line.take(1 if waited_before else 2, held.holder)
+            place = self._line.take(Priority.RETURNED_JOB if waited_before else Priority.NEW_JOB, held.holder)
             await self._unless_interrupted(place, lease, give_up_at)
             slot_at = time.monotonic()
             verdict = await self._ask(
@@ -321,14 +321,14 @@ class JobRunner:
             return Done("lost")
         log.info("job_given_back", reason=reason)
         # If the release does not arrive, the lease runs out and the task is recovered from the ledger.
-        with suppress(SupabaseAway):
+        with suppress(SupabaseUnavailable):
             await self._ask(
                 lambda: self._ledger.release(held),
                 what="release",
                 until=time.monotonic() + 5.0,
                 worth_it=lambda: not self._stopping.patience_is_over,
             )
-        return Again(reason)
+        return Retry(reason)
 
     # ------------------------------------------------------------------ working
 
@@ -343,7 +343,7 @@ class JobRunner:
             return await self._fail(claim, lease, failure)
         except _RateLimited as limited:
             return await self._requeue(claim, lease, limited)
-        except (_Fenced, SupabaseAway) as reason:
+        except (_Fenced, SupabaseUnavailable) as reason:
             return self._left_to_others(lease, reason)
         except Exception:
             log.exception("job_crashed")
@@ -409,7 +409,7 @@ class JobRunner:
         async def take_slot() -> None:
             nonlocal last_slot
             if last_slot is None or time.monotonic() - last_slot > SLOT_GOES_STALE:
-                await self._line.take(0)
+                await self._line.take(Priority.RETRY_CALL)
             last_slot = None
             if lease.lost.is_set():
                 raise _Fenced
@@ -511,7 +511,7 @@ class JobRunner:
                 until=None,
                 worth_it=lambda: self._may_go_on(lease),
             )
-        except SupabaseAway as error:
+        except SupabaseUnavailable as error:
             return self._left_to_others(lease, error)
         if verdict.name != "failed":
             return self._left_to_others(lease, _Fenced())
@@ -528,11 +528,11 @@ class JobRunner:
                 until=None,
                 worth_it=lambda: self._may_go_on(lease),
             )
-        except SupabaseAway as error:
+        except SupabaseUnavailable as error:
             return self._left_to_others(lease, error)
         if verdict.name == "requeued":
             log.warning("session_requeued", reason=code.value, retry_in_seconds=delay)
-            return Again("rate_limited", after_seconds=delay)
+            return Retry("rate_limited", after_seconds=delay)
         if verdict.name == "exhausted":
             return await self._fail(claim, lease, _Failed(code, sentence(code), "rate limited again"))
         return self._left_to_others(lease, _Fenced())
@@ -557,5 +557,5 @@ class JobRunner:
         worth_it: Callable[[], bool],
     ) -> T:
         return await keep_asking(
-            call, what=what, until=until, worth_it=worth_it, on_failure=self._metrics.supabase_away.inc
+            call, what=what, until=until, worth_it=worth_it, on_failure=self._metrics.supabase_unavailable.inc
         )

@@ -11,7 +11,7 @@ import structlog
 
 from wearon_generator.ledger import Ledger
 from wearon_generator.metrics import Metrics
-from wearon_generator.supabase_client import SupabaseAway, ask
+from wearon_generator.supabase_client import SupabaseUnavailable, ask
 from wearon_service_kit.background import Background
 
 log = structlog.get_logger()
@@ -63,8 +63,8 @@ class LeaseKeeper:
             await asyncio.sleep(RENEW_SECONDS)
             try:
                 await self._renew()
-            except SupabaseAway as error:
-                self._metrics.supabase_away.inc()
+            except SupabaseUnavailable as error:
+                self._metrics.supabase_unavailable.inc()
                 log.warning("leases_not_renewed", held=len(self._leases), reason=str(error))
             except Exception:
                 # Without this task every lease of the process would run out.

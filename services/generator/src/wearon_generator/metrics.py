@@ -115,8 +115,8 @@ class Metrics:
             "Sessions failed because nothing would ever run them.",
             registry=registry,
         )
-        self.supabase_away = Counter(
-            "wearon_generator_supabase_away", "Calls of Supabase that failed.", registry=registry
+        self.supabase_unavailable = Counter(
+            "wearon_generator_supabase_unavailable", "Calls of Supabase that failed.", registry=registry
         )
         self.quota_pause = Gauge(
             "wearon_generator_quota_pause",

@@ -33,7 +33,7 @@ from wearon_contracts.tasks import Channel, DeadLetter, DeadLetterReason, raw_an
 from wearon_generator.ledger import Ledger, Session
 from wearon_generator.presence import PAUSED_KEY, REPLICA_PREFIX
 from wearon_generator.queue_scan import QueueScan
-from wearon_generator.startup import find_orphans
+from wearon_generator.recovery import find_orphans
 
 _OWNER_COLUMN: Final = {Channel.B2C: "user_id", Channel.B2B: "store_id"}
 _SHORT: Final = 12

@@ -27,11 +27,11 @@ from wearon_generator.metrics import Metrics, gauge_value
 from wearon_generator.openai_client import connect_openai
 from wearon_generator.presence import Presence
 from wearon_generator.queue_scan import QueueScan
+from wearon_generator.recovery import Sweeper, cleanup_stuck_sessions
 from wearon_generator.settings import GeneratorSettings
 from wearon_generator.slots import RedisSlots, SlotLine
-from wearon_generator.startup import Sweeper, cleanup_stuck_sessions
 from wearon_generator.storage import BucketMissing, ResultStore
-from wearon_generator.supabase_client import SupabaseAway, ask, connect_supabase
+from wearon_generator.supabase_client import SupabaseUnavailable, ask, connect_supabase
 from wearon_generator.tasks import register_tasks
 from wearon_service_kit.health import CheckResult
 from wearon_service_kit.images.fetch import ImageFetcher
@@ -106,7 +106,7 @@ class Runtime:
         self._presence = Presence(self._redis, self.replica, self._describe)
         self._line = SlotLine(
             slots,
-            gate=self._wait_until_jobs_may_start,
+            admission=self._wait_until_jobs_may_start,
             unused=self._breaker.inconclusive,
             given=self._breaker.given_to,
         )
@@ -171,8 +171,8 @@ class Runtime:
             self._thread.run(ask(self._store.check_bucket))
         except (MigrationsMissing, BucketMissing) as error:
             return str(error)
-        except SupabaseAway as error:
-            self._sweeper.supabase_was_away()
+        except SupabaseUnavailable as error:
+            self._sweeper.supabase_was_unavailable()
             return f"Supabase cannot be reached: {error}"
         return None
 
@@ -238,7 +238,7 @@ class Runtime:
 
         try:
             self._thread.run(within_time())
-        except (MigrationsMissing, BucketMissing, SupabaseAway) as error:
+        except (MigrationsMissing, BucketMissing, SupabaseUnavailable) as error:
             return CheckResult(False, str(error))
         except (RedisError, TimeoutError, OSError) as error:
             return CheckResult(False, type(error).__name__)

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final, Protocol
 
 import structlog
@@ -31,6 +32,17 @@ local next = free + ARGV[1]
 redis.call('SET', KEYS[1], string.format('%.0f', next), 'PX', math.ceil((next - now) / 1000) + 1000)
 return free - now
 """
+
+
+class Priority(Enum):
+    """Who gets the next slot first, in this order."""
+
+    RETRY_CALL = "a further call of a claimed job, whose deadline runs"
+    RETURNED_JOB = "a job that has waited in the queue before"
+    NEW_JOB = "a job that waits for the first time"
+
+
+_JOBS: Final = (Priority.RETURNED_JOB, Priority.NEW_JOB)
 
 
 class SlotSource(Protocol):
@@ -63,31 +75,30 @@ class _Place:
 class SlotLine:
     """The jobs of this process that wait for a slot.
 
-    One slot at a time is reserved and given to the head of the line when it comes: first calls that are made
-    again, then jobs that have waited before, then new ones. So nothing piles up in the future, replicas take
-    turns, and a killed replica wastes one slot.
+    One slot at a time is reserved and given to the head of the line when it comes, in the order of
+    `Priority`. So nothing piles up in the future, replicas take turns, and a killed replica wastes one slot.
 
-    The gate holds back jobs, never a call made again: its job is claimed, and its deadline runs.
+    The admission holds back jobs, never the further call of a claimed one.
     """
 
     def __init__(
         self,
         source: SlotSource,
         *,
-        gate: Callable[[], Coroutine[Any, Any, None]],
+        admission: Callable[[], Coroutine[Any, Any, None]],
         unused: Callable[[], Awaitable[None]],
         given: Callable[[str], None] = lambda holder: None,
     ) -> None:
-        """`gate` is awaited for each job that starts; while it does not return, none does.
+        """`admission` is awaited for each job that starts; while it does not return, none does.
 
         Each time it was passed, either `given` is called with the holder who starts, or `unused` is awaited
         if nobody was left who would.
         """
         self._source = source
-        self._gate = gate
+        self._admit = admission
         self._unused = unused
         self._given = given
-        self._lines: tuple[deque[_Place], ...] = (deque(), deque(), deque())
+        self._lines: dict[Priority, deque[_Place]] = {priority: deque() for priority in Priority}
         self._admission: asyncio.Task[None] | None = None
         self._arrived = asyncio.Event()
         self._background = Background("slot-line")
@@ -102,10 +113,10 @@ class SlotLine:
         if self._admission is not None:
             await end(self._admission)
 
-    async def take(self, precedence: int, holder: str = "") -> None:
-        """Wait for a slot. `precedence`: 0 a call made again, 1 a job that has waited before, 2 a new job."""
+    async def take(self, priority: Priority, holder: str = "") -> None:
+        """Wait for a slot, for the job that `holder` holds."""
         place = _Place(holder, asyncio.get_running_loop().create_future())
-        self._lines[precedence].append(place)
+        self._lines[priority].append(place)
         self._arrived.set()
         try:
             await place.slot
@@ -113,9 +124,9 @@ class SlotLine:
             place.slot.cancel()
             raise
 
-    def _first(self, *precedences: int) -> _Place | None:
-        for precedence in precedences:
-            line = self._lines[precedence]
+    def _first(self, *priorities: Priority) -> _Place | None:
+        for priority in priorities:
+            line = self._lines[priority]
             while line and line[0].slot.done():
                 line.popleft()
             if line:
@@ -133,9 +144,9 @@ class SlotLine:
 
     async def _serve_one(self) -> None:
         await self._somebody_may_go()
-        if self._first(0, 1, 2) is not None:
+        if self._first(*Priority) is not None:
             await self._wait_for_slot()
-        claimed = self._first(0)
+        claimed = self._first(Priority.RETRY_CALL)
         if claimed is not None:
             # An admission that is there already stays for the next one.
             claimed.slot.set_result(None)
@@ -144,7 +155,7 @@ class SlotLine:
             return
         admission, self._admission = self._admission, None
         admission.result()
-        head = self._first(1, 2)
+        head = self._first(*_JOBS)
         if head is None:
             await self._unused()
         else:
@@ -152,14 +163,14 @@ class SlotLine:
             head.slot.set_result(None)
 
     async def _somebody_may_go(self) -> None:
-        """Wait until a call is to be made again, or the gate was passed for a job."""
+        """Wait until a claimed job needs a further call, or a job is admitted."""
         while True:
             self._arrived.clear()
-            if self._first(0) is not None:
+            if self._first(Priority.RETRY_CALL) is not None:
                 return
-            if self._admission is None and self._first(1, 2) is not None:
-                # A task, so that calls made again need not wait for it, and what it was told is not lost.
-                self._admission = asyncio.create_task(self._gate(), name="slot-gate")
+            if self._admission is None and self._first(*_JOBS) is not None:
+                # A task, so that further calls need not wait for it, and its answer is not lost.
+                self._admission = asyncio.create_task(self._admit(), name="slot-admission")
             if self._admission is not None and self._admission.done():
                 return
             arrival = asyncio.create_task(self._arrived.wait())

@@ -21,7 +21,7 @@ _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0
 
 
-class SupabaseAway(Exception):
+class SupabaseUnavailable(Exception):
     """Supabase did not do what it was asked for a reason that may pass; the change may have happened."""
 
 
@@ -40,7 +40,7 @@ def connect_supabase(url: str, service_role_key: str, *, connections: int) -> As
 
 
 async def ask(call: Callable[[], Awaitable[T]]) -> T:
-    """Make one call; every failure of Supabase or of the way there becomes `SupabaseAway`.
+    """Make one call; every failure of Supabase or of the way there becomes `SupabaseUnavailable`.
 
     The ledger's functions answer with verdicts and raise nothing themselves, so an error is operational:
     it is said in the log, and the caller decides how long to keep trying.
@@ -48,14 +48,14 @@ async def ask(call: Callable[[], Awaitable[T]]) -> T:
     try:
         return await call()
     except APIError as error:
-        raise SupabaseAway(f"database error {error.code}") from error
+        raise SupabaseUnavailable(f"database error {error.code}") from error
     except StorageApiError as error:
-        raise SupabaseAway(f"storage error {error.status} {error.code}") from error
+        raise SupabaseUnavailable(f"storage error {error.status} {error.code}") from error
     except httpx.HTTPError as error:
-        raise SupabaseAway(type(error).__name__) from error
+        raise SupabaseUnavailable(type(error).__name__) from error
     except ValueError as error:
         # 200 with something else than Supabase's answer: the page of a proxy, or a body that was cut off.
-        raise SupabaseAway("not an answer of Supabase's") from error
+        raise SupabaseUnavailable("not an answer of Supabase's") from error
 
 
 async def keep_asking(
@@ -66,7 +66,7 @@ async def keep_asking(
     worth_it: Callable[[], bool],
     on_failure: Callable[[], None],
 ) -> T:
-    """Repeat `call` with growing, jittered pauses while it raises `SupabaseAway`.
+    """Repeat `call` with growing, jittered pauses while it raises `SupabaseUnavailable`.
 
     `until`: monotonic time after which the last failure is raised; None: for as long as `worth_it()`.
     """
@@ -74,12 +74,12 @@ async def keep_asking(
     while True:
         try:
             return await ask(call)
-        except SupabaseAway as error:
+        except SupabaseUnavailable as error:
             on_failure()
             wait = pause * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, not a secret
             out_of_time = until is not None and time.monotonic() + wait > until
             if out_of_time or not worth_it():
                 raise
-            log.warning("supabase_away", step=what, reason=str(error), retry_in_seconds=round(wait, 2))
+            log.warning("supabase_unavailable", step=what, reason=str(error), retry_in_seconds=round(wait, 2))
             await asyncio.sleep(wait)
             pause = min(pause * 2, _LONGEST_PAUSE)

@@ -7,12 +7,12 @@ from typing import Any, Final
 
 import structlog
 from celery import Celery, Task
-from celery.exceptions import Reject, Retry
+from celery import exceptions as celery_exceptions
 from pydantic import ValidationError
 
 from wearon_contracts.queues import CELERY_AGAIN_QUEUE, PROCESS_GENERATION_TASK, REJECT_GENERATION_TASK
 from wearon_contracts.tasks import GenerationTask, RejectedTask
-from wearon_generator.jobs import Again, Ending, JobRunner
+from wearon_generator.jobs import Ending, JobRunner, Retry
 
 log = structlog.get_logger()
 
@@ -27,7 +27,7 @@ def register_tasks(app: Celery, runner: JobRunner, run_on_loop: RunOnLoop) -> No
     @app.task(name=PROCESS_GENERATION_TASK, bind=True, max_retries=None)  # type: ignore[untyped-decorator]
     def process_generation(self: Task, payload: Any) -> None:
         """Make the picture of one `GenerationTask`."""
-        again = (self.request.delivery_info or {}).get("routing_key") == CELERY_AGAIN_QUEUE
+        returned = (self.request.delivery_info or {}).get("routing_key") == CELERY_AGAIN_QUEUE
         try:
             task = GenerationTask.model_validate(payload)
         except ValidationError as error:
@@ -35,7 +35,7 @@ def register_tasks(app: Celery, runner: JobRunner, run_on_loop: RunOnLoop) -> No
             fields = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
             _finish(self, run_on_loop, runner.refuse(payload, fields))
             return
-        _finish(self, run_on_loop, runner.process(task, again=again))
+        _finish(self, run_on_loop, runner.process(task, returned=returned))
 
     @app.task(name=REJECT_GENERATION_TASK, bind=True, max_retries=None)  # type: ignore[untyped-decorator]
     def reject_generation(self: Task, payload: dict[str, Any]) -> None:
@@ -49,14 +49,14 @@ def _finish(celery_task: Task, run_on_loop: RunOnLoop, job: Coroutine[Any, Any, 
         ending = run_on_loop(job)
     except Exception:
         log.exception("delivery_crashed")
-        ending = Again("crashed", CRASH_PAUSE)
-    if not isinstance(ending, Again):
+        ending = Retry("crashed", CRASH_PAUSE)
+    if not isinstance(ending, Retry):
         return
     try:
         celery_task.retry(countdown=ending.after_seconds, queue=CELERY_AGAIN_QUEUE)
-    except Retry:
+    except celery_exceptions.Retry:
         raise
     except Exception as error:
         # Redis is away (Celery would drop the message then): it stays unacknowledged, and comes back.
         log.warning("not_published_again", reason=type(error).__name__)
-        raise Reject(reason="not published again", requeue=True) from error
+        raise celery_exceptions.Reject(reason="not published again", requeue=True) from error

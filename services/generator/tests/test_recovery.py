@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from wearon_generator import startup
-from wearon_generator.startup import Sweeper
-from wearon_generator.supabase_client import SupabaseAway
+from wearon_generator import recovery
+from wearon_generator.recovery import Sweeper
+from wearon_generator.supabase_client import SupabaseUnavailable
 
 LEASE = 0.3
 
@@ -24,7 +24,7 @@ class Supabase:
     async def look(self) -> None:
         if time.monotonic() < self._back_at:
             self.in_vain.append(time.monotonic())
-            raise SupabaseAway("away")
+            raise SupabaseUnavailable("away")
 
     async def sweep(self) -> None:
         self.swept_at = self.swept_at or time.monotonic()
@@ -35,8 +35,8 @@ class Supabase:
 def test_everybody_has_a_lease_period_to_renew_after_an_outage(
     monkeypatch: pytest.MonkeyPatch, away_seconds: float
 ) -> None:
-    monkeypatch.setattr(startup, "SWEEP_SECONDS", LEASE / 30)
-    monkeypatch.setattr(startup, "LEASE_SECONDS", LEASE)
+    monkeypatch.setattr(recovery, "SWEEP_SECONDS", LEASE / 30)
+    monkeypatch.setattr(recovery, "LEASE_SECONDS", LEASE)
 
     async def run() -> Supabase:
         supabase = Supabase(away_seconds)

@@ -21,7 +21,7 @@ from wearon_contracts.errors import ErrorCode, sentence
 from wearon_generator.ledger import LEASE_SECONDS, Ledger, Session
 from wearon_generator.metrics import Metrics
 from wearon_generator.queue_scan import QueueScan
-from wearon_generator.supabase_client import SupabaseAway, ask
+from wearon_generator.supabase_client import SupabaseUnavailable, ask
 from wearon_service_kit.background import Background
 
 log = structlog.get_logger()
@@ -132,8 +132,8 @@ async def cleanup_stuck_sessions(
 ) -> Swept:
     """One sweep: recover what a dead worker held or was about to hold, then reap what was lost.
 
-    Raises `SupabaseAway`, `RedisError` or kombu's `OperationalError`; the next sweep goes on where this one
-    stopped.
+    Raises `SupabaseUnavailable`, `RedisError` or kombu's `OperationalError`; the next sweep goes on where
+    this one stopped.
     """
     recovered = await recover_jobs(ledger, publish, metrics)
     redelivered = await clear_up_after_dead_workers(ledger, queues, deliver_again, metrics)
@@ -165,7 +165,7 @@ class Sweeper:
         """Sweep no more."""
         await self._background.stop()
 
-    def supabase_was_away(self) -> None:
+    def supabase_was_unavailable(self) -> None:
         """Take note that it was away just now."""
         self._resume_at = time.monotonic() + LEASE_SECONDS
 
@@ -180,8 +180,8 @@ class Sweeper:
             await self._look()
             if time.monotonic() >= self._resume_at:
                 await self._sweep()
-        except SupabaseAway as error:
-            self.supabase_was_away()
+        except SupabaseUnavailable as error:
+            self.supabase_was_unavailable()
             log.warning("sweep_failed", reason=str(error))
         except (RedisError, OperationalError, OSError) as error:
             log.warning("sweep_failed", reason=type(error).__name__)
