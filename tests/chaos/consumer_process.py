@@ -10,48 +10,52 @@ recovered    elements of a dead consumer have been put back
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any, Final
 
-import redis
 from tests.chaos.steps import Steps
 
-import wearon_consumer.__main__
-from wearon_consumer import bridge, inflight
+from wearon_consumer.__main__ import main
 from wearon_consumer.inflight import InFlight, Load, Turn
+from wearon_consumer.timing import ConsumerTiming
 
 STEPS: Final = Steps()
-
-_turn, _recover_some, _blmove = InFlight.turn, InFlight.recover_some, redis.Redis.blmove
-
-
-def turn(self: InFlight, ticket: str, load: Load | None = None, **options: Any) -> Turn:
-    if load is not None:
-        STEPS.at("handing-on")
-    answer = _turn(self, ticket, load, **options)
-    if load is not None:
-        STEPS.at("handed-on")
-    if answer.elements:
-        STEPS.at("taken")
-    return answer
+_LEAST_HEARTBEAT: Final = 2.0  # seconds; an idle consumer renews every second
 
 
-def recover_some(self: InFlight) -> dict[str, int]:
-    recovered = _recover_some(self)
-    if recovered:
-        STEPS.at("recovered", elements=sum(recovered.values()))
-    return recovered
+class SteppedInFlight(InFlight):
+    """Comes to a named step before or after each exchange with Redis."""
+
+    def turn(self, ticket: str, load: Load | None = None, **options: Any) -> Turn:
+        if load is not None:
+            STEPS.at("handing-on")
+        answer = super().turn(ticket, load, **options)
+        if load is not None:
+            STEPS.at("handed-on")
+        if answer.elements:
+            STEPS.at("taken")
+        return answer
+
+    def recover_some(self) -> dict[str, int]:
+        recovered = super().recover_some()
+        if recovered:
+            STEPS.at("recovered", elements=sum(recovered.values()))
+        return recovered
+
+    def wait(self) -> bool:
+        popped = super().wait()
+        if popped:
+            STEPS.at("popped")
+        return popped
 
 
-def blmove(self: redis.Redis, *arguments: Any) -> Any:
-    element = _blmove(self, *arguments)
-    if element is not None:
-        STEPS.at("popped")
-    return element
+def paced(timing: ConsumerTiming) -> ConsumerTiming:
+    """The same intervals as the service's own, divided by the pace as far as an idle wait allows."""
+    heartbeat_ttl = max(_LEAST_HEARTBEAT, timing.heartbeat_ttl / STEPS.pace)
+    return replace(
+        timing, heartbeat_ttl=heartbeat_ttl, longest_pause=min(timing.longest_pause, heartbeat_ttl / 2)
+    )
 
 
 if __name__ == "__main__":
-    InFlight.turn = turn  # type: ignore[method-assign]
-    InFlight.recover_some = recover_some  # type: ignore[method-assign]
-    redis.Redis.blmove = blmove  # type: ignore[method-assign]
-    inflight.HEARTBEAT_MS = bridge.HEARTBEAT_MS = round(10_000 / min(STEPS.pace, 5.0))  # type: ignore[misc]
-    sys.exit(wearon_consumer.__main__.main())
+    sys.exit(main(paced(ConsumerTiming()), SteppedInFlight))

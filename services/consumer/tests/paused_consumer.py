@@ -19,43 +19,39 @@ from typing import Any
 from wearon_consumer.__main__ import main
 from wearon_consumer.inflight import InFlight, Load, Turn
 
-step_to_pause_at: str | None = sys.argv[1]
-turn, wait, recover_some = InFlight.turn, InFlight.wait, InFlight.recover_some
 
+class PausingInFlight(InFlight):
+    """Stops the process the first time that it comes to the step named on the command line."""
 
-def pause_at(step: str) -> None:
-    global step_to_pause_at  # noqa: PLW0603 - one process, one pause
-    if step == step_to_pause_at:
-        step_to_pause_at = None
-        os.kill(os.getpid(), signal.SIGSTOP)
+    step_to_pause_at: str | None = sys.argv[1]
 
+    def turn(self, ticket: str, load: Load | None = None, **more: Any) -> Turn:
+        if load:
+            self.pause_at("handing-on")
+        answer = super().turn(ticket, load, **more)
+        if load:
+            self.pause_at("handed-on")
+        elif answer.elements:
+            self.pause_at("taken")
+        return answer
 
-def pausing_turn(self: InFlight, ticket: str, load: Load | None = None, **more: Any) -> Turn:
-    if load:
-        pause_at("handing-on")
-    answer = turn(self, ticket, load, **more)
-    if load:
-        pause_at("handed-on")
-    elif answer.elements:
-        pause_at("taken")
-    return answer
+    def wait(self) -> bool:
+        popped = super().wait()
+        if popped:
+            self.pause_at("popped")
+        return popped
 
+    def recover_some(self) -> dict[str, int]:
+        recovered = super().recover_some()
+        if recovered:
+            self.pause_at("recovered")
+        return recovered
 
-def pausing_wait(self: InFlight) -> None:
-    wait(self)
-    if self._client.llen(self.name):
-        pause_at("popped")
-
-
-def pausing_recover_some(self: InFlight) -> dict[str, int]:
-    recovered = recover_some(self)
-    if recovered:
-        pause_at("recovered")
-    return recovered
+    def pause_at(self, step: str) -> None:
+        if step == self.step_to_pause_at:
+            self.step_to_pause_at = None
+            os.kill(os.getpid(), signal.SIGSTOP)
 
 
 if __name__ == "__main__":
-    InFlight.turn = pausing_turn  # type: ignore[method-assign]
-    InFlight.wait = pausing_wait  # type: ignore[method-assign]
-    InFlight.recover_some = pausing_recover_some  # type: ignore[method-assign]
-    sys.exit(main())
+    sys.exit(main(make_inflight=PausingInFlight))

@@ -6,11 +6,10 @@ import json
 from typing import Any
 
 import celery
-from celery.utils.saferepr import saferepr
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from wearon_consumer.celery_messages import CeleryMessages, argsrepr
+from wearon_consumer.celery_messages import CeleryMessages
 from wearon_contracts.queues import (
     CELERY_QUEUE,
     DEAD_LETTER_LIST,
@@ -21,6 +20,7 @@ from wearon_contracts.queues import (
 from .lab import Lab, encode, new_task
 
 UNIQUE_PER_PROCESS = ("origin",)
+LEFT_OUT_ON_PURPOSE = ("argsrepr",)  # it would show signed URLs and prompts in logs
 UNIQUE_PER_MESSAGE = ("delivery_tag", "reply_to")
 
 
@@ -44,12 +44,14 @@ def everything_in_redis(lab: Lab) -> dict[bytes, Any]:
 def comparable(raw: bytes) -> tuple[str, dict[str, Any]]:
     """The message as text with what differs between any two messages or processes blotted out, and that."""
     message = json.loads(raw)
+    for name in LEFT_OUT_ON_PURPOSE:
+        message["headers"].pop(name)
     varying = {name: message["headers"].pop(name) for name in UNIQUE_PER_PROCESS}
     varying |= {name: message["properties"].pop(name) for name in UNIQUE_PER_MESSAGE}
     return json.dumps(message), varying
 
 
-def test_redis_looks_exactly_as_after_send_task(lab: Lab) -> None:
+def test_published_messages_leave_redis_as_send_task_does(lab: Lab) -> None:
     valid = new_task(prompt="She said \"it's 5' long\" – naïve 😀 \\ \n" * 20)
     invalid = new_task(image_urls=[])
     lab.push(encode(valid), encode(invalid))
@@ -78,7 +80,7 @@ def test_redis_looks_exactly_as_after_send_task(lab: Lab) -> None:
     assert ours == theirs
 
 
-def test_a_stock_worker_executes_what_is_published(lab: Lab) -> None:
+def test_plain_celery_worker_executes_published_messages(lab: Lab) -> None:
     valid, invalid = new_task(), new_task(channel="b2b", store_id=..., prompt=None)
     lab.push(encode(valid), encode(invalid))
     lab.start()
@@ -96,27 +98,17 @@ def test_a_stock_worker_executes_what_is_published(lab: Lab) -> None:
     assert len(task_id) == 36
 
 
-VALUES = st.text() | st.integers() | st.none() | st.lists(st.text(max_size=300), max_size=5)
-
-
-@given(st.dictionaries(st.text(max_size=40), VALUES | st.text(min_size=200), max_size=12))
-@example({"a": "x" * 1013, "b": "y"})
-@example({"a": ["x" * 500, "y'" * 300], "b": 1})
-def test_argsrepr_is_celerys_own(argument: dict[str, Any]) -> None:
-    assert argsrepr(argument) == saferepr([argument], 1024)
-
-
 @given(st.text(), st.text(), st.dictionaries(st.text(), st.text()))
 @example("%(body)s", '"<body>"', {"%": "%s"})
-def test_any_text_survives_in_a_message(name: str, task_id: str, argument: dict[str, Any]) -> None:
+def test_message_keeps_any_text_unchanged(name: str, task_id: str, argument: dict[str, Any]) -> None:
     message = json.loads(CeleryMessages("queue").message(name, task_id, argument))
     headers = message["headers"]
     assert (headers["task"], headers["id"], headers["root_id"]) == (name, task_id, task_id)
-    assert headers["argsrepr"] == saferepr([argument], 1024)
+    assert headers["argsrepr"] == "[{...}]"
     assert message["properties"]["delivery_info"] == {"exchange": "", "routing_key": "queue"}
 
 
-def test_delivery_tags_differ() -> None:
+def test_each_message_has_its_own_delivery_tag() -> None:
     messages = CeleryMessages("queue")
     tags = {json.loads(messages.message("n", "i", {}))["properties"]["delivery_tag"] for _ in range(100)}
     assert len(tags) == 100

@@ -33,7 +33,7 @@ def all_handed_on(lab: Lab) -> bool:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_killed_at_any_step_another_consumer_goes_on(lab: Lab, step: str) -> None:
+def test_after_a_kill_at_any_step_another_consumer_goes_on(lab: Lab, step: str) -> None:
     ids = start_at(lab, step)
     lab.consumers[0].kill()
     lab.expire_heartbeats()
@@ -46,7 +46,7 @@ def test_killed_at_any_step_another_consumer_goes_on(lab: Lab, step: str) -> Non
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_paused_past_its_heartbeat_it_neither_loses_nor_doubles(lab: Lab, step: str) -> None:
+def test_consumer_paused_past_its_heartbeat_neither_loses_nor_doubles(lab: Lab, step: str) -> None:
     ids = start_at(lab, step)
     lab.expire_heartbeats()
     lab.start()
@@ -64,7 +64,7 @@ def test_paused_past_its_heartbeat_it_neither_loses_nor_doubles(lab: Lab, step: 
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_paused_alone_past_its_heartbeat_it_goes_on_itself(lab: Lab, step: str) -> None:
+def test_only_consumer_paused_past_its_heartbeat_goes_on_itself(lab: Lab, step: str) -> None:
     ids = start_at(lab, step)
     lab.expire_heartbeats()
     lab.consumers[0].process.resume()
@@ -73,7 +73,7 @@ def test_paused_alone_past_its_heartbeat_it_goes_on_itself(lab: Lab, step: str) 
     assert lab.published_ids() == ids
 
 
-def test_paused_within_its_heartbeat_its_batch_is_left_alone(lab: Lab) -> None:
+def test_batch_of_consumer_paused_within_its_heartbeat_is_left_alone(lab: Lab) -> None:
     ids = start_at(lab, "handing-on")
     second = lab.start()
     assert lab.wait_published(20) == ids[100:]
@@ -82,7 +82,7 @@ def test_paused_within_its_heartbeat_its_batch_is_left_alone(lab: Lab) -> None:
     assert second.metrics()["wearon_consumer_recovered_total"] == 0
 
 
-def test_killed_while_it_recovers(lab: Lab) -> None:
+def test_kill_during_recovery_loses_nothing(lab: Lab) -> None:
     ids = start_at(lab, "taken")
     lab.consumers[0].kill()
     lab.expire_heartbeats()
@@ -96,7 +96,7 @@ def test_killed_while_it_recovers(lab: Lab) -> None:
     assert lab.published_ids() == ids
 
 
-def test_a_killed_consumer_is_found_when_its_heartbeat_ends_by_itself(lab: Lab) -> None:
+def test_killed_consumers_elements_are_recovered_when_its_heartbeat_ends(lab: Lab) -> None:
     ids = start_at(lab, "taken")
     survivor = lab.start()
     lab.wait_published(20)
@@ -108,7 +108,7 @@ def test_a_killed_consumer_is_found_when_its_heartbeat_ends_by_itself(lab: Lab) 
     assert line["elements"] == 100
 
 
-def test_many_recoverers_share_many_dead_lists(lab: Lab) -> None:
+def test_many_recovering_consumers_publish_each_element_once(lab: Lab) -> None:
     ids = []
     for number in range(40):
         tasks = [new_task() for _ in range(25)]
@@ -121,7 +121,7 @@ def test_many_recoverers_share_many_dead_lists(lab: Lab) -> None:
     assert lab.redis.llen("wearon.generation") == 1000
 
 
-def test_the_living_are_not_robbed(lab: Lab) -> None:
+def test_recovery_leaves_live_consumers_elements_alone(lab: Lab) -> None:
     lab.redis.lpush(inflight_list("alive"), encode(new_task()))
     lab.redis.set(consumer_heartbeat("alive"), "1", ex=60)
     consumer = lab.start()
@@ -138,7 +138,7 @@ def test_the_living_are_not_robbed(lab: Lab) -> None:
     assert lab.inflight() == {inflight_list("alive"): 1}
 
 
-def test_replicas_killed_and_replaced_under_load(lab: Lab) -> None:
+def test_killed_and_replaced_consumers_under_load_publish_each_task_once(lab: Lab) -> None:
     chance = random.Random(5)
     running = [lab.start(wait=False) for _ in range(3)]
     ids: list[str] = []

@@ -1,4 +1,4 @@
-"""Reading elements: no bytes whatever can make the reader raise, and it says why and whose."""
+"""Reading elements: any bytes give either a task or a refusal with its reason and the ids found."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from wearon_consumer.elements import NOBODY, Owner, Refusal, read_element
+from wearon_consumer.elements import NO_IDS, ElementIds, Refusal, read_element
 from wearon_contracts.tasks import Channel, GenerationTask
 from wearon_contracts.tasks import DeadLetterReason as R
 
 from .lab import encode, new_task
 
 SESSION = "01890000-0000-7000-8000-00000000ab0c"
-OWNER = Owner(Channel.B2C, UUID(SESSION), "req_1")
-NO_CHANNEL = Owner(None, UUID(SESSION), "req_1")
-NO_SESSION = Owner(Channel.B2C, None, "req_1")
-NO_REQUEST = Owner(Channel.B2C, UUID(SESSION))
+ALL_IDS = ElementIds(Channel.B2C, UUID(SESSION), "req_1")
+NO_CHANNEL = ElementIds(None, UUID(SESSION), "req_1")
+NO_SESSION = ElementIds(Channel.B2C, None, "req_1")
+NO_REQUEST = ElementIds(Channel.B2C, UUID(SESSION))
 
 
 def refused(raw: bytes) -> Refusal:
@@ -62,74 +62,74 @@ def with_member(member: str) -> bytes:
         pytest.param(task_bytes()[:-1] + b" " * (64 * 1024 - len(task_bytes())) + b"}", id="64 KiB exactly"),
     ],
 )
-def test_accepts(raw: bytes) -> None:
+def test_valid_element_is_accepted(raw: bytes) -> None:
     accepted(raw)
 
 
-def test_of_a_key_that_stands_twice_the_last_counts() -> None:
+def test_repeated_key_takes_its_last_value() -> None:
     assert accepted(with_member('"prompt":"second"')).prompt == "second"
 
 
 @pytest.mark.parametrize(
-    ("raw", "reason", "owner"),
+    ("raw", "reason", "ids"),
     [
-        pytest.param(b"", R.NOT_JSON, NOBODY, id="empty"),
-        pytest.param(b"hello", R.NOT_JSON, NOBODY, id="text"),
-        pytest.param(b"\x00\x01", R.NOT_JSON, NOBODY, id="control characters"),
-        pytest.param(b"\xff\xfe", R.NOT_UTF8, NOBODY, id="not UTF-8"),
-        pytest.param(task_bytes().replace(b"chic", b"\xe9"), R.NOT_UTF8, OWNER, id="Latin-1"),
-        pytest.param(task_bytes().decode().encode("utf-16"), R.NOT_UTF8, NOBODY, id="UTF-16"),
-        pytest.param(b"\xef\xbb\xbf" + task_bytes(), R.NOT_JSON, OWNER, id="byte order mark"),
-        pytest.param(task_bytes() + b"}", R.NOT_JSON, OWNER, id="something after it"),
-        pytest.param(task_bytes()[:-20], R.NOT_JSON, OWNER, id="cut off"),
-        pytest.param(with_member('"extra":NaN'), R.NOT_JSON, OWNER, id="NaN"),
-        pytest.param(with_member('"extra":-Infinity'), R.NOT_JSON, OWNER, id="-Infinity"),
-        pytest.param(with_member('"extra":"\x01"'), R.NOT_JSON, OWNER, id="raw control character"),
-        pytest.param(with_member("'extra':1"), R.NOT_JSON, NOBODY, id="single quotes"),
-        pytest.param(with_member('"extra":' + "[" * 9000 + "]" * 9000), R.NOT_JSON, NOBODY, id="deep"),
-        pytest.param(b"null", R.NOT_AN_OBJECT, NOBODY, id="null"),
-        pytest.param(b"[" + task_bytes() + b"]", R.NOT_AN_OBJECT, NOBODY, id="list"),
-        pytest.param(json.dumps(task_bytes().decode()).encode(), R.NOT_AN_OBJECT, NOBODY, id="twice"),
-        pytest.param(b"{}", R.INVALID_TASK, NOBODY, id="empty object"),
-        pytest.param(task_bytes(prompt=...), R.INVALID_TASK, OWNER, id="key missing"),
-        pytest.param(task_bytes(image_urls=["/relative"]), R.INVALID_TASK, OWNER, id="URL"),
-        pytest.param(task_bytes(user_id=...), R.INVALID_TASK, OWNER, id="no owner"),
+        pytest.param(b"", R.NOT_JSON, NO_IDS, id="empty"),
+        pytest.param(b"hello", R.NOT_JSON, NO_IDS, id="text"),
+        pytest.param(b"\x00\x01", R.NOT_JSON, NO_IDS, id="control characters"),
+        pytest.param(b"\xff\xfe", R.NOT_UTF8, NO_IDS, id="not UTF-8"),
+        pytest.param(task_bytes().replace(b"chic", b"\xe9"), R.NOT_UTF8, ALL_IDS, id="Latin-1"),
+        pytest.param(task_bytes().decode().encode("utf-16"), R.NOT_UTF8, NO_IDS, id="UTF-16"),
+        pytest.param(b"\xef\xbb\xbf" + task_bytes(), R.NOT_JSON, ALL_IDS, id="byte order mark"),
+        pytest.param(task_bytes() + b"}", R.NOT_JSON, ALL_IDS, id="something after it"),
+        pytest.param(task_bytes()[:-20], R.NOT_JSON, ALL_IDS, id="cut off"),
+        pytest.param(with_member('"extra":NaN'), R.NOT_JSON, ALL_IDS, id="NaN"),
+        pytest.param(with_member('"extra":-Infinity'), R.NOT_JSON, ALL_IDS, id="-Infinity"),
+        pytest.param(with_member('"extra":"\x01"'), R.NOT_JSON, ALL_IDS, id="raw control character"),
+        pytest.param(with_member("'extra':1"), R.NOT_JSON, NO_IDS, id="single quotes"),
+        pytest.param(with_member('"extra":' + "[" * 9000 + "]" * 9000), R.NOT_JSON, NO_IDS, id="deep"),
+        pytest.param(b"null", R.NOT_AN_OBJECT, NO_IDS, id="null"),
+        pytest.param(b"[" + task_bytes() + b"]", R.NOT_AN_OBJECT, NO_IDS, id="list"),
+        pytest.param(json.dumps(task_bytes().decode()).encode(), R.NOT_AN_OBJECT, NO_IDS, id="twice"),
+        pytest.param(b"{}", R.INVALID_TASK, NO_IDS, id="empty object"),
+        pytest.param(task_bytes(prompt=...), R.INVALID_TASK, ALL_IDS, id="key missing"),
+        pytest.param(task_bytes(image_urls=["/relative"]), R.INVALID_TASK, ALL_IDS, id="URL"),
+        pytest.param(task_bytes(user_id=...), R.INVALID_TASK, ALL_IDS, id="no owner"),
         pytest.param(task_bytes(channel="b2x"), R.INVALID_TASK, NO_CHANNEL, id="channel"),
         pytest.param(with_member('"session_id":"x"'), R.INVALID_TASK, NO_SESSION, id="session twice"),
-        pytest.param(with_member(r'"prompt":"\ud83d"'), R.INVALID_TASK, OWNER, id="half a pair"),
-        pytest.param(with_member(r'"prompt":"\u0000"'), R.INVALID_TASK, OWNER, id="NUL"),
+        pytest.param(with_member(r'"prompt":"\ud83d"'), R.INVALID_TASK, ALL_IDS, id="half a pair"),
+        pytest.param(with_member(r'"prompt":"\u0000"'), R.INVALID_TASK, ALL_IDS, id="NUL"),
         pytest.param(with_member(r'"request_id":"\ud83d"'), R.INVALID_TASK, NO_REQUEST, id="request id"),
-        pytest.param(task_bytes(version="1"), R.INVALID_TASK, OWNER, id="version a string"),
-        pytest.param(task_bytes(version=True), R.INVALID_TASK, OWNER, id="version true"),
-        pytest.param(task_bytes(version=1.5), R.INVALID_TASK, OWNER, id="version 1.5"),
-        pytest.param(with_member('"version":' + "9" * 5000), R.INVALID_TASK, OWNER, id="version huge"),
-        pytest.param(task_bytes(version=2), R.UNKNOWN_VERSION, OWNER, id="version 2"),
-        pytest.param(task_bytes(version=2.0), R.UNKNOWN_VERSION, OWNER, id="version 2.0"),
-        pytest.param(task_bytes(version=0, prompt=...), R.UNKNOWN_VERSION, OWNER, id="version 0"),
-        pytest.param(task_bytes(prompt="x" * 65_536), R.TOO_LARGE, OWNER, id="over 64 KiB"),
-        pytest.param(task_bytes(prompt="x" * 1_048_576), R.TOO_LARGE, NOBODY, id="over 1 MiB"),
-        pytest.param(b"[" * 500_000, R.TOO_LARGE, NOBODY, id="half a MiB of brackets"),
+        pytest.param(task_bytes(version="1"), R.INVALID_TASK, ALL_IDS, id="version a string"),
+        pytest.param(task_bytes(version=True), R.INVALID_TASK, ALL_IDS, id="version true"),
+        pytest.param(task_bytes(version=1.5), R.INVALID_TASK, ALL_IDS, id="version 1.5"),
+        pytest.param(with_member('"version":' + "9" * 5000), R.INVALID_TASK, ALL_IDS, id="version huge"),
+        pytest.param(task_bytes(version=2), R.UNKNOWN_VERSION, ALL_IDS, id="version 2"),
+        pytest.param(task_bytes(version=2.0), R.UNKNOWN_VERSION, ALL_IDS, id="version 2.0"),
+        pytest.param(task_bytes(version=0, prompt=...), R.UNKNOWN_VERSION, ALL_IDS, id="version 0"),
+        pytest.param(task_bytes(prompt="x" * 65_536), R.TOO_LARGE, ALL_IDS, id="over 64 KiB"),
+        pytest.param(task_bytes(prompt="x" * 1_048_576), R.TOO_LARGE, NO_IDS, id="over 1 MiB"),
+        pytest.param(b"[" * 500_000, R.TOO_LARGE, NO_IDS, id="half a MiB of brackets"),
     ],
 )  # fmt: skip
-def test_refuses(raw: bytes, reason: R, owner: Owner) -> None:
+def test_invalid_element_is_refused_with_its_reason_and_ids(raw: bytes, reason: R, ids: ElementIds) -> None:
     refusal = refused(raw)
-    assert (refusal.reason, refusal.owner) == (reason, owner)
+    assert (refusal.reason, refusal.ids) == (reason, ids)
     assert refusal.detail
 
 
-def test_the_generator_is_told_only_of_a_session_with_a_channel() -> None:
-    rejection = refused(task_bytes(prompt=...)).owner.rejection()
+def test_rejection_needs_both_session_and_channel() -> None:
+    rejection = refused(task_bytes(prompt=...)).ids.rejection()
     assert rejection is not None
     assert (str(rejection.session_id), rejection.channel, rejection.request_id) == (
         SESSION,
         Channel.B2C,
         "req_1",
     )
-    assert refused(task_bytes(channel="b2x")).owner.rejection() is None
-    assert refused(task_bytes(session_id=f"{{{SESSION}}}", prompt=...)).owner.rejection() is None
+    assert refused(task_bytes(channel="b2x")).ids.rejection() is None
+    assert refused(task_bytes(session_id=f"{{{SESSION}}}", prompt=...)).ids.rejection() is None
 
 
-def test_the_detail_names_fields_and_rules_but_no_values() -> None:
+def test_detail_names_fields_but_never_their_values() -> None:
     refusal = refused(task_bytes(prompt=5, image_urls=["secret.jpg?token=abc"], user_id="s3cr3t"))
     for field in ("prompt", "image_urls.0", "user_id"):
         assert field in refusal.detail
@@ -137,7 +137,7 @@ def test_the_detail_names_fields_and_rules_but_no_values() -> None:
         assert value not in refusal.detail
 
 
-def test_the_detail_is_short_however_much_is_wrong() -> None:
+def test_detail_of_many_errors_stays_short() -> None:
     assert len(refused(task_bytes(image_urls=[""] * 16)).detail) <= 1000
 
 
@@ -155,12 +155,12 @@ JSON = st.recursive(
 
 @given(st.binary(max_size=200))
 @example(b'{"session_id":"\xff"')
-def test_no_bytes_make_it_raise(raw: bytes) -> None:
+def test_read_element_never_raises(raw: bytes) -> None:
     refused(raw)
 
 
 @given(st.dictionaries(st.sampled_from(sorted(new_task())), JSON))
-def test_a_task_with_any_values_is_taken_as_it_is_or_refused(changes: dict[str, Any]) -> None:
+def test_task_with_random_values_is_accepted_unchanged_or_refused(changes: dict[str, Any]) -> None:
     task = {**new_task(), **changes}
     outcome = read_element(json.dumps(task).encode())
     if isinstance(outcome, GenerationTask):
@@ -172,19 +172,19 @@ def test_a_task_with_any_values_is_taken_as_it_is_or_refused(changes: dict[str, 
 
 
 @given(st.integers(min_value=0), st.binary(max_size=3), st.integers(min_value=0, max_value=3))
-def test_a_damaged_task_is_still_a_task_or_refused(position: int, inserted: bytes, removed: int) -> None:
+def test_damaged_task_is_accepted_or_refused(position: int, inserted: bytes, removed: int) -> None:
     raw = task_bytes()
     at = position % len(raw)
     outcome = read_element(raw[:at] + inserted + raw[at + removed :])
     if isinstance(outcome, Refusal):
-        outcome.owner.rejection()
+        outcome.ids.rejection()
 
 
 @given(
     prompt=st.text().filter(lambda text: "\x00" not in text),
     request_id=st.text(alphabet="abc-_0123", max_size=40),
 )
-def test_what_the_producer_writes_arrives_unchanged(prompt: str, request_id: str) -> None:
+def test_accepted_task_is_passed_on_unchanged(prompt: str, request_id: str) -> None:
     task = new_task(prompt=prompt, request_id=request_id)
     message = accepted(encode(task)).to_message()
     assert message == task

@@ -7,18 +7,20 @@ import signal
 import socket
 import sys
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import redis
 import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from wearon_consumer.batches import Sorter
+from wearon_consumer.batches import BatchBuilder
 from wearon_consumer.bridge import Bridge
 from wearon_consumer.celery_messages import CeleryMessages
-from wearon_consumer.inflight import WAIT_SECONDS, InFlight
+from wearon_consumer.inflight import InFlight
 from wearon_consumer.metrics import Backlog, Metrics
 from wearon_consumer.settings import ConsumerSettings
+from wearon_consumer.timing import ConsumerTiming
 from wearon_contracts.queues import CELERY_QUEUE
 from wearon_service_kit.health import CheckResult, HealthServer
 from wearon_service_kit.logs import configure_logging
@@ -28,21 +30,21 @@ from wearon_service_kit.settings import load_settings
 _log = structlog.get_logger(__name__)
 
 
-def main() -> int:
-    """Returns the exit code after SIGTERM or SIGINT."""
+def main(
+    timing: ConsumerTiming | None = None,
+    make_inflight: Callable[[redis.Redis, str, ConsumerTiming], InFlight] = InFlight,
+) -> int:
+    """Bridge until SIGTERM or SIGINT; returns the exit code. Tests hand in other intervals and steps."""
+    timing = timing or ConsumerTiming()
     settings = load_settings(ConsumerSettings)
     configure_logging("consumer", settings.log_level, settings.log_format, secrets=settings.secret_values())
-    return run(settings, connect(settings.redis_url, name="wearon-consumer", block_seconds=WAIT_SECONDS))
-
-
-def run(settings: ConsumerSettings, client: redis.Redis) -> int:
-    """Bridge over `client` until a signal."""
+    client = connect(settings.redis_url, name="wearon-consumer", block_seconds=timing.wait)
     consumer_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    inflight = InFlight(client, consumer_id)
-    sorter = Sorter(CeleryMessages(CELERY_QUEUE), consumer_id, lambda: datetime.now(UTC))
-    bridge = Bridge(inflight, sorter, Metrics(registry))
+    inflight = make_inflight(client, consumer_id, timing)
+    builder = BatchBuilder(CeleryMessages(CELERY_QUEUE), consumer_id, lambda: datetime.now(UTC))
+    bridge = Bridge(inflight, builder, Metrics(registry), timing)
     registry.register(Backlog(client, inflight.name, bridge.progresses))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: bridge.stop())

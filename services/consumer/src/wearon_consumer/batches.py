@@ -1,4 +1,4 @@
-"""What becomes of the elements of a batch: Celery messages for the tasks, dead letters for the others."""
+"""Turns the elements of a batch into Celery messages (valid tasks) and dead letters (invalid elements)."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from wearon_contracts.tasks import DeadLetter, DeadLetterReason, GenerationTask,
 
 @dataclass(slots=True)
 class Batch:
-    """What became of each element, in their order, and what is to be pushed in their place."""
+    """The outcome of each element, in their order, and what Redis is to push in their place."""
 
     outcomes: list[GenerationTask | Refusal]
     load: Load
 
 
-class Sorter:
-    """Makes batches out of elements."""
+class BatchBuilder:
+    """Builds batches from elements."""
 
     def __init__(self, celery: CeleryMessages, consumer_id: str, clock: Callable[[], datetime]) -> None:
         self._celery = celery
         self._consumer_id: Final = consumer_id
         self._clock = clock
 
-    def sort(self, ticket: str, elements: Iterable[bytes]) -> Batch:
-        """The batch of `elements`. None of them can keep the others from being handed on."""
+    def build(self, ticket: str, elements: Iterable[bytes]) -> Batch:
+        """Build the batch of `elements`. An element that cannot be read never blocks the others."""
         outcomes: list[GenerationTask | Refusal] = []
         messages: list[str] = []
         letters: list[str] = []
@@ -53,10 +53,10 @@ class Sorter:
         return Batch(outcomes, Load(ticket, len(outcomes), messages, letters))
 
     def _message(self, raw: bytes, outcome: GenerationTask | Refusal) -> str | None:
-        """What the generator is told, if anything. The id is the same however often it is told."""
+        """The Celery message for an element, or None. A repeated rejection has the same task id."""
         if isinstance(outcome, GenerationTask):
             return self._celery.message(PROCESS_GENERATION_TASK, outcome.celery_task_id, outcome.to_message())
-        rejection = outcome.owner.rejection()
+        rejection = outcome.ids.rejection()
         if rejection is None:
             return None
         task_id = str(uuid.UUID(bytes=sha256(raw).digest()[:16], version=5))
@@ -71,7 +71,7 @@ class Sorter:
             encoding=encoding,
             set_aside_at=self._clock(),
             set_aside_by=self._consumer_id,
-            channel=refusal.owner.channel,
-            session_id=refusal.owner.session_id,
-            request_id=refusal.owner.request_id,
+            channel=refusal.ids.channel,
+            session_id=refusal.ids.session_id,
+            request_id=refusal.ids.request_id,
         ).model_dump_json(exclude_none=True)

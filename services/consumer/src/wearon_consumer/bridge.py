@@ -1,4 +1,4 @@
-"""The loop: take a batch, make Celery messages of it, hand it on; recover what dead consumers left behind."""
+"""The main loop: take a batch, build its Celery messages, hand it on; recover elements of dead consumers."""
 
 from __future__ import annotations
 
@@ -11,22 +11,16 @@ from typing import Final
 import redis
 import structlog
 
-from wearon_consumer.batches import Batch, Sorter
+from wearon_consumer.batches import Batch, BatchBuilder
 from wearon_consumer.elements import Refusal
-from wearon_consumer.inflight import BATCH_ELEMENTS, HEARTBEAT_MS, InFlight
+from wearon_consumer.inflight import BATCH_ELEMENTS, InFlight
 from wearon_consumer.metrics import Metrics
+from wearon_consumer.timing import ConsumerTiming
 from wearon_contracts.tasks import GenerationTask
 
-FIRST_PAUSE_SECONDS: Final = 0.1
-LONGEST_PAUSE_SECONDS: Final = 5.0
-RECOVERY_SECONDS: Final = 2.0
-"""How often the lists of dead consumers are looked for."""
-FAREWELL_SECONDS: Final = 5.0
-"""How long a stopping consumer tries to reach Redis before it leaves its batch to the others."""
-STALLED_SECONDS: Final = 5.0
 ALARM_REFUSED_IN_A_ROW: Final = 50
 """So many invalid elements with no valid one between them are the sign of a bad deployment."""
-_NAP_SECONDS: Final = 0.1
+_NAP_SECONDS: Final = 0.1  # a pause is slept in naps of this length, so that a stop is noticed
 
 _log = structlog.get_logger(__name__)
 
@@ -34,9 +28,12 @@ _log = structlog.get_logger(__name__)
 class Bridge:
     """Runs in one thread. `stop` may be called from a signal handler."""
 
-    def __init__(self, inflight: InFlight, sorter: Sorter, metrics: Metrics) -> None:
+    def __init__(
+        self, inflight: InFlight, builder: BatchBuilder, metrics: Metrics, timing: ConsumerTiming
+    ) -> None:
         self._inflight = inflight
-        self._sorter = sorter
+        self._builder = builder
+        self._timing = timing
         self._metrics = metrics
         self._tickets = itertools.count(1)
         self._batch: Batch | None = None  # taken and not yet known to be handed on
@@ -52,8 +49,8 @@ class Bridge:
         self._stopping = True
 
     def progresses(self) -> bool:
-        """Whether Redis did what the loop asked of it within the last STALLED_SECONDS. From any thread."""
-        return time.monotonic() - self._last_progress < STALLED_SECONDS
+        """Whether Redis did what the loop asked of it lately (`timing.stalled_after`). From any thread."""
+        return time.monotonic() - self._last_progress < self._timing.stalled_after
 
     def run(self) -> None:
         """Bridge until `stop`, then finish the batch and leave nothing in flight. Never raises an error."""
@@ -64,10 +61,10 @@ class Bridge:
                 failures = 0
             except Exception as error:
                 failures += 1
-                pause = pause_seconds(failures)
+                pause = pause_seconds(failures, self._timing)
                 self._failed(error, failures, pause)
-                self._rest(pause)
-        self._say_farewell()
+                self._sleep(pause)
+        self._shut_down()
 
     def _turn(self) -> None:
         if time.monotonic() >= self._next_recovery:
@@ -76,7 +73,7 @@ class Bridge:
         elements = self._exchange(ticket)
         if elements:
             self._taken_at = time.monotonic()
-            self._batch = self._sorter.sort(ticket, elements)
+            self._batch = self._builder.build(ticket, elements)
             return
         self._report()
         if not self._stopping:
@@ -125,20 +122,20 @@ class Bridge:
         self._metrics.refused_in_a_row.set(self._refused_in_a_row)
 
     def _report_refusal(self, refusal: Refusal) -> None:
-        owner = refusal.owner
-        told = owner.rejection() is not None
+        ids = refusal.ids
+        notified = ids.rejection() is not None
         self._refused_in_a_row += 1
         self._metrics.dead_lettered.labels(refusal.reason.value).inc()
-        if told:
+        if notified:
             self._metrics.rejections.inc()
         _log.warning(
             "element_dead_lettered",
             reason=refusal.reason.value,
             detail=refusal.detail,
-            request_id=owner.request_id,
-            session_id=str(owner.session_id) if owner.session_id else None,
-            channel=owner.channel.value if owner.channel else None,
-            generator_told=told,
+            request_id=ids.request_id,
+            session_id=str(ids.session_id) if ids.session_id else None,
+            channel=ids.channel.value if ids.channel else None,
+            generator_notified=notified,
         )
         if self._refused_in_a_row % ALARM_REFUSED_IN_A_ROW == 0:
             _log.error("no_valid_task_for_long", refused_in_a_row=self._refused_in_a_row)
@@ -148,7 +145,7 @@ class Bridge:
             self._metrics.recovered.inc(elements)
             _log.warning("elements_recovered", elements=elements, dead_consumer=consumer_id)
         if self._inflight.recovery_round_done:
-            self._next_recovery = time.monotonic() + RECOVERY_SECONDS
+            self._next_recovery = time.monotonic() + self._timing.recovery_interval
 
     def _progressed(self) -> None:
         self._last_progress = time.monotonic()
@@ -167,13 +164,13 @@ class Bridge:
         )
         self._inflight.forget_connections()
 
-    def _rest(self, seconds: float) -> None:
+    def _sleep(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while not self._stopping and (left := until - time.monotonic()) > 0:
             time.sleep(min(left, _NAP_SECONDS))
 
-    def _say_farewell(self) -> None:
-        until = time.monotonic() + FAREWELL_SECONDS
+    def _shut_down(self) -> None:
+        until = time.monotonic() + self._timing.shutdown
         while True:
             try:
                 if self._batch is not None:
@@ -181,17 +178,19 @@ class Bridge:
                 self._report()
                 returned = self._inflight.leave()
             except Exception as error:
-                self._failed(error, failures=1, pause=FIRST_PAUSE_SECONDS)
+                self._failed(error, failures=1, pause=self._timing.first_pause)
                 if time.monotonic() >= until:
-                    _log.warning("left_without_farewell", others_recover_it_after_seconds=HEARTBEAT_MS / 1000)
+                    _log.warning(
+                        "stopped_without_redis", batch_recovered_after_seconds=self._timing.heartbeat_ttl
+                    )
                     return
-                time.sleep(FIRST_PAUSE_SECONDS)
+                time.sleep(self._timing.first_pause)
             else:
                 _log.info("consumer_stopped", returned_to_the_list=returned)
                 return
 
 
-def pause_seconds(failures: int) -> float:
-    """How long to wait after so many failures in a row: doubling, between half and all of it by chance."""
-    full = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 16))
+def pause_seconds(failures: int, timing: ConsumerTiming) -> float:
+    """Seconds to wait after so many failures in a row: doubling, between half and all of it by chance."""
+    full = min(timing.longest_pause, timing.first_pause * 2.0 ** min(failures - 1, 16))
     return full * random.uniform(0.5, 1.0)  # noqa: S311 - spreads replicas, hides nothing

@@ -1,4 +1,4 @@
-"""Reading an element of the task list: a valid task, or why it is refused and whose session it names."""
+"""Reads an element of the task list: a valid task, or the reason for refusing it and the ids found in it."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _MAX_INT_DIGITS: Final = 4000  # Python's own int() refuses 4,300 and more
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
-    """What can be read of whose job an invalid element was."""
+class ElementIds:
+    """The ids found in an invalid element; each is None if it is missing or not valid."""
 
     channel: Channel | None = None
     session_id: UUID | None = None
     request_id: str | None = None
 
     def rejection(self) -> RejectedTask | None:
-        """What the generator is told, if the element names a session that it can fail and refund."""
+        """The message that makes the generator fail and refund the session; None if no session is named."""
         if self.channel is None or self.session_id is None:
             return None
         return RejectedTask(
@@ -44,7 +44,7 @@ class Owner:
         )
 
 
-NOBODY: Final = Owner()
+NO_IDS: Final = ElementIds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +53,15 @@ class Refusal:
 
     reason: DeadLetterReason
     detail: str
-    owner: Owner = NOBODY
+    ids: ElementIds = NO_IDS
 
 
 def read_element(raw: bytes) -> GenerationTask | Refusal:
     """The task that `raw` holds, or the refusal. Raises nothing, whatever the bytes are."""
     if len(raw) > MAX_TASK_BYTES:
-        owner = _owner_in(raw) if len(raw) <= MAX_READABLE_BYTES else NOBODY
+        ids = _ids_in(raw) if len(raw) <= MAX_READABLE_BYTES else NO_IDS
         return Refusal(
-            DeadLetterReason.TOO_LARGE, f"{len(raw)} bytes, at most {MAX_TASK_BYTES} are allowed", owner
+            DeadLetterReason.TOO_LARGE, f"{len(raw)} bytes, at most {MAX_TASK_BYTES} are allowed", ids
         )
     # The JSON parser behind pydantic lets NaN and Infinity through, which no JSON document may hold.
     if b"NaN" not in raw and b"Infinity" not in raw:
@@ -76,17 +76,17 @@ def _read_carefully(raw: bytes) -> GenerationTask | Refusal:
     try:
         value = _parse(raw)
     except _Unreadable as error:
-        return Refusal(error.reason, error.detail, _owner_in(raw))
+        return Refusal(error.reason, error.detail, _ids_in(raw))
     if not isinstance(value, dict):
         kind = "null" if value is None else type(value).__name__
         return Refusal(DeadLetterReason.NOT_AN_OBJECT, f"a JSON {kind}, not an object")
     if _is_unknown_version(value.get("version")):
         detail = f"version is not {TASK_VERSION}, the only one known"
-        return Refusal(DeadLetterReason.UNKNOWN_VERSION, detail, _owner_of(value))
+        return Refusal(DeadLetterReason.UNKNOWN_VERSION, detail, _ids_of(value))
     try:
         return GenerationTask.model_validate(value)
     except ValidationError as error:
-        return Refusal(DeadLetterReason.INVALID_TASK, _details(error), _owner_of(value))
+        return Refusal(DeadLetterReason.INVALID_TASK, _details(error), _ids_of(value))
 
 
 class _Unreadable(Exception):
@@ -121,8 +121,8 @@ def _details(error: ValidationError) -> str:
     return "; ".join(lines)[:_MAX_DETAIL_CHARS]
 
 
-def _owner_in(raw: bytes) -> Owner:
-    """Whose job it was, from bytes that need not be UTF-8, nor JSON up to their end."""
+def _ids_in(raw: bytes) -> ElementIds:
+    """The ids in bytes that may be damaged: not UTF-8, or JSON that is cut off."""
     text = raw.decode("utf-8", errors="replace").lstrip("\ufeff \t\r\n")
     try:
         value, _ = _LENIENT.raw_decode(text)
@@ -130,18 +130,18 @@ def _owner_in(raw: bytes) -> Owner:
         try:
             value = from_json(text, allow_partial=True)
         except ValueError:
-            return NOBODY
+            return NO_IDS
     except RecursionError:
-        return NOBODY
-    return _owner_of(value) if isinstance(value, dict) else NOBODY
+        return NO_IDS
+    return _ids_of(value) if isinstance(value, dict) else NO_IDS
 
 
-def _owner_of(value: dict[str, Any]) -> Owner:
+def _ids_of(value: dict[str, Any]) -> ElementIds:
     request_id = value.get("request_id")
     usable = (
         isinstance(request_id, str) and len(request_id) <= _MAX_REQUEST_ID_CHARS and request_id.isprintable()
     )
-    return Owner(
+    return ElementIds(
         channel=_channel(value.get("channel")),
         session_id=_uuid(value.get("session_id")),
         request_id=request_id if usable else None,

@@ -23,6 +23,7 @@ from typing import Any, Final
 import redis
 
 from wearon_consumer.celery_messages import binding, binding_keys
+from wearon_consumer.timing import ConsumerTiming
 from wearon_contracts.queues import (
     CELERY_QUEUE,
     DEAD_LETTER_LIST,
@@ -32,10 +33,6 @@ from wearon_contracts.queues import (
     inflight_list,
 )
 
-HEARTBEAT_MS: Final = 10_000
-"""A consumer that has not been heard of for so long is taken for dead."""
-WAIT_SECONDS: Final = 1
-"""Longest blocking pop, and so the longest time until a stop is noticed."""
 BATCH_ELEMENTS: Final = 100
 BATCH_BYTES: Final = 1024 * 1024
 """A batch ends with the element that reaches this size, so that huge elements come one at a time."""
@@ -97,7 +94,7 @@ return recovered
 
 @dataclass(slots=True)
 class Load:
-    """What is to be pushed in place of the oldest `elements` in flight, which were taken under `ticket`."""
+    """Messages and dead letters to push in place of the oldest `elements` in flight, taken under `ticket`."""
 
     ticket: str
     elements: int
@@ -119,9 +116,10 @@ class Turn:
 class InFlight:
     """One consumer's share of the queue. All methods raise redis.RedisError, and may then be repeated."""
 
-    def __init__(self, client: redis.Redis, consumer_id: str) -> None:
-        """`client` must allow for blocking commands of `WAIT_SECONDS`."""
+    def __init__(self, client: redis.Redis, consumer_id: str, timing: ConsumerTiming) -> None:
+        """`client` must allow for blocking commands of `timing.wait` seconds."""
         self._client = client
+        self._timing = timing
         self.consumer_id: Final = consumer_id
         self.name: Final = inflight_list(consumer_id)
         self._heartbeat = consumer_heartbeat(consumer_id)
@@ -137,7 +135,7 @@ class InFlight:
     ) -> Turn:
         """Hand `load` on, if given, and take the next batch, of at most `room` elements, under `ticket`.
 
-        Tells all others that this consumer lives. `meanwhile` is called while Redis is at work.
+        Renews the heartbeat. `meanwhile` is called while Redis is at work.
         """
         keys = [
             TASK_LIST,
@@ -147,7 +145,8 @@ class InFlight:
             DEAD_LETTER_LIST,
             *binding_keys(CELERY_QUEUE),
         ]
-        arguments: list[str | int] = [HEARTBEAT_MS, ticket, room, BATCH_BYTES, binding(CELERY_QUEUE)]
+        heartbeat_ms = round(self._timing.heartbeat_ttl * 1000)
+        arguments: list[str | int] = [heartbeat_ms, ticket, room, BATCH_BYTES, binding(CELERY_QUEUE)]
         if load is None:
             arguments += ["", 0, "", ""]
         else:
@@ -169,9 +168,10 @@ class InFlight:
             pool.release(connection)
         return Turn(bool(handed_on), elements)
 
-    def wait(self) -> None:
-        """Return when an element has come in flight, or else after WAIT_SECONDS."""
-        self._client.blmove(TASK_LIST, self.name, WAIT_SECONDS, "RIGHT", "LEFT")
+    def wait(self) -> bool:
+        """Wait at most `timing.wait` seconds for an element; returns whether one has come in flight."""
+        element = self._client.blmove(TASK_LIST, self.name, self._timing.wait, "RIGHT", "LEFT")
+        return element is not None
 
     def recover_some(self) -> dict[str, int]:
         """Put back what consumers without a heartbeat had taken: how many elements, by consumer id.
@@ -196,11 +196,11 @@ class InFlight:
         return self._scan_cursor == 0
 
     def forget_connections(self) -> None:
-        """Connect anew next time: a server that was demoted or replaced may still answer on the old ones."""
+        """Connect again next time: a server that was demoted or replaced may still answer on the old ones."""
         self._client.connection_pool.disconnect(inuse_connections=False)
 
     def leave(self) -> int:
-        """What is still in flight goes back, the heartbeat ends. Returns how many went back."""
+        """End the heartbeat and put back what is still in flight. Returns how many elements that were."""
         with self._client.pipeline(transaction=True) as pipeline:
             pipeline.delete(self._heartbeat)
             pipeline.eval(_RECOVER, 3, TASK_LIST, self.name, self._heartbeat)

@@ -1,4 +1,4 @@
-"""What the consumer counts. All names, with what they mean, stand here."""
+"""All metrics of the consumer, with their meaning."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Metrics:
 
 
 class Backlog(Collector):
-    """What lies in Redis, read when Prometheus asks:
+    """Lengths of the lists in Redis, read when Prometheus scrapes:
 
     wearon_consumer_list_length{list="waiting|celery|celery_again|dead_letters|in_flight"}
         (in_flight: of this consumer alone)

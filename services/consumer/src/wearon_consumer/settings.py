@@ -1,4 +1,4 @@
-"""What the consumer can be told. It never holds a Supabase or OpenAI key."""
+"""The settings of the consumer. It never holds a Supabase or OpenAI key."""
 
 from __future__ import annotations
 
