@@ -63,7 +63,7 @@ class Row:
     @property
     def message(self) -> str:
         assert self.code is not None
-        return sentence(self.code, self.image)
+        return sentence(self.code, self.image or "pictures")
 
 
 def at_rpc(function: str, action: str, *, times: int = 1, **fault: Any) -> Arrange:
@@ -198,10 +198,6 @@ ROWS: Final = (
         log=("image_unreachable", "session_completed")),
     Row("image connection closed by our Storage", urls=own_input, arrange=at_input("drop"),
         log=("image_unreachable", "session_completed")),
-    # Anything else
-    Row("provider refuses the key", said="401", code=E.INTERNAL_ERROR, log=FAILED, payers=PAYERS),
-    Row("provider does not know the model", said="404", code=E.INTERNAL_ERROR, log=FAILED),
-    Row("provider refuses the request", said="400", code=E.PROVIDER_REFUSED, log=FAILED),
     # Supabase away: nothing done, or done and the answer lost
     Row("hold away", arrange=at_rpc("hold", "status", status=503, times=2),
         log=(UNAVAILABLE, UNAVAILABLE, "job_held", "session_completed")),

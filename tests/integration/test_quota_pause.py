@@ -98,7 +98,7 @@ def test_backlog_is_not_burnt_and_one_job_probes(stack: Stack, generator: Servic
         tryons.assert_failed(tryon, CODE, sentence(CODE))
     both = (generator, latecomer)
     assert {alarm["level"] for replica in both for alarm in replica.events(event="quota_pause")} == {"error"}
-    said = [e for replica in both for e in replica.events(event="provider_quota_exhausted", level="error")]
+    said = [e for replica in both for e in replica.events(event="provider_refuses_every_job", level="error")]
     assert {event["request_id"] for event in said} >= {tryon.job.request_id for tryon in failed}
 
     # The probe fails: one more job is lost to it, and no other begins.

@@ -10,18 +10,19 @@ from typing import Any, cast
 import httpx2
 import pytest
 from openai import AsyncOpenAI
-from prometheus_client import CollectorRegistry
 
 from wearon_contracts.errors import ErrorCode
 from wearon_contracts.queues import DEAD_LETTER_LIST
 from wearon_contracts.tasks import DeadLetter
 from wearon_generator.dead_letters import DeadLetters
 from wearon_generator.jobs import LONGEST_RATE_LIMIT_PAUSE, Done, JobRunner, rate_limit_delay
-from wearon_generator.metrics import Metrics
-from wearon_generator.openai_client import Generated, ProviderError, generate_tryon
-from wearon_generator.prices import Usage, estimate_cost
+from wearon_generator.models import MODELS
+from wearon_generator.openai_provider import OpenAIProvider
+from wearon_generator.prices import Usage
+from wearon_generator.provider import Generated, ProviderError
 from wearon_service_kit.redis_clients import connect_async
 
+MODEL = MODELS["gpt-image-1.5"]
 PICTURE = b"\xff\xd8\xff picture"
 DATA = [{"b64_json": base64.b64encode(PICTURE).decode()}]
 
@@ -29,23 +30,12 @@ DATA = [{"b64_json": base64.b64encode(PICTURE).decode()}]
 def asked(answer: Any) -> Generated:
     """What becomes of a 200 with this body."""
 
-    async def take_slot() -> None:
-        return
-
     async def run() -> Generated:
         transport = httpx2.MockTransport(lambda _: httpx2.Response(200, json=answer))
         async with AsyncOpenAI(
             api_key="x", http_client=httpx2.AsyncClient(transport=transport), max_retries=0
         ) as client:
-            return await generate_tryon(
-                client,
-                model="gpt-image-1.5",
-                images=[b"x"],
-                prompt="",
-                max_calls=1,
-                take_slot=take_slot,
-                metrics=Metrics(CollectorRegistry()),
-            )
+            return await OpenAIProvider(client, MODEL, {}).edit([b"x"], "")
 
     return asyncio.run(run())
 
@@ -67,15 +57,15 @@ def asked(answer: Any) -> Generated:
     ],
 )
 def test_a_good_picture_with_odd_usage_is_kept(usage: Any) -> None:
-    assert asked({"data": DATA, "usage": usage}) == Generated(PICTURE, None)
+    assert asked({"data": DATA, "usage": usage}) == Generated(PICTURE, None, None, MODEL.name)
 
 
 @pytest.mark.parametrize("details", [None, "x", [], 5, {}, {"text_tokens": "1", "image_tokens": None}])
 def test_details_may_be_missing_or_odd(details: Any) -> None:
     usage = {"input_tokens": 3, "output_tokens": 4, "input_tokens_details": details}
     made = asked({"data": DATA, "usage": usage | {"output_tokens_details": details}})
-    assert made == Generated(PICTURE, Usage(3, 4))
-    assert made.usage and estimate_cost("gpt-image-1.5", made.usage) is not None
+    assert (made.data, made.usage) == (PICTURE, Usage(3, 4))
+    assert made.cost is not None
 
 
 @pytest.mark.parametrize(

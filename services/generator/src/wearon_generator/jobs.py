@@ -12,7 +12,6 @@ from typing import Final, TypeVar
 from uuid import uuid4
 
 import structlog
-from openai import AsyncOpenAI
 from pydantic import ValidationError
 
 from wearon_contracts.errors import ErrorCode, sentence
@@ -24,8 +23,8 @@ from wearon_generator.image_processor import ImageError, ImageProcessor
 from wearon_generator.leases import Lease, LeaseKeeper
 from wearon_generator.ledger import Claim, Held, Ledger, Result, Session, Verdict
 from wearon_generator.metrics import Metrics
-from wearon_generator.openai_client import Generated, ProviderError, generate_tryon
-from wearon_generator.prices import Usage, estimate_cost
+from wearon_generator.prompts import image_label
+from wearon_generator.provider import Generated, Provider, ProviderError, edit_with_retries
 from wearon_generator.slots import Priority, SlotLine
 from wearon_generator.storage import ResultRefused, ResultStore
 from wearon_generator.supabase_client import SupabaseUnavailable, keep_asking
@@ -102,15 +101,6 @@ def rate_limit_delay(asked: float | None) -> int:
     return round(max(1, min(asked, LONGEST_RATE_LIMIT_PAUSE)))
 
 
-@dataclass(frozen=True, slots=True)
-class Provider:
-    """The image model and how to call it."""
-
-    client: AsyncOpenAI
-    model: str
-    max_calls: int
-
-
 class Stopping:
     """Whether, and since when, the process is asked to stop."""
 
@@ -140,6 +130,7 @@ class JobRunner:
         store: ResultStore,
         images: ImageProcessor,
         provider: Provider,
+        max_calls: int,
         line: SlotLine,
         leases: LeaseKeeper,
         breaker: QuotaBreaker,
@@ -152,6 +143,7 @@ class JobRunner:
         self._store = store
         self._images = images
         self._provider = provider
+        self._max_calls = max_calls
         self._line = line
         self._leases = leases
         self._breaker = breaker
@@ -378,7 +370,7 @@ class JobRunner:
             code = ErrorCode.DEADLINE_EXCEEDED
             raise _Failed(code, sentence(code), f"no answer in {DEADLINE_SECONDS:.0f} s") from error
         # From here on money is spent, and the deadline no longer applies.
-        await self._record_usage(claim, lease, answer.usage)
+        await self._record_usage(claim, lease, answer)
         if isinstance(answer, ProviderError):
             raise await self._meaning_of(answer) from answer
         await self._breaker.answered()
@@ -416,33 +408,33 @@ class JobRunner:
 
         with self._metrics.steps.labels(step="provider").time():
             try:
-                return await generate_tryon(
-                    self._provider.client,
-                    model=self._provider.model,
-                    images=images,
-                    prompt=task.prompt,
-                    max_calls=self._provider.max_calls,
+                return await edit_with_retries(
+                    self._provider,
+                    images,
+                    task.prompt,
+                    max_calls=self._max_calls,
                     take_slot=take_slot,
                     metrics=self._metrics,
                 )
             except ProviderError as error:
                 return error
 
-    async def _record_usage(self, claim: Claim, lease: Lease, usage: Usage | None) -> None:
+    async def _record_usage(self, claim: Claim, lease: Lease, answer: Generated | ProviderError) -> None:
+        usage, cost, model = answer.usage, answer.cost, answer.model
         if usage is None:
             return
-        cost = estimate_cost(self._provider.model, usage)
         if cost is not None:
             self._metrics.cost_usd.inc(float(cost))
         call_id = uuid4()
         await self._ask(
-            lambda: self._ledger.record_usage(claim, call_id, self._provider.model, usage, cost),
+            lambda: self._ledger.record_usage(claim, call_id, model, usage, cost),
             what="record_usage",
             until=None,
             worth_it=lambda: self._may_go_on(lease),
         )
         log.info(
             "provider_answered",
+            model=model,
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
             cost_usd=None if cost is None else float(cost),
@@ -450,16 +442,15 @@ class JobRunner:
 
     async def _meaning_of(self, error: ProviderError) -> Exception:
         """What a refusal of the provider means for the job, and for the jobs after it."""
-        if error.code is ErrorCode.QUOTA_EXHAUSTED:
-            log.error("provider_quota_exhausted", detail=error.detail)
+        if error.consequence.same_for_every_job:
+            log.error("provider_refuses_every_job", reason=error.refusal.value, detail=error.detail)
             await self._breaker.exhausted()
-        elif error.code is not ErrorCode.PROVIDER_UNAVAILABLE:
+        elif error.consequence.account_works:
             await self._breaker.answered()
         if error.code is ErrorCode.RATE_LIMITED:
             return _RateLimited(error.retry_after)
-        if error.code is ErrorCode.INTERNAL_ERROR:
-            log.error("provider_rejects_credentials_or_model", detail=error.detail)
-        return _Failed(error.code, sentence(error.code), error.detail)
+        which = "pictures" if error.picture is None else image_label(error.picture)
+        return _Failed(error.code, sentence(error.code, which), error.detail)
 
     # ------------------------------------------------------------------ settling
 
@@ -492,7 +483,7 @@ class JobRunner:
             url=url,
             processing_time_ms=round((time.monotonic() - started) * 1000),
             usage=usage,
-            cost_usd=estimate_cost(self._provider.model, usage) if usage else None,
+            cost_usd=generated.cost if generated else None,
         )
         verdict = await self._ask(
             lambda: self._ledger.complete(claim, result), what="complete", until=None, worth_it=go_on

@@ -1,4 +1,4 @@
-"""What an answer of the image model costs."""
+"""What an answer of an image model costs."""
 
 from __future__ import annotations
 
@@ -29,22 +29,14 @@ class Price:
     image_out: Decimal
 
 
-PRICES: Final[dict[str, Price]] = {
-    # The provider's price list, as given in the platform facts this project was built to.
-    "gpt-image-1.5": Price(Decimal(5), Decimal(8), Decimal(10), Decimal(32)),
-}
-
 _CENT_FRACTION: Final = Decimal("0.000001")
 
 
-def estimate_cost(model: str, usage: Usage) -> Decimal | None:
-    """Cost of one answer in USD, to the millionth; None for a model that `PRICES` does not list.
+def estimate_cost(price: Price, usage: Usage) -> Decimal:
+    """Cost of one answer in USD, to the millionth.
 
     Tokens whose kind is not known count as image tokens, the dearer kind and by far the more frequent.
     """
-    price = PRICES.get(model)
-    if price is None:
-        return None
     text_in = usage.input_text_tokens or 0
     image_in = (
         max(0, usage.input_tokens - text_in) if usage.input_image_tokens is None else usage.input_image_tokens

@@ -20,11 +20,12 @@ from wearon_generator.breaker import QuotaBreaker
 from wearon_generator.celery_app import create_celery_app, deliver_again, publish_again
 from wearon_generator.dead_letters import DeadLetters
 from wearon_generator.image_processor import ImageProcessor
-from wearon_generator.jobs import VISIBILITY_TIMEOUT, JobRunner, Provider, Stopping
+from wearon_generator.jobs import VISIBILITY_TIMEOUT, JobRunner, Stopping
 from wearon_generator.leases import LeaseKeeper
 from wearon_generator.ledger import Ledger, MigrationsMissing
 from wearon_generator.metrics import Metrics, gauge_value
-from wearon_generator.openai_client import connect_openai
+from wearon_generator.models import find_model
+from wearon_generator.openai_provider import OpenAIProvider, connect_openai
 from wearon_generator.presence import Presence
 from wearon_generator.queue_scan import QueueScan
 from wearon_generator.recovery import Sweeper, cleanup_stuck_sessions
@@ -119,15 +120,8 @@ class Runtime:
             ledger=self._ledger,
             store=self._store,
             images=ImageProcessor(fetcher, decoders, metrics),
-            provider=Provider(
-                connect_openai(
-                    settings.openai_api_key.get_secret_value(),
-                    settings.openai_base_url,
-                    settings.openai_timeout_seconds,
-                ),
-                settings.openai_model,
-                settings.openai_max_retries,
-            ),
+            provider=self._connect_provider(),
+            max_calls=settings.openai_max_retries,
             line=self._line,
             leases=self._leases,
             breaker=self._breaker,
@@ -136,6 +130,17 @@ class Runtime:
             metrics=metrics,
         )
         register_tasks(self.celery, runner, self._thread.run)
+
+    def _connect_provider(self) -> OpenAIProvider:
+        settings = self._settings
+        client = connect_openai(
+            settings.openai_api_key.get_secret_value(),
+            settings.openai_base_url,
+            settings.openai_timeout_seconds,
+        )
+        model = find_model(settings.openai_model)
+        fields = model.fields(settings.openai_quality, settings.openai_size, settings.openai_complexity)
+        return OpenAIProvider(client, model, fields)
 
     def _describe(self) -> dict[str, Any]:
         return {

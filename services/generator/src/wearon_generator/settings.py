@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from wearon_contracts.results import DEFAULT_BUCKET, SIGNED_URL_SECONDS
+from wearon_generator.models import DEFAULT_MODEL, find_model
 from wearon_service_kit.settings import HttpOrigin, HttpUrl, OriginList, RedisUrl, ServiceSettings
 
 
@@ -26,7 +27,17 @@ class GeneratorSettings(ServiceSettings):
     openai_base_url: Annotated[
         HttpUrl | None, Field(description="Another server that speaks OpenAI's API; with its /v1.")
     ] = None
-    openai_model: Annotated[str, Field(min_length=1, description="Image model.")] = "gpt-image-1.5"
+    openai_model: Annotated[str, Field(min_length=1, description="Image model.")] = DEFAULT_MODEL
+    openai_quality: Annotated[
+        str | None, Field(description="Quality of the pictures; without it the model's default.")
+    ] = None
+    openai_size: Annotated[
+        str | None, Field(description="WIDTHxHEIGHT of the pictures; without it the model's default.")
+    ] = None
+    openai_complexity: Annotated[
+        Literal["low", "medium", "high"] | None,
+        Field(description="How long the model may plan, if it takes that; without it OpenAI's default."),
+    ] = None
     openai_max_retries: Annotated[
         int, Field(ge=1, le=10, description="Calls per try-on on errors of the provider, the first included.")
     ] = 3
@@ -51,3 +62,16 @@ class GeneratorSettings(ServiceSettings):
         Field(description="Comma-separated scheme://host:port that may be fetched although private."),
     ] = ()
     health_port: Annotated[int, Field(ge=0, le=65535, description="/live, /ready, /metrics.")] = 8002
+
+    @model_validator(mode="after")
+    def _fits_the_model(self) -> Self:
+        """What the model would refuse in every call is refused at start."""
+        objections = find_model(self.openai_model).objections(self.openai_quality, self.openai_size)
+        if objections:
+            raise ValueError(
+                "; ".join(
+                    f"OPENAI_{field.upper()} is wrong: {self.openai_model} takes {instead}"
+                    for field, instead in objections.items()
+                )
+            )
+        return self

@@ -1,0 +1,122 @@
+"""OpenAI's image edits as a `Provider`. The only module that knows OpenAI's SDK."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+
+from openai import APIConnectionError, APIStatusError, AsyncOpenAI, OpenAIError
+from openai.types import ImagesResponse
+
+from wearon_generator.models import Model
+from wearon_generator.openai_errors import classify, picture_in_question
+from wearon_generator.prices import Usage, estimate_cost
+from wearon_generator.prompts import default_prompt, file_names
+from wearon_generator.provider import Generated, ProviderError, Refusal
+from wearon_generator.storage import content_type
+
+_MOST_TOKENS = 2**31 - 1  # the ledger's columns are integers
+
+
+def connect_openai(api_key: str, base_url: str | None, timeout_seconds: float) -> AsyncOpenAI:
+    """Build the client; its own retries are off, because every call needs a slot of the global limit."""
+    return AsyncOpenAI(api_key=api_key, base_url=base_url, timeout=timeout_seconds, max_retries=0)
+
+
+class OpenAIProvider:
+    """One model of OpenAI's; `fields`: what is asked for besides model, pictures and prompt."""
+
+    def __init__(self, client: AsyncOpenAI, model: Model, fields: Mapping[str, str]) -> None:
+        self._client = client
+        self._model = model
+        self._fields = fields
+
+    async def edit(self, pictures: Sequence[bytes], prompt: str) -> Generated:
+        """See `Provider.edit`."""
+        names = file_names(len(pictures))
+        try:
+            response = await self._client.images.edit(
+                image=[(name, data, "image/jpeg") for name, data in zip(names, pictures, strict=True)],
+                model=self._model.name,
+                prompt=prompt or default_prompt(len(pictures)),
+                n=1,
+                output_format="jpeg",
+                extra_body=dict(self._fields),
+            )
+        except APIStatusError as error:
+            raise self._refused(error, len(pictures)) from error
+        except APIConnectionError as error:
+            raise self._error(Refusal.CONNECTION, type(error).__name__) from error
+        except (OpenAIError, ValueError) as error:
+            # The SDK could not make sense of the answer.
+            raise self._error(Refusal.BAD_ANSWER, type(error).__name__) from error
+        return self._picture(response)
+
+    def _refused(self, error: APIStatusError, pictures: int) -> ProviderError:
+        code, kind, param = _text(error.code), _text(error.type), _text(error.param)
+        return ProviderError(
+            classify(error.status_code, code, kind, param),
+            f"status {error.status_code}, code {code}, type {kind}",
+            model=self._model.name,
+            picture=picture_in_question(param, error.message, pictures),
+            retry_after=_retry_after(error),
+        )
+
+    def _error(
+        self, refusal: Refusal, detail: str, usage: Usage | None = None, cost: Decimal | None = None
+    ) -> ProviderError:
+        return ProviderError(refusal, detail, model=self._model.name, usage=usage, cost=cost)
+
+    def _picture(self, response: object) -> Generated:
+        # The SDK hands on what is not JSON (a proxy's page, say) as a string.
+        if not isinstance(response, ImagesResponse):
+            raise self._error(Refusal.BAD_ANSWER, "the answer is not the API's")
+        usage = _usage(response)
+        price = self._model.price
+        cost = estimate_cost(price, usage) if price and usage else None
+        pictures: object = response.data
+        encoded = getattr(pictures[0], "b64_json", None) if isinstance(pictures, list) and pictures else None
+        try:
+            data = base64.b64decode(encoded, validate=True) if isinstance(encoded, str) else b""
+        except ValueError:
+            data = b""
+        if content_type(data) is None:
+            raise self._error(Refusal.BAD_ANSWER, "the answer holds no JPEG, PNG or WebP", usage, cost)
+        return Generated(data, usage, cost, self._model.name)
+
+
+def _text(value: object) -> str | None:
+    """What the SDK read as a code, type or parameter; None for what is no word of a sensible length."""
+    return value if isinstance(value, str) and 0 < len(value) <= 100 else None
+
+
+def _retry_after(error: APIStatusError) -> float | None:
+    try:
+        seconds = float(error.response.headers.get("retry-after", ""))
+    except ValueError:
+        return None
+    return seconds if seconds >= 0 else None
+
+
+def _tokens(part: object, name: str) -> int | None:
+    """The figure `name`; None for what is no figure: the SDK hands on whatever the answer holds."""
+    value = getattr(part, name, None)
+    return value if type(value) is int and 0 <= value <= _MOST_TOKENS else None
+
+
+def _usage(response: ImagesResponse) -> Usage | None:
+    usage: object = response.usage
+    taken, given_back = _tokens(usage, "input_tokens"), _tokens(usage, "output_tokens")
+    if taken is None or given_back is None:
+        return None
+    given = getattr(usage, "input_tokens_details", None)
+    made = getattr(usage, "output_tokens_details", None)
+    return Usage(
+        input_tokens=taken,
+        output_tokens=given_back,
+        input_text_tokens=_tokens(given, "text_tokens"),
+        input_image_tokens=_tokens(given, "image_tokens"),
+        output_text_tokens=_tokens(made, "text_tokens"),
+        output_image_tokens=_tokens(made, "image_tokens"),
+    )
