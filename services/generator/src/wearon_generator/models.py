@@ -32,7 +32,7 @@ class Model:
     """One model.
 
     `qualities`: those it takes, none if that is not known. `sizes`: likewise, None for any within OpenAI's
-    limits. `complexities`: none if it does not take that field. `ends`: the day on which it is switched off, if
+    limits. `complexities`: none if it does not take that field. `ends`: the day of its end, if
     that is announced. `successor`: what to set instead then.
     """
 
