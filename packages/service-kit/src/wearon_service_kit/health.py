@@ -24,6 +24,8 @@ from wearon_service_kit.redaction import redact
 
 _log = structlog.get_logger(__name__)
 
+ANY_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - probes come from outside the container
+
 _REQUEST_SECONDS: Final = 2.0  # a request that has not arrived by then is dropped
 _REQUEST_BYTES: Final = 8192
 _MAX_CONNECTIONS: Final = 32
@@ -154,7 +156,8 @@ class HealthServer:
     /ready   200 or 503, {"ready": bool, "checks": {name: {"ok": bool, "detail": str}}}
     /metrics Prometheus text of `registry`, to which wearon_ready{check=name} is added
 
-    GET and HEAD only; anything else is 404 or 501. `port` 0 takes a free one, see `port` after `start`.
+    GET and HEAD only; anything else is 404 or 501. `host`: an IPv4 or IPv6 address; `::` takes both kinds, as
+    hosters with an IPv6 network inside want it. `port` 0 takes a free one, see `port` after `start`.
     """
 
     def __init__(
@@ -163,7 +166,7 @@ class HealthServer:
         checks: Mapping[str, Check],
         registry: CollectorRegistry,
         *,
-        host: str = "0.0.0.0",  # noqa: S104 - probes come from outside the container
+        host: str = ANY_ADDRESS,
     ) -> None:
         self._address = (host, port)
         self._readiness = Readiness(checks)
@@ -224,7 +227,15 @@ class _Server(ThreadingMixIn, TCPServer):
     def __init__(self, address: tuple[str, int], answer: Callable[[str], tuple[int, str, bytes]]) -> None:
         self.answer = answer
         self._places = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
         super().__init__(address, _Handler)
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:
+            # `::` means every address, those of IPv4 too, whatever the system's default is.
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._places.acquire(blocking=False):

@@ -8,26 +8,35 @@ What redis-py 8.1 does unless told otherwise, and what is done here instead:
   the caller knows whether it may be repeated, and backs off on its own terms.
 - `socket_timeout` is 5 s, so a blocking pop of 5 s or more raises instead of returning None and may lose the
   element. Here it is always `block_seconds` plus 5 s.
-- Options in the URL's query win over arguments. Here the limits win, so that no URL can undo them.
+- Options in the URL's query win over arguments. Here `redis_address` says which are used; the limits are not
+  among them, so that no URL can undo them.
+- A server that refuses CLIENT SETNAME (some proxies do) gets no connection. Here it gets one without a name.
 - RESP3 with its HELLO handshake and maintenance notifications. Nothing here needs push messages, and RESP2
   works with every server and proxy.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
 import redis
 import redis.asyncio
+import structlog
 from pydantic import SecretStr
-from redis.asyncio.connection import parse_url as parse_url_async
 from redis.asyncio.retry import Retry as AsyncRetry
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.backoff import NoBackoff
-from redis.connection import parse_url
 from redis.retry import Retry
+from redis.sentinel import Sentinel as SyncSentinel
+
+from wearon_service_kit.redis_address import RedisAddress, parse_redis_url
+
+_log = structlog.get_logger(__name__)
 
 ANSWER_SECONDS: Final = 5.0  # how long an answer may take beyond the time the command itself may block
 CONNECT_SECONDS: Final = 5.0
+SENTINEL_CONNECT_SECONDS: Final = 1.0  # Sentinels are asked one after the other, and one may be down
 MAX_CONNECTIONS: Final = 1024  # redis-py raises beyond 100, fewer than a generator has jobs
 HEALTH_CHECK_SECONDS: Final = 15  # a connection idle for longer is tested with a PING before it is used
 
@@ -35,32 +44,69 @@ HEALTH_CHECK_SECONDS: Final = 15  # a connection idle for longer is tested with 
 def connect(url: str | SecretStr, *, name: str, block_seconds: float = 0) -> redis.Redis:
     """A client for threads; opens no connection yet, later as many as are used at once.
 
-    `url`: redis:// or rediss:// (certificate and host name are verified). `name` shows in CLIENT LIST; no
-    spaces.
+    `url`: what `parse_redis_url` reads; behind Sentinel each new connection asks for the primary.
+    `name` shows in CLIENT LIST where the server allows that; no spaces.
     `block_seconds`: the longest time any blocking command of this client asks for; 0 when it sends none.
     Commands raise redis.ConnectionError or redis.TimeoutError; whether they were executed is then unknown.
     """
+    address = parse_redis_url(_plain(url))
+    _warn_of_ignored(address.ignored)
+
+    def say_name(connection: Any) -> None:
+        connection.on_connect()
+        try:
+            connection.send_command("CLIENT", "SETNAME", name)
+            connection.read_response()
+        except redis.ResponseError:
+            _say_nameless(name)
+
     options: dict[str, Any] = {
-        **parse_url(_plain(url)),  # type: ignore[no-untyped-call]
-        **_limits(name, block_seconds),
+        **address.connection_options(),
+        **_limits(block_seconds),
         "retry": Retry(NoBackoff(), 0),
+        "redis_connect_func": say_name,
     }
-    return redis.Redis.from_pool(redis.ConnectionPool(**options))
+    if address.master_name is not None:
+        sentinel = SyncSentinel(address.nodes, sentinel_kwargs=_to_sentinels(address), **options)  # type: ignore[no-untyped-call]
+        client: redis.Redis = sentinel.master_for(address.master_name, ssl=address.tls is not None)  # type: ignore[no-untyped-call]
+        return client
+    host, port = address.nodes[0]
+    if address.tls is not None:
+        options["connection_class"] = redis.SSLConnection
+    return redis.Redis.from_pool(redis.ConnectionPool(host=host, port=port, **options))
 
 
 def connect_async(url: str | SecretStr, *, name: str, block_seconds: float = 0) -> redis.asyncio.Redis:
     """The same for one asyncio event loop; end it with `await client.aclose()`."""
+    address = parse_redis_url(_plain(url))
+    _warn_of_ignored(address.ignored)
+
+    async def say_name(connection: Any) -> None:
+        await connection.on_connect()
+        try:
+            await connection.send_command("CLIENT", "SETNAME", name)
+            await connection.read_response()
+        except redis.ResponseError:
+            _say_nameless(name)
+
     options: dict[str, Any] = {
-        **parse_url_async(_plain(url)),
-        **_limits(name, block_seconds),
+        **address.connection_options(),
+        **_limits(block_seconds),
         "retry": AsyncRetry(NoBackoff(), 0),
+        "redis_connect_func": say_name,
     }
-    return redis.asyncio.Redis.from_pool(redis.asyncio.ConnectionPool(**options))
+    if address.master_name is not None:
+        sentinel = AsyncSentinel(address.nodes, sentinel_kwargs=_to_sentinels(address), **options)  # type: ignore[no-untyped-call]
+        client: redis.asyncio.Redis = sentinel.master_for(address.master_name, ssl=address.tls is not None)
+        return client
+    host, port = address.nodes[0]
+    if address.tls is not None:
+        options["connection_class"] = redis.asyncio.SSLConnection
+    return redis.asyncio.Redis.from_pool(redis.asyncio.ConnectionPool(host=host, port=port, **options))
 
 
-def _limits(name: str, block_seconds: float) -> dict[str, Any]:
+def _limits(block_seconds: float) -> dict[str, Any]:
     return {
-        "client_name": name,
         "socket_timeout": block_seconds + ANSWER_SECONDS,
         "socket_connect_timeout": CONNECT_SECONDS,
         "socket_keepalive": True,
@@ -73,3 +119,23 @@ def _limits(name: str, block_seconds: float) -> dict[str, Any]:
 
 def _plain(url: str | SecretStr) -> str:
     return url.get_secret_value() if isinstance(url, SecretStr) else url
+
+
+def _to_sentinels(address: RedisAddress) -> dict[str, Any]:
+    return {
+        **address.sentinel_options(),
+        "socket_timeout": ANSWER_SECONDS,
+        "socket_connect_timeout": SENTINEL_CONNECT_SECONDS,
+        "protocol": 2,
+    }
+
+
+@lru_cache
+def _warn_of_ignored(options: tuple[str, ...]) -> None:
+    if options:
+        _log.warning("redis_url_options_ignored", options=list(options))
+
+
+@lru_cache
+def _say_nameless(name: str) -> None:
+    _log.info("redis_connection_without_name", name=name)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from ipaddress import ip_address
+from typing import Annotated, Any, Final, Literal, TypeVar
+from urllib.parse import quote
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -17,25 +18,37 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from wearon_service_kit.origins import parse_base_url, parse_origin
+from wearon_service_kit.redis_address import parse_redis_url
 
-_NOT_A_REDIS_URL = "must look like redis://host:port/0 or rediss://:password@host:port/0"
+_LOOKS_LIKE_QUOTES: Final = "\"'`\u2018\u2019\u201a\u201c\u201d\u201e\u00ab\u00bb"
 
 
 def _check_redis_url(url: SecretStr) -> SecretStr:
-    """What redis-py would silently ignore (a database that is no number) is refused as well."""
-    try:
-        parts = urlsplit(url.get_secret_value())
-        acceptable = (
-            parts.scheme in ("redis", "rediss")
-            and bool(parts.hostname)
-            and parts.port != 0
-            and (parts.path in ("", "/") or parts.path[1:].isdecimal())
-        )
-    except ValueError:
-        acceptable = False
-    if not acceptable:
-        raise ValueError(_NOT_A_REDIS_URL)
+    parse_redis_url(url.get_secret_value())
     return url
+
+
+def _check_secret(secret: SecretStr) -> SecretStr:
+    """Refuse what cannot be a key: it would only fail later, at the first call."""
+    text = secret.get_secret_value()
+    if not text:
+        raise ValueError("is empty")
+    if text[0] in _LOOKS_LIKE_QUOTES or text[-1] in _LOOKS_LIKE_QUOTES:
+        raise ValueError(
+            "has quotes around it: docker --env-file takes them as part of the value, leave them out"
+        )
+    if any(character.isspace() for character in text):
+        raise ValueError("has a space or a line break in it")
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError("has a character in it that no key has: copy it again")
+    return secret
+
+
+def _check_listen_address(text: str) -> str:
+    try:
+        return str(ip_address(text.strip("[]")))
+    except ValueError:
+        raise ValueError("must be an IPv4 or IPv6 address, for example 0.0.0.0 or ::") from None
 
 
 def _split_commas(value: Any) -> Any:
@@ -51,7 +64,10 @@ def _upper(value: Any) -> Any:
 RedisUrl = Annotated[
     SecretStr, AfterValidator(_check_redis_url), Field(examples=["redis://localhost:6379/0"])
 ]
-"""A redis:// or rediss:// URL; secret, since it may hold a password."""
+"""What `redis_address.parse_redis_url` reads; secret, since it may hold a password."""
+
+Secret = Annotated[SecretStr, AfterValidator(_check_secret)]
+"""A key or token: printable ASCII without spaces and without quotes around it."""
 
 HttpOrigin = Annotated[str, AfterValidator(parse_origin), Field(examples=["https://example.com"])]
 """`scheme://host[:port]` in its canonical spelling, without a slash at the end."""
@@ -62,8 +78,12 @@ HttpUrl = Annotated[str, AfterValidator(parse_base_url), Field(examples=["https:
 OriginList = Annotated[tuple[HttpOrigin, ...], NoDecode, BeforeValidator(_split_commas)]
 """Comma-separated origins."""
 
-SecretList = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_commas)]
+SecretList = Annotated[tuple[Secret, ...], NoDecode, BeforeValidator(_split_commas)]
 """Comma-separated secrets."""
+
+
+ListenAddress = Annotated[str, AfterValidator(_check_listen_address)]
+"""An IPv4 or IPv6 address to listen on; `::` is every address of both kinds."""
 
 
 class ServiceSettings(BaseSettings):
@@ -105,7 +125,15 @@ class ServiceSettings(BaseSettings):
             value = getattr(self, name)
             items = value if isinstance(value, tuple) else (value,)
             found += [item.get_secret_value() for item in items if isinstance(item, SecretStr)]
-        return tuple(urlsplit(text).password or "" if "://" in text else text for text in found)
+        return tuple(secret for text in found for secret in _parts_to_hide(text))
+
+
+def _parts_to_hide(text: str) -> tuple[str, ...]:
+    if "://" not in text:
+        return (text,)
+    passwords = parse_redis_url(text).secrets
+    # As they stand in the URL, and as they are sent.
+    return (*passwords, *(quote(password, safe="") for password in passwords))
 
 
 Settings = TypeVar("Settings", bound=ServiceSettings)

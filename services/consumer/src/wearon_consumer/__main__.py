@@ -25,6 +25,7 @@ from wearon_contracts.queues import CELERY_QUEUE
 from wearon_service_kit.health import CheckResult, HealthServer
 from wearon_service_kit.logs import configure_logging
 from wearon_service_kit.redis_clients import connect
+from wearon_service_kit.redis_server import refuse_unsuitable
 from wearon_service_kit.settings import load_settings
 
 _log = structlog.get_logger(__name__)
@@ -39,6 +40,7 @@ def main(
     settings = load_settings(ConsumerSettings)
     configure_logging("consumer", settings.log_level, settings.log_format, secrets=settings.secret_values())
     client = connect(settings.redis_url, name="wearon-consumer", block_seconds=timing.wait)
+    refuse_unsuitable(client)
     consumer_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
@@ -57,7 +59,7 @@ def main(
         return CheckResult(bridge.progresses())
 
     checks = {"redis": redis_answers, "loop": loop_progresses}
-    with HealthServer(settings.health_port, checks, registry) as health:
+    with HealthServer(settings.health_port, checks, registry, host=settings.health_host) as health:
         _log.info("consumer_started", consumer_id=consumer_id, health_port=health.port)
         bridge.run()
     return 0

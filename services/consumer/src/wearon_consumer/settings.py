@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from wearon_service_kit.settings import RedisUrl, ServiceSettings
+from wearon_service_kit.health import ANY_ADDRESS
+from wearon_service_kit.settings import ListenAddress, RedisUrl, ServiceSettings
 
 
 class ConsumerSettings(ServiceSettings):
@@ -15,6 +16,9 @@ class ConsumerSettings(ServiceSettings):
     redis_url: Annotated[
         RedisUrl, Field(description="Redis with the task list, which is also Celery's broker.")
     ]
+    health_host: Annotated[
+        ListenAddress, Field(description="Address for /live, /ready and /metrics; :: takes IPv6 and IPv4.")
+    ] = ANY_ADDRESS
     health_port: Annotated[
         int, Field(ge=0, le=65535, description="Port of /live, /ready and /metrics; 0 takes a free one.")
     ] = 8001

@@ -15,10 +15,13 @@ import structlog
 from celery import signals
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
+from wearon_generator.celery_app import forget_client_name
 from wearon_generator.runtime import Runtime
 from wearon_generator.settings import GeneratorSettings
 from wearon_service_kit.health import CheckResult, HealthServer
 from wearon_service_kit.logs import configure_logging
+from wearon_service_kit.redis_clients import connect
+from wearon_service_kit.redis_server import refuse_unsuitable, takes_client_names
 from wearon_service_kit.settings import load_settings
 
 log = structlog.get_logger()
@@ -45,6 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     runtime = Runtime(settings, registry)
+    with connect(settings.redis_url, name="wearon-generator-start") as client:
+        refuse_unsuitable(client)
+        if not takes_client_names(client):
+            forget_client_name(runtime.celery)
     worker_ready = threading.Event()
     checks = {
         "worker": lambda: CheckResult(worker_ready.is_set(), "" if worker_ready.is_set() else "not started"),
@@ -53,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         "storage": runtime.check_storage,
         "provider_quota": runtime.check_quota,
     }
-    with HealthServer(settings.health_port, checks, registry) as health:
+    with HealthServer(settings.health_port, checks, registry, host=settings.health_host) as health:
         log.info("generator_started", replica=runtime.replica, health_port=health.port)
         if not _wait_until_ready(runtime):
             return 0

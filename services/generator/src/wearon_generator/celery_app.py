@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ssl
 from typing import Any
-from urllib.parse import urlsplit
 
 from celery import Celery
 from kombu.connection import Connection
@@ -18,6 +16,8 @@ from wearon_contracts.queues import (
     UNACKED_INDEX,
     UNACKED_MUTEX,
 )
+from wearon_service_kit.redis_address import RedisAddress, parse_redis_url
+from wearon_service_kit.redis_clients import SENTINEL_CONNECT_SECONDS
 
 
 class SteadyConnection(Connection):
@@ -34,10 +34,10 @@ def create_celery_app(redis_url: str, *, concurrency: int, visibility_timeout: i
 
     `visibility_timeout`: seconds after which the broker hands out an unacknowledged message again.
     """
-    app = Celery("wearon_generator", broker=redis_url, set_as_current=False)
-    if urlsplit(redis_url).scheme == "rediss" and "ssl_" not in urlsplit(redis_url).query:
-        # Unlike redis-py, kombu verifies no certificate unless told to.
-        app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+    address = parse_redis_url(redis_url)
+    app = Celery("wearon_generator", broker=address.broker_url(), set_as_current=False)
+    if address.tls is not None:
+        app.conf.broker_use_ssl = address.tls
     app.conf.update(
         task_queues=[_queue(name) for name in (CELERY_AGAIN_QUEUE, CELERY_QUEUE)],
         task_default_queue=CELERY_QUEUE,
@@ -74,10 +74,26 @@ def create_celery_app(redis_url: str, *, concurrency: int, visibility_timeout: i
             "socket_timeout": 10,
             "health_check_interval": 15,
             "client_name": "wearon-generator-broker",
+            **_sentinel_options(address),
         },
     )
     app.amqp.Connection = SteadyConnection
     return app
+
+
+def forget_client_name(app: Celery) -> None:
+    """Connect without a name, for a server that refuses CLIENT SETNAME; before the first connection."""
+    app.conf.broker_transport_options.pop("client_name", None)
+
+
+def _sentinel_options(address: RedisAddress) -> dict[str, Any]:
+    if address.master_name is None:
+        return {}
+    limits = {"socket_timeout": 5, "socket_connect_timeout": SENTINEL_CONNECT_SECONDS}
+    return {
+        "master_name": address.master_name,
+        "sentinel_kwargs": {**address.sentinel_options(), **limits},
+    }
 
 
 def deliver_again(app: Celery, delivery_tag: str) -> None:

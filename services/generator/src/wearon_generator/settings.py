@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, model_validator
 
 from wearon_contracts.results import DEFAULT_BUCKET, SIGNED_URL_SECONDS
 from wearon_generator.models import DEFAULT_MODEL, find_model
-from wearon_service_kit.settings import HttpOrigin, HttpUrl, OriginList, RedisUrl, ServiceSettings
+from wearon_service_kit.health import ANY_ADDRESS
+from wearon_service_kit.settings import (
+    HttpOrigin,
+    HttpUrl,
+    ListenAddress,
+    OriginList,
+    RedisUrl,
+    Secret,
+    ServiceSettings,
+)
 
 
 class GeneratorSettings(ServiceSettings):
@@ -21,9 +30,9 @@ class GeneratorSettings(ServiceSettings):
         Field(description="The same Supabase as browsers and the producer see it, if that differs."),
     ] = None
     supabase_service_role_key: Annotated[
-        SecretStr, Field(min_length=1, description="Service-role key: full access to database and storage.")
+        Secret, Field(description="Service-role key: full access to database and storage.")
     ]
-    openai_api_key: Annotated[SecretStr, Field(min_length=1, description="Key for the image model.")]
+    openai_api_key: Annotated[Secret, Field(description="Key for the image model.")]
     openai_base_url: Annotated[
         HttpUrl | None, Field(description="Another server that speaks OpenAI's API; with its /v1.")
     ] = None
@@ -61,6 +70,9 @@ class GeneratorSettings(ServiceSettings):
         OriginList,
         Field(description="Comma-separated scheme://host:port that may be fetched although private."),
     ] = ()
+    health_host: Annotated[
+        ListenAddress, Field(description="Address for /live, /ready and /metrics; :: takes IPv6 and IPv4.")
+    ] = ANY_ADDRESS
     health_port: Annotated[int, Field(ge=0, le=65535, description="/live, /ready, /metrics.")] = 8002
 
     @model_validator(mode="after")

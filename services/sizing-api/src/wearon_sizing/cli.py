@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import structlog
 import uvicorn
 
 from wearon_contracts.errors import sentence
@@ -24,6 +26,8 @@ from wearon_sizing.measuring import load_method
 from wearon_sizing.pose import Landmarker, ModelMissingError
 from wearon_sizing.settings import SizingSettings
 from wearon_sizing.sizing import LONG_SIDE, PhotoRefusedError, Shopper, assess, find_person
+
+_log = structlog.get_logger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,16 +83,29 @@ def serve(_options: argparse.Namespace) -> int:
     """The service, until SIGTERM or SIGINT."""
     settings = load_settings(SizingSettings)
     configure_logging("sizing-api", settings.log_level, settings.log_format, secrets=settings.secret_values())
-    uvicorn.run(
+    config = uvicorn.Config(
         create_app(settings),
-        host="0.0.0.0",  # noqa: S104 - a container is reached from outside
+        host=settings.host,
         port=settings.port,
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=5,
     )
-    return 0
+    server = uvicorn.Server(config)
+    # uvicorn itself would listen on `::` for IPv6 alone.
+    server.run(sockets=[_dual_stack(settings)] if ":" in settings.host else None)
+    return 0 if server.started else 1
+
+
+def _dual_stack(settings: SizingSettings) -> socket.socket:
+    try:
+        return socket.create_server(
+            (settings.host, settings.port), family=socket.AF_INET6, dualstack_ipv6=True
+        )
+    except OSError as error:
+        _log.error("port_not_available", port=settings.port, error=str(error))
+        raise SystemExit(1) from error
 
 
 def explain_photo(options: argparse.Namespace) -> int:

@@ -8,12 +8,23 @@ from typing import Annotated
 
 from pydantic import Field
 
-from wearon_service_kit.settings import HttpOrigin, OriginList, RedisUrl, SecretList, ServiceSettings
+from wearon_service_kit.health import ANY_ADDRESS
+from wearon_service_kit.settings import (
+    HttpOrigin,
+    ListenAddress,
+    OriginList,
+    RedisUrl,
+    SecretList,
+    ServiceSettings,
+)
 
 
 class SizingSettings(ServiceSettings):
     """Environment of `python -m wearon_sizing`."""
 
+    host: Annotated[ListenAddress, Field(description="Address to listen on; :: takes IPv6 and IPv4.")] = (
+        ANY_ADDRESS
+    )
     port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")] = 8000
     redis_url: Annotated[
         RedisUrl | None,
