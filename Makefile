@@ -30,11 +30,13 @@ lock: setup ## Compile the hash-checked locks again: all tools and services, the
 GENERATE = .venv/bin/python deploy/tools/env_example.py
 
 generated: setup ## Write again what is generated: schemas, TypeScript, .env.example, the OpenAPI document
+	$(PY) deploy/tools/version.py
 	.venv/bin/python -m wearon_contracts.generate
 	$(GENERATE)
 	.venv/bin/wearon-sizing openapi > services/sizing-api/openapi.json
 
 check-generated: setup
+	$(PY) deploy/tools/version.py --check
 	.venv/bin/python -m wearon_contracts.generate --check
 	$(GENERATE) --check
 

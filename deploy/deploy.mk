@@ -1,7 +1,7 @@
 # Images, containers and what deploys them. Included by the Makefile.
 
 IMAGE_BASE ?= python:3.11-slim-bookworm
-VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' services/generator/pyproject.toml)
+VERSION ?= $(shell cat VERSION)
 REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 SOURCE ?= $(shell git config --get remote.origin.url 2>/dev/null || echo unknown)
 BUILD = docker build --quiet --build-arg BASE=$(IMAGE_BASE) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg SOURCE=$(SOURCE)

@@ -51,7 +51,7 @@ def run_prefork(children: int) -> int:
 
 
 def plain_prepare(data: bytes, *, max_side: int = 1024) -> PreparedImage:
-    """What the seed's worker does: decode everything, turn, shrink, encode."""
+    """What the first, single-process worker did: decode everything, turn, shrink, encode."""
     with Image.open(io.BytesIO(data)) as opened:
         image = ImageOps.exif_transpose(opened).convert("RGB")
     image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""A failed session gives back exactly what was taken, to whoever paid, once: platform.md §2, row by row."""
+"""A failed session gives back exactly what was taken, to whoever paid, once: payer by payer."""
 
 from __future__ import annotations
 

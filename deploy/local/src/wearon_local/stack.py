@@ -112,7 +112,7 @@ class Stack:
         return f"{self.openai.url}/v1"
 
     def env_for(self, service: ServiceName) -> dict[str, str]:
-        """The environment of platform.md for one service on this stack, without its port."""
+        """The environment for one service on this stack, without its port."""
         common = {"REDIS_URL": self.redis_url, "LOG_LEVEL": "INFO", "LOG_FORMAT": "json"}
         match service:
             case "consumer":
