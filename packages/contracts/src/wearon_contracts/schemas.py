@@ -10,7 +10,12 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from wearon_contracts.outcomes import GenerationOutcome
 from wearon_contracts.sessions import SessionUpdate
-from wearon_contracts.sizing import EstimateBodyRequest, EstimateBodyResponse, SizingError
+from wearon_contracts.sizing import (
+    EstimateBodyRequest,
+    EstimateBodyResponse,
+    EstimateWithoutPhotoRequest,
+    SizingError,
+)
 from wearon_contracts.tasks import DeadLetter, GenerationTask, RejectedTask
 
 JsonSchema = dict[str, Any]
@@ -38,6 +43,7 @@ MESSAGES: Final = (
     Message("session-update", SessionUpdate, written=True),
     Message("generation-outcome", GenerationOutcome, written=True),
     Message("estimate-body-request", EstimateBodyRequest, read=True),
+    Message("estimate-without-photo-request", EstimateWithoutPhotoRequest, read=True),
     Message("estimate-body-response", EstimateBodyResponse, written=True),
     Message("estimate-body-error", SizingError, written=True),
 )

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from wearon_contracts.errors import ErrorCode
 
 Centimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Measured = Literal["chest_cm", "waist_cm", "hip_cm", "shoulder_cm"]
+Measured = Literal["chest_cm", "waist_cm", "hip_cm", "shoulder_cm", "inseam_cm"]
 
 
 class Size(StrEnum):
@@ -49,22 +49,81 @@ class FitPreference(StrEnum):
     LOOSE = "loose"
 
 
-class EstimateBodyRequest(BaseModel):
-    """A photo of the whole body from the front, and the person's height."""
+class SizeStandard(StrEnum):
+    """Charts that the service knows by name; docs/sizing.md has the figures."""
+
+    EN_13402_MEN = "en_13402_men"
+    EN_13402_WOMEN = "en_13402_women"
+    US_MEN = "us_men"
+    US_WOMEN = "us_women"
+    UK_MEN = "uk_men"
+    UK_WOMEN = "uk_women"
+
+
+ChartCentimetres = Annotated[float, Field(ge=10, le=300, allow_inf_nan=False, strict=True)]
+EaseCentimetres = Annotated[float, Field(ge=0, le=60, allow_inf_nan=False, strict=True)]
+
+
+class ChartRange(BaseModel):
+    """What a size is made for, in centimetres. One value: the same number twice. Open end: leave it out."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    image_url: str = Field(min_length=1, max_length=8192, description="Where the photo can be downloaded.")
+    lower: ChartCentimetres | None = None
+    upper: ChartCentimetres | None = None
+
+
+class SizeChartRow(BaseModel):
+    """One size of a chart. Every row of a chart has ranges for the same measurements, at least one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    label: str = Field(min_length=1, max_length=32, description="What stands on the garment, such as `M`.")
+    chest_cm: ChartRange | None = None
+    waist_cm: ChartRange | None = None
+    hip_cm: ChartRange | None = None
+    shoulder_cm: ChartRange | None = None
+    inseam_cm: ChartRange | None = None
+
+
+class SizeChart(BaseModel):
+    """The sizes of one garment: either `rows` or the name of a `standard`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    standard: SizeStandard | None = None
+    rows: list[SizeChartRow] | None = Field(default=None, min_length=1, max_length=40)
+    garment_ease_cm: dict[Measured, EaseCentimetres] | None = Field(
+        default=None,
+        description="Only where `rows` hold the garment's own measurements: how much larger than the body"
+        " it is meant to be, for every measurement in the rows.",
+    )
+
+
+class EstimateWithoutPhotoRequest(BaseModel):
+    """What the shopper says about themselves: height, and as much of the rest as is known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     height_cm: float = Field(
         ge=100, le=250, allow_inf_nan=False, strict=True, description="Height in centimetres."
     )
     weight_kg: float | None = Field(default=None, ge=25, le=300, allow_inf_nan=False, strict=True)
     gender: Gender | None = None
     fit_preference: FitPreference | None = None
+    size_chart: SizeChart | None = Field(
+        default=None, description="Answer in the sizes of this chart too, in `chart_size`."
+    )
+
+
+class EstimateBodyRequest(EstimateWithoutPhotoRequest):
+    """A photo of the whole body from the front, and the person's height."""
+
+    image_url: str = Field(min_length=1, max_length=8192, description="Where the photo can be downloaded.")
 
 
 class Measurements(BaseModel):
-    """Girths and shoulder breadth in centimetres; the client refuses any other key."""
+    """Lengths in centimetres; the client refuses any other key."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -72,6 +131,7 @@ class Measurements(BaseModel):
     waist_cm: Centimetres = Field(description="Girth at the navel.")
     hip_cm: Centimetres = Field(description="Largest girth of the seat.")
     shoulder_cm: Centimetres = Field(description="Biacromial breadth.")
+    inseam_cm: Centimetres = Field(description="Crotch to floor, without shoes.")
 
 
 class Interval(BaseModel):
@@ -88,6 +148,42 @@ class SizeRange(BaseModel):
     upper: Size
 
 
+class LabelProbability(BaseModel):
+    """How likely one size of the chart is the right one."""
+
+    label: str
+    probability: float = Field(ge=0, le=1)
+
+
+class LabelPair(BaseModel):
+    """Two sizes of a chart, the smaller one first."""
+
+    lower: str
+    upper: str
+
+
+class ChartSize(BaseModel):
+    """The answer in the sizes of the request's chart."""
+
+    recommended: str
+    confidence: float = Field(ge=0, le=1, description="Probability that this size is the right one.")
+    labels: list[LabelProbability] = Field(description="Every size, smallest first; they add up to 1.")
+    between: LabelPair | None = Field(
+        description="The recommended size and the likeliest other one; null if the chart has one size only."
+    )
+    tie: bool = Field(description="Whether the sizes in `between` are about equally likely.")
+    limiting_measurement: Measured = Field(
+        description="The measurement that needs the largest size, or is nearest to needing the next one."
+    )
+    smaller_than_chart: float = Field(
+        ge=0, le=1, description="Probability that even the smallest is too big."
+    )
+    larger_than_chart: float = Field(
+        ge=0, le=1, description="Probability that even the largest is too small."
+    )
+    explanation: str = Field(description="All of this in a few sentences for the shopper.")
+
+
 class EstimateBodyResponse(BaseModel):
     """Measurements, the size they lead to, and how sure that is."""
 
@@ -100,6 +196,7 @@ class EstimateBodyResponse(BaseModel):
     warnings: list[str]
     inputs_used: list[str]
     method_version: str
+    chart_size: ChartSize | None = Field(default=None, description="Only if the request has a `size_chart`.")
 
 
 class SizingError(BaseModel):
@@ -108,3 +205,8 @@ class SizingError(BaseModel):
     detail: str
     code: ErrorCode
     request_id: str
+    fallback: EstimateBodyResponse | None = Field(
+        default=None,
+        description="Where the photo is to blame: what can be said without it, as `POST"
+        " /estimate-without-photo` answers.",
+    )

@@ -169,7 +169,9 @@ def _named_schemas() -> dict[str, JsonSchema]:
     found: dict[str, JsonSchema] = {}
     for message in MESSAGES:
         schema = json_schema(message)
-        for name, part in {**schema.get("$defs", {}), schema["title"]: schema}.items():
+        # A message may be part of another one; there it has no definitions of its own.
+        alone = {key: value for key, value in schema.items() if key not in ("$schema", "$defs")}
+        for name, part in {**schema.get("$defs", {}), schema["title"]: alone}.items():
             if found.setdefault(name, part) != part:
                 raise ValueError(f"two messages define {name} differently")
     return found

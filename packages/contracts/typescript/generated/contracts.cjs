@@ -362,6 +362,11 @@ exports.ERRORS = {
     "retryable": false,
     "family": "service"
   },
+  "size_chart_invalid": {
+    "sentence": "The size chart cannot be used.",
+    "retryable": false,
+    "family": "service"
+  },
   "unauthorized": {
     "sentence": "A valid API key is needed.",
     "retryable": false,

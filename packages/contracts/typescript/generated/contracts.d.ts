@@ -4,7 +4,7 @@ export type SessionStatus = "queued" | "pending" | "processing" | "completed" | 
 
 export type RefundState = "refunded" | "already_refunded" | "overage" | "nothing_deducted" | "owed" | "none";
 
-export type Measured = "chest_cm" | "waist_cm" | "hip_cm" | "shoulder_cm";
+export type Measured = "chest_cm" | "waist_cm" | "hip_cm" | "shoulder_cm" | "inseam_cm";
 
 export type ErrorFamily = "task" | "picture" | "prompt" | "moderation" | "rate_limit" | "passing" | "ours" | "sizing_photo" | "service";
 
@@ -36,7 +36,7 @@ export interface GenerationTask {
 }
 
 /** Stable codes; the sentence that goes with one may be reworded, the code may not. */
-export type ErrorCode = "invalid_task" | "session_not_found" | "stuck" | "attempts_exhausted" | "deadline_exceeded" | "result_not_stored" | "internal_error" | "moderation_blocked" | "rate_limited" | "insufficient_quota" | "provider_unavailable" | "provider_refused" | "prompt_refused" | "provider_bad_answer" | "image_url_invalid" | "image_scheme_refused" | "image_credentials_refused" | "image_port_refused" | "image_address_refused" | "image_host_unknown" | "image_redirect_refused" | "image_http_error" | "image_url_expired" | "image_unreachable" | "image_timeout" | "image_type_refused" | "image_type_mismatch" | "image_encoding_refused" | "image_too_large" | "image_too_many_pixels" | "image_empty" | "image_damaged" | "no_person" | "several_people" | "head_outside_frame" | "feet_outside_frame" | "facing_away" | "turned" | "seated_or_bent" | "leaning" | "limbs_hidden" | "arms_cover_torso" | "arms_raised" | "person_too_small" | "too_dark" | "blurred" | "implausible_body" | "request_invalid" | "unauthorized" | "model_not_loaded" | "overloaded" | "budget_exceeded";
+export type ErrorCode = "invalid_task" | "session_not_found" | "stuck" | "attempts_exhausted" | "deadline_exceeded" | "result_not_stored" | "internal_error" | "moderation_blocked" | "rate_limited" | "insufficient_quota" | "provider_unavailable" | "provider_refused" | "prompt_refused" | "provider_bad_answer" | "image_url_invalid" | "image_scheme_refused" | "image_credentials_refused" | "image_port_refused" | "image_address_refused" | "image_host_unknown" | "image_redirect_refused" | "image_http_error" | "image_url_expired" | "image_unreachable" | "image_timeout" | "image_type_refused" | "image_type_mismatch" | "image_encoding_refused" | "image_too_large" | "image_too_many_pixels" | "image_empty" | "image_damaged" | "no_person" | "several_people" | "head_outside_frame" | "feet_outside_frame" | "facing_away" | "turned" | "seated_or_bent" | "leaning" | "limbs_hidden" | "arms_cover_torso" | "arms_raised" | "person_too_small" | "too_dark" | "blurred" | "implausible_body" | "request_invalid" | "size_chart_invalid" | "unauthorized" | "model_not_loaded" | "overloaded" | "budget_exceeded";
 
 /** Tells the generator to fail and refund the session of an element that was not a valid task. */
 export interface RejectedTask {
@@ -110,25 +110,87 @@ export interface GenerationOutcome {
   flagged: boolean;
 }
 
+/** What a size is made for, in centimetres. One value: the same number twice. Open end: leave it out. */
+export interface ChartRange {
+  lower?: number | null;
+  upper?: number | null;
+}
+
 /** How loosely the shopper likes to wear things. */
 export type FitPreference = "tight" | "regular" | "loose";
 
 /** Decides the size bands; without it, or with `other`, the men's bands serve. */
 export type Gender = "female" | "male" | "other";
 
+/** The sizes of one garment: either `rows` or the name of a `standard`. */
+export interface SizeChart {
+  standard?: SizeStandard | null;
+  rows?: SizeChartRow[] | null;
+  /** Only where `rows` hold the garment's own measurements: how much larger than the body it is meant to be, for every measurement in the rows. */
+  garment_ease_cm?: Partial<Record<Measured, number>> | null;
+}
+
+/** One size of a chart. Every row of a chart has ranges for the same measurements, at least one. */
+export interface SizeChartRow {
+  /** What stands on the garment, such as `M`. */
+  label: string;
+  chest_cm?: ChartRange | null;
+  waist_cm?: ChartRange | null;
+  hip_cm?: ChartRange | null;
+  shoulder_cm?: ChartRange | null;
+  inseam_cm?: ChartRange | null;
+}
+
+/** Charts that the service knows by name; docs/sizing.md has the figures. */
+export type SizeStandard = "en_13402_men" | "en_13402_women" | "us_men" | "us_women" | "uk_men" | "uk_women";
+
 /** A photo of the whole body from the front, and the person's height. */
 export interface EstimateBodyRequest {
-  /** Where the photo can be downloaded. */
-  image_url: string;
   /** Height in centimetres. */
   height_cm: number;
   weight_kg?: number | null;
   gender?: Gender | null;
   fit_preference?: FitPreference | null;
+  /** Answer in the sizes of this chart too, in `chart_size`. */
+  size_chart?: SizeChart | null;
+  /** Where the photo can be downloaded. */
+  image_url: string;
+}
+
+/** What the shopper says about themselves: height, and as much of the rest as is known. */
+export interface EstimateWithoutPhotoRequest {
+  /** Height in centimetres. */
+  height_cm: number;
+  weight_kg?: number | null;
+  gender?: Gender | null;
+  fit_preference?: FitPreference | null;
+  /** Answer in the sizes of this chart too, in `chart_size`. */
+  size_chart?: SizeChart | null;
 }
 
 /** Words the app shows for a build. */
 export type BodyType = "athletic" | "slim" | "average" | "broad";
+
+/** The answer in the sizes of the request's chart. */
+export interface ChartSize {
+  recommended: string;
+  /** Probability that this size is the right one. */
+  confidence: number;
+  /** Every size, smallest first; they add up to 1. */
+  labels: LabelProbability[];
+  /** The recommended size and the likeliest other one; null if the chart has one size only. */
+  between: LabelPair | null;
+  /** Whether the sizes in `between` are about equally likely. */
+  tie: boolean;
+  /** The measurement that needs the largest size, or is nearest to needing the next one. */
+  limiting_measurement: Measured;
+  /** Probability that even the smallest is too big. */
+  smaller_than_chart: number;
+  /** Probability that even the largest is too small. */
+  larger_than_chart: number;
+  /** All of this in a few sentences for the shopper. */
+  explanation: string;
+}
 
 /** A range that holds the true value four times out of five. */
 export interface Interval {
@@ -136,7 +198,19 @@ export interface Interval {
   upper: number;
 }
 
-/** Girths and shoulder breadth in centimetres; the client refuses any other key. */
+/** Two sizes of a chart, the smaller one first. */
+export interface LabelPair {
+  lower: string;
+  upper: string;
+}
+
+/** How likely one size of the chart is the right one. */
+export interface LabelProbability {
+  label: string;
+  probability: number;
+}
+
+/** Lengths in centimetres; the client refuses any other key. */
 export interface Measurements {
   /** Girth at nipple level. */
   chest_cm: number;
@@ -146,6 +220,8 @@ export interface Measurements {
   hip_cm: number;
   /** Biacromial breadth. */
   shoulder_cm: number;
+  /** Crotch to floor, without shoes. */
+  inseam_cm: number;
 }
 
 /** Letter sizes, smallest first. */
@@ -169,6 +245,8 @@ export interface EstimateBodyResponse {
   warnings: string[];
   inputs_used: string[];
   method_version: string;
+  /** Only if the request has a `size_chart`. */
+  chart_size?: ChartSize | null;
 }
 
 /** Answer of every refusal: a sentence for the shopper and a stable code. */
@@ -176,6 +254,8 @@ export interface SizingError {
   detail: string;
   code: ErrorCode;
   request_id: string;
+  /** Where the photo is to blame: what can be said without it, as `POST /estimate-without-photo` answers. */
+  fallback?: EstimateBodyResponse | null;
 }
 
 export interface ErrorInfo {

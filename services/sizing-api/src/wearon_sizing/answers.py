@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from wearon_contracts.errors import ErrorCode, describe, sentence
+from wearon_contracts.errors import ErrorCode, Family, describe, sentence
 from wearon_contracts.sizing import (
+    ChartSize,
     EstimateBodyResponse,
     Interval,
     Measured,
@@ -13,7 +14,8 @@ from wearon_contracts.sizing import (
     SizeRange,
     SizingError,
 )
-from wearon_sizing.sizing import Assessment
+from wearon_sizing.estimates import Estimate
+from wearon_sizing.population import LENGTHS
 
 SHOPPERS_PHOTO: Final = "photo"
 RETRY_AFTER_SECONDS: Final = 1
@@ -44,10 +46,17 @@ def _codes_by_status() -> dict[int, list[ErrorCode]]:
     return codes
 
 
-def problem(code: ErrorCode, request_id: str, detail: str | None = None) -> dict[str, Any]:
+def problem(
+    code: ErrorCode,
+    request_id: str,
+    detail: str | None = None,
+    fallback: EstimateBodyResponse | None = None,
+) -> dict[str, Any]:
     """The JSON of an error. `detail` replaces the code's own sentence."""
-    error = SizingError(detail=detail or sentence(code, SHOPPERS_PHOTO), code=code, request_id=request_id)
-    return error.model_dump(mode="json")
+    error = SizingError(
+        detail=detail or sentence(code, SHOPPERS_PHOTO), code=code, request_id=request_id, fallback=fallback
+    )
+    return error.model_dump(mode="json", exclude={"fallback"} if fallback is None else None)
 
 
 def retry_after(code: ErrorCode) -> dict[str, str]:
@@ -55,30 +64,36 @@ def retry_after(code: ErrorCode) -> dict[str, str]:
     return {"Retry-After": str(RETRY_AFTER_SECONDS)} if status_of(code) == 503 else {}
 
 
-def measured(assessment: Assessment, method_version: str) -> EstimateBodyResponse:
+def answer(
+    estimate: Estimate, method_version: str, chart_size: ChartSize | None = None
+) -> EstimateBodyResponse:
     """Lengths to a millimetre, the confidence to a thousandth."""
-    values: dict[str, float] = {}
     intervals: dict[Measured, Interval] = {}
-    for name, measurement in assessment.measurements.items():
-        lower, upper = measurement.interval
-        values[name] = round(measurement.value, 1)
+    for name in LENGTHS:
+        lower, upper = estimate.body.interval(name)
         intervals[name] = Interval(lower=round(max(lower, 0.1), 1), upper=round(upper, 1))
-    advice = assessment.advice
+    advice = estimate.advice
     return EstimateBodyResponse(
         recommended_size=advice.size,
-        measurements=Measurements(**values),
+        measurements=Measurements(**{name: round(estimate.body.value(name), 1) for name in LENGTHS}),
         confidence=round(advice.confidence, 3),
-        body_type=assessment.body_type,
+        body_type=estimate.body_type,
         size_range=SizeRange(lower=advice.lower, upper=advice.upper),
         intervals=intervals,
-        warnings=assessment.warnings,
-        inputs_used=assessment.inputs_used,
+        warnings=estimate.warnings,
+        inputs_used=estimate.inputs_used,
         method_version=method_version,
+        chart_size=chart_size,
     )
 
 
-def documented_errors() -> dict[int | str, dict[str, Any]]:
-    """The error answers for the OpenAPI document, with an example for every code."""
+def documented_errors(*, photo: bool) -> dict[int | str, dict[str, Any]]:
+    """The error answers for the OpenAPI document, with an example for every code. `photo`: whether the
+    request brings one."""
+    by_status = {
+        status: [code for code in codes if photo or describe(code).family is Family.SERVICE or status == 500]
+        for status, codes in _codes_by_status().items()
+    }
     return {
         status: {
             "model": SizingError,
@@ -98,7 +113,8 @@ def documented_errors() -> dict[int | str, dict[str, Any]]:
             },
             "headers": _HEADERS | (_RETRY_HEADER if status == 503 else {}),
         }
-        for status, codes in _codes_by_status().items()
+        for status, codes in by_status.items()
+        if codes
     }
 
 

@@ -22,19 +22,26 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from wearon_contracts.errors import ErrorCode
-from wearon_contracts.sizing import EstimateBodyRequest, EstimateBodyResponse
+from wearon_contracts.errors import ErrorCode, sentence
+from wearon_contracts.sizing import (
+    EstimateBodyRequest,
+    EstimateBodyResponse,
+    EstimateWithoutPhotoRequest,
+)
 from wearon_service_kit.health import CheckResult, Readiness, ReadyGauge
 from wearon_service_kit.images.decode import open_rgb
 from wearon_service_kit.images.errors import ImageError
 from wearon_service_kit.images.fetch import ImageFetcher
-from wearon_sizing.answers import documented_errors, measured, problem, retry_after, status_of
+from wearon_sizing.answers import answer, documented_errors, problem, retry_after, status_of
+from wearon_sizing.estimates import Estimate, with_photo, without_photo
 from wearon_sizing.measuring import Method, load_method
 from wearon_sizing.metrics import Metrics
 from wearon_sizing.middleware import RequestMiddleware, request_id_of
+from wearon_sizing.population import Population, load_population
 from wearon_sizing.pose import Landmarker, ModelMissingError
 from wearon_sizing.redis_watch import RedisWatch
 from wearon_sizing.settings import SizingSettings
+from wearon_sizing.size_charts import Chart, ChartError, choose, read_chart
 from wearon_sizing.sizing import LONG_SIDE, PhotoRefusedError, Shopper, assess, find_person
 from wearon_sizing.workers import QueueFullError, Workers
 
@@ -45,7 +52,16 @@ AFTER_DOWNLOAD_SECONDS: Final = 0.5
 # Requests at once, most of which wait for somebody's web server.
 MOST_AT_ONCE: Final = 32
 PATHS: Final = frozenset(
-    {"/estimate-body", "/health", "/live", "/ready", "/metrics", "/docs", "/openapi.json"}
+    {
+        "/estimate-body",
+        "/estimate-without-photo",
+        "/health",
+        "/live",
+        "/ready",
+        "/metrics",
+        "/docs",
+        "/openapi.json",
+    }
 )
 
 KEY_HEADER: Final = APIKeyHeader(name="X-API-Key", auto_error=False)
@@ -56,12 +72,17 @@ _log = structlog.get_logger(__name__)
 
 
 class RefusedError(Exception):
-    """The answer is an error with this code."""
+    """The answer is an error with this code.
 
-    def __init__(self, code: ErrorCode, reason: str = "") -> None:
+    `reason` is for the log, `detail` replaces the code's sentence, `fallback` is what can be said without it.
+    """
+
+    def __init__(self, code: ErrorCode, reason: str = "", detail: str | None = None) -> None:
         super().__init__(code)
         self.code = code
         self.reason = reason
+        self.detail = detail
+        self.fallback: EstimateBodyResponse | None = None
 
 
 class ClientGoneError(Exception):
@@ -86,6 +107,7 @@ class Sizer:
         fetcher: ImageFetcher,
         workers: Workers,
         method: Method,
+        population: Population,
         metrics: Metrics,
         *,
         budget_seconds: float = BUDGET_SECONDS,
@@ -94,11 +116,26 @@ class Sizer:
         self._fetcher = fetcher
         self._workers = workers
         self._method = method
+        self._population = population
         self._metrics = metrics
         self._at_once = 0
 
+    def estimate_without_photo(self, body: EstimateWithoutPhotoRequest) -> EstimateBodyResponse:
+        """Raises RefusedError for a size chart that cannot be used."""
+        return self._answer_without_photo(body, _chart_of(body))
+
     async def estimate(self, body: EstimateBodyRequest) -> EstimateBodyResponse:
         """Raises RefusedError for everything that is no measurement; takes at most its budget."""
+        chart = _chart_of(body)
+        try:
+            return await self._estimate_in_time(body, chart)
+        except RefusedError as refusal:
+            # A service with too much to do already does not calculate for those it sends away.
+            if refusal.code is not ErrorCode.OVERLOADED:
+                refusal.fallback = self._answer_without_photo(body, chart)
+            raise
+
+    async def _estimate_in_time(self, body: EstimateBodyRequest, chart: Chart | None) -> EstimateBodyResponse:
         if not self._workers.loaded:
             raise RefusedError(ErrorCode.MODEL_NOT_LOADED)
         # Asked before the download, so that a refusal costs nothing and comes at once.
@@ -107,7 +144,7 @@ class Sizer:
         self._at_once += 1
         try:
             async with asyncio.timeout(self._budget):
-                return await self._estimate(body, time.monotonic() + self._budget)
+                return await self._estimate(body, chart, time.monotonic() + self._budget)
         except TimeoutError as error:
             raise RefusedError(ErrorCode.BUDGET_EXCEEDED) from error
         except ImageError as error:
@@ -119,10 +156,12 @@ class Sizer:
         finally:
             self._at_once -= 1
 
-    async def _estimate(self, body: EstimateBodyRequest, deadline: float) -> EstimateBodyResponse:
+    async def _estimate(
+        self, body: EstimateBodyRequest, chart: Chart | None, deadline: float
+    ) -> EstimateBodyResponse:
         with self._metrics.step("download"):
             image = await self._fetcher.fetch(body.image_url)
-        shopper = Shopper(body.height_cm, body.weight_kg, body.gender, body.fit_preference)
+        shopper = _shopper_of(body)
         queued = time.perf_counter()
 
         def work(landmarker: Landmarker) -> EstimateBodyResponse:
@@ -135,9 +174,36 @@ class Sizer:
             with self._metrics.step("detect"):
                 person = find_person(landmarker, picture)
             with self._metrics.step("measure"):
-                return measured(assess(person, shopper, self._method), self._method.version)
+                assessment = assess(person, shopper, self._method)
+                return self._answer(with_photo(assessment, shopper, self._population), chart, shopper)
 
         return await self._workers.run(work)
+
+    def _answer_without_photo(
+        self, body: EstimateWithoutPhotoRequest, chart: Chart | None
+    ) -> EstimateBodyResponse:
+        shopper = _shopper_of(body)
+        estimate = without_photo(shopper, self._population, self._method.body_type_edges)
+        return self._answer(estimate, chart, shopper)
+
+    def _answer(self, estimate: Estimate, chart: Chart | None, shopper: Shopper) -> EstimateBodyResponse:
+        chart_size = None if chart is None else choose(chart, estimate.body, shopper.fit)
+        return answer(estimate, self._method.version, chart_size)
+
+
+def _shopper_of(body: EstimateWithoutPhotoRequest) -> Shopper:
+    return Shopper(body.height_cm, body.weight_kg, body.gender, body.fit_preference)
+
+
+def _chart_of(body: EstimateWithoutPhotoRequest) -> Chart | None:
+    """The request's size chart, before anything is downloaded for it. Raises RefusedError."""
+    if body.size_chart is None:
+        return None
+    try:
+        return read_chart(body.size_chart, body.fit_preference)
+    except ChartError as error:
+        detail = f"{sentence(ErrorCode.SIZE_CHART_INVALID)} {error}"
+        raise RefusedError(ErrorCode.SIZE_CHART_INVALID, str(error), detail) from error
 
 
 async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
@@ -191,7 +257,7 @@ def key_check(keys: tuple[str, ...]) -> Callable[..., None]:
 
 def create_app(settings: SizingSettings) -> FastAPI:
     """The service with everything it needs; models and connections are made when it starts."""
-    method = load_method()
+    method, population = load_method(), load_population()
     metrics = Metrics()
     redis = RedisWatch(settings.redis_url)
 
@@ -210,7 +276,7 @@ def create_app(settings: SizingSettings) -> FastAPI:
         metrics.registry.register(ReadyGauge(readiness))
         app.state.workers = workers
         app.state.readiness = readiness
-        app.state.sizer = Sizer(fetcher, workers, method, metrics)
+        app.state.sizer = Sizer(fetcher, workers, method, population, metrics)
         async with redis.watching():
             _log.info("sizing_started", landmarkers=settings.workers if workers.loaded else 0)
             yield
@@ -220,7 +286,7 @@ def create_app(settings: SizingSettings) -> FastAPI:
     app = FastAPI(
         title="WearOn sizing API",
         version=method.version,
-        description="Body measurements and a clothing size from one photo and the shopper's height.",
+        description="Body measurements and a clothing size from a photo and the shopper's height.",
         lifespan=lifespan,
         redoc_url=None,
     )
@@ -229,11 +295,21 @@ def create_app(settings: SizingSettings) -> FastAPI:
     @app.post(
         "/estimate-body",
         dependencies=[Depends(check)],
-        responses=documented_errors(),
+        responses=documented_errors(photo=True),
         summary="Measure and size the person in a photo",
     )
     async def estimate_body(body: EstimateBodyRequest, request: Request) -> EstimateBodyResponse:
         return await unless_gone(request, app.state.sizer.estimate(body))
+
+    @app.post(
+        "/estimate-without-photo",
+        dependencies=[Depends(check)],
+        responses=documented_errors(photo=False),
+        summary="The same answer from height, and weight and sex as far as they are known",
+    )
+    def estimate_without_photo(body: EstimateWithoutPhotoRequest) -> EstimateBodyResponse:
+        sizer: Sizer = app.state.sizer
+        return sizer.estimate_without_photo(body)
 
     @app.get("/health", summary="State for people and dashboards; always 200")
     async def health() -> Health:
@@ -264,8 +340,8 @@ def create_app(settings: SizingSettings) -> FastAPI:
     async def refuse(request: Request, error: RefusedError) -> JSONResponse:
         metrics.refusals.labels(error.code.value).inc()
         _log.info("refused", code=error.code.value, reason=error.reason)
-        answer = problem(error.code, request_id_of(request.scope))
-        return JSONResponse(answer, status_of(error.code), retry_after(error.code))
+        body = problem(error.code, request_id_of(request.scope), error.detail, error.fallback)
+        return JSONResponse(body, status_of(error.code), retry_after(error.code))
 
     @app.exception_handler(RequestValidationError)
     async def refuse_request(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -13,6 +13,7 @@ The spread of the error is a weighted sum of a few things that make pictures har
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -53,6 +54,10 @@ class Measurement:
         """Holds the true value four times out of five."""
         half = EIGHTY_PERCENT * self.spread
         return self.value - half, self.value + half
+
+    def below(self, edge_cm: float) -> float:
+        """The probability that the true value is smaller than `edge_cm`."""
+        return 0.5 * (1 + math.erf((edge_cm - self.value) / self.spread / math.sqrt(2)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,12 @@ or XXL. No unisex standard was found, so where the sex is unknown or other the m
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Final, Protocol
 
 from wearon_contracts.sizing import FitPreference, Gender, Size
-from wearon_sizing.measuring import Measurement
 
 SIZES: Final = tuple(Size)
 # The lower edges of S to XXL.
@@ -24,6 +22,13 @@ WOMEN: Final = (82.0, 90.0, 98.0, 107.0, 119.0)
 RANGE_PROBABILITY: Final = 0.7
 # A neighbour this likely, compared with the likeliest size, is taken instead when the fit asks for it.
 NEARLY_AS_LIKELY: Final = 0.6
+
+
+class UncertainLength(Protocol):
+    """A length that is known to within a distribution."""
+
+    def below(self, edge_cm: float) -> float:
+        """The probability that it is smaller than `edge_cm`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +50,13 @@ def size_of(chest_cm: float, gender: Gender | None) -> Size:
     return SIZES[bisect_right(bands(gender), chest_cm)]
 
 
-def likelihoods(chest: Measurement, gender: Gender | None) -> list[float]:
+def likelihoods(chest: UncertainLength, gender: Gender | None) -> list[float]:
     """Probability of each size, XS first; they add up to 1."""
-
-    def below(edge: float) -> float:
-        return 0.5 * (1 + math.erf((edge - chest.value) / chest.spread / math.sqrt(2)))
-
-    cumulative = [0.0, *(below(edge) for edge in bands(gender)), 1.0]
+    cumulative = [0.0, *(chest.below(edge) for edge in bands(gender)), 1.0]
     return [upper - lower for lower, upper in pairwise(cumulative)]
 
 
-def advise(chest: Measurement, gender: Gender | None, fit: FitPreference | None = None) -> SizeAdvice:
+def advise(chest: UncertainLength, gender: Gender | None, fit: FitPreference | None = None) -> SizeAdvice:
     """The likeliest size. A tight or loose fit decides only between two nearly as likely."""
     chances = likelihoods(chest, gender)
     best = max(range(len(chances)), key=chances.__getitem__)

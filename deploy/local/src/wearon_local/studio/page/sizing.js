@@ -1,7 +1,7 @@
 import { busy, el, post, reveal, svg } from "./api.js";
 
-const NAMES = { chest_cm: "Chest", waist_cm: "Waist", hip_cm: "Hip", shoulder_cm: "Shoulder" };
-const NOTES = { chest_cm: "girth", waist_cm: "girth", hip_cm: "girth", shoulder_cm: "breadth" };
+const NAMES = { chest_cm: "Chest", waist_cm: "Waist", hip_cm: "Hip", shoulder_cm: "Shoulder", inseam_cm: "Inseam" };
+const NOTES = { chest_cm: "girth", waist_cm: "girth", hip_cm: "girth", shoulder_cm: "breadth", inseam_cm: "crotch to floor" };
 
 // A bar shows the value, so much less and so much more.
 const SHOWN_PART = 0.15;
