@@ -81,11 +81,9 @@ MUTATIONS: Final = (
     Mutation(
         "the fencing token of complete, fail and requeue",
         {
-            f"{_SQL}/050_attempt_results.sql": {
-                "if v_row.state <> 'working' or v_row.holder is distinct from p_holder"
-                " or v_row.attempt <> p_attempt then": "if false then",
-                "if v_row.state = 'working' and v_row.holder = p_holder"
-                " and v_row.attempt = p_attempt then": "if v_row.state = 'working' then",
+            f"{_SQL}/020_sessions_and_payers.sql": {
+                "when p_row.state = 'working' and p_row.holder = p_holder"
+                " and p_row.attempt = p_attempt then null": "when p_row.state = 'working' then null",
             }
         },
     ),

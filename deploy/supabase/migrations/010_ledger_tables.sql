@@ -47,6 +47,8 @@ create table if not exists public.generation_ledger (
   flagged_reason text,
   looked_at timestamptz,
   looked_at_note text,
+  -- Since when an object may be in Storage that nobody should see; the sweep deletes it.
+  object_unwanted_since timestamptz,
 
   primary key (channel, session_id),
   -- Whatever is not settled has an expiry, so the jobs of a killed process are found whatever it was doing.
@@ -67,54 +69,19 @@ create table if not exists public.generation_usage (
   created_at timestamptz not null default now()
 );
 
+-- Columns that were added later. Only where they are missing: adding one stops all work with the table.
+do $$
+begin
+  if not exists (
+    select from pg_catalog.pg_attribute
+     where attrelid = 'public.generation_ledger'::regclass and attname = 'object_unwanted_since'
+  ) then
+    alter table public.generation_ledger add column object_unwanted_since timestamptz;
+  end if;
+end
+$$;
+
 alter table public.generation_ledger enable row level security;
 alter table public.generation_usage enable row level security;
 revoke all on public.generation_ledger, public.generation_usage from public, anon, authenticated;
 grant select, insert, update, delete on public.generation_ledger, public.generation_usage to service_role;
-
--- What is settled is history and must not slow down the sweep, hence partial indexes.
-create index if not exists generation_ledger_lease_idx
-  on public.generation_ledger (lease_expires_at) where state <> 'settled';
-create index if not exists generation_ledger_holder_idx
-  on public.generation_ledger (holder) where holder is not null;
-create index if not exists generation_ledger_flagged_idx
-  on public.generation_ledger (settled_at) where flagged_reason is not null and looked_at is null;
-create index if not exists generation_usage_session_idx on public.generation_usage (channel, session_id);
-create index if not exists generation_usage_created_at_idx on public.generation_usage (created_at);
-
--- The search for orphans reads the oldest unsettled sessions only.
-create index if not exists generation_sessions_waiting_idx
-  on public.generation_sessions (created_at) where status in ('queued', 'pending');
-create index if not exists generation_sessions_processing_idx
-  on public.generation_sessions (created_at) where status = 'processing';
-create index if not exists store_generation_sessions_waiting_idx
-  on public.store_generation_sessions (created_at) where status in ('queued', 'pending');
-create index if not exists store_generation_sessions_processing_idx
-  on public.store_generation_sessions (created_at) where status = 'processing';
-
--- The few refunds of the application's own cron, which every b2c refund looks for first.
-create index if not exists credit_transactions_stuck_refund_idx
-  on public.credit_transactions (user_id, description)
-  where type = 'refund' and description like 'Stuck job recovery: session %';
-
--- Sessions from before the ledger that are settled stay so, even if their owner writes 'queued' into one: it
--- would be taken for an orphan, and its credit given back although the picture was delivered. (That the owner
--- cannot give it an id the ledger does not know is seen to in 025.)
--- Only what the ledger lacks is inserted, so that this costs two reads when it is applied again. And it should
--- be: what a worker that knows no ledger settled since then is entered too.
-insert into public.generation_ledger
-  (channel, session_id, owner_id, state, outcome, settled_by, settled_at, held_at)
-select 'b2c', s.id, s.user_id, 'settled', s.status, 'elsewhere',
-       coalesce(s.completed_at, s.created_at, now()), coalesce(s.created_at, now())
-  from public.generation_sessions s
- where s.status in ('completed', 'failed')
-   and not exists (select from public.generation_ledger l where l.channel = 'b2c' and l.session_id = s.id)
-on conflict do nothing;
-insert into public.generation_ledger
-  (channel, session_id, owner_id, request_id, state, outcome, settled_by, settled_at, held_at)
-select 'b2b', s.id, s.store_id, s.request_id, 'settled', s.status, 'elsewhere',
-       coalesce(s.completed_at, s.created_at, now()), coalesce(s.created_at, now())
-  from public.store_generation_sessions s
- where s.status in ('completed', 'failed')
-   and not exists (select from public.generation_ledger l where l.channel = 'b2b' and l.session_id = s.id)
-on conflict do nothing;

@@ -1,12 +1,13 @@
 -- Helpers of the functions that follow, in a schema that PostgREST does not expose.
 --
--- Every function locks in this order: ledger row, payer's credit row, session row. Each works on one session;
--- the two that work on many (recover, reap) wait for no row below the ledger but skip what is locked. The
--- application's cron takes credit row and session row in the same order, so none of these can deadlock.
-
-create schema if not exists generation_private;
-revoke all on schema generation_private from public;
-grant usage on schema generation_private to service_role;
+-- Order of locks. Every function locks the ledger row first, and waits for it while it holds nothing else; only
+-- reap locks several, in the order of the primary key. Below the ledger row no function waits for one lock while
+-- it holds another, because the application takes them in either order: its cron the payer's credit row and then
+-- the session row, whoever deletes a user the session rows and then the credit row. `lock_for_settling` takes
+-- store, credit row and session row all at once or none of them. What foreign keys and the application's own
+-- refund functions lock is waited for half a second at most (`give_back`), less than the second after which
+-- PostgreSQL looks for a deadlock and might end the application's transaction. The call then raises
+-- lock_not_available (55P03), and its caller repeats it.
 
 create or replace function generation_private.session_table(p_channel text) returns regclass
 language plpgsql immutable set search_path = ''
@@ -20,8 +21,13 @@ begin
 end
 $$;
 
--- The session row; status is null when there is none, or when it is locked and p_lock is 'skip'.
--- p_lock: 'none', 'wait' or 'skip'.
+-- The end of a query that locks the rows it reads.
+create or replace function generation_private.lock_clause(p_strength text, p_lock text) returns text
+language sql immutable set search_path = ''
+as $$ select ' for ' || p_strength || case p_lock when 'nowait' then ' nowait' else '' end $$;
+
+-- The session row; status is null when there is none.
+-- p_lock: 'none', 'wait' or 'nowait' (raises lock_not_available).
 create or replace function generation_private.read_session(
   p_channel text,
   p_session_id uuid,
@@ -41,7 +47,7 @@ begin
     case p_channel when 'b2c' then 'null' else 'request_id' end,
     case p_channel when 'b2c' then 'null' else 'shopper_email' end,
     generation_private.session_table(p_channel),
-    case p_lock when 'wait' then 'for no key update' when 'skip' then 'for no key update skip locked' else '' end
+    case p_lock when 'none' then '' else generation_private.lock_clause('no key update', p_lock) end
   )
   into owner_id, status, request_id, shopper_email, created_at
   using p_session_id;
@@ -65,39 +71,99 @@ begin
 end
 $$;
 
--- Locks the credit row of whoever paid. False only when somebody else has it locked and p_skip is true.
+drop function if exists generation_private.lock_payer(text, uuid, text, boolean);
+
+-- Locks the store of a b2b session, to which the foreign key of a refund's row points; it may not be deleted then.
+-- p_lock as in read_session.
+create or replace function generation_private.lock_store(p_channel text, p_owner_id uuid, p_lock text)
+returns void
+language plpgsql set search_path = ''
+as $$
+begin
+  if p_channel = 'b2b' then
+    execute 'select from public.stores where id = $1' || generation_private.lock_clause('key share', p_lock)
+    using p_owner_id;
+  end if;
+end
+$$;
+
+-- Locks the credit row of whoever paid. p_lock as in read_session.
 create or replace function generation_private.lock_payer(
-  p_channel text, p_owner_id uuid, p_shopper_email text, p_skip boolean
-) returns boolean
+  p_channel text, p_owner_id uuid, p_shopper_email text, p_lock text
+) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+  execute case
+      when p_channel = 'b2c' then 'select from public.user_credits where user_id = $1'
+      when (select billing_mode from public.stores where id = p_owner_id) = 'resell_mode'
+        then 'select from public.store_shopper_credits where store_id = $1 and shopper_email = $2'
+      else 'select from public.store_credits where store_id = $1'
+    end || generation_private.lock_clause('no key update', p_lock)
+  using p_owner_id, p_shopper_email;
+end
+$$;
+
+-- Locks store, payer and session, all or none, and answers the session as it stands then (status null: there is none).
+-- Without p_wait it raises lock_not_available when somebody else has one of them. With p_wait it waits for each
+-- while it holds none of the others, and raises only when others were faster 50 times.
+create or replace function generation_private.lock_for_settling(
+  p_channel text,
+  p_session_id uuid,
+  p_wait boolean,
+  out owner_id uuid,
+  out status text,
+  out request_id text,
+  out shopper_email text,
+  out created_at timestamptz
+)
 language plpgsql set search_path = ''
 as $$
 declare
-  v_table text;
-  v_condition text;
-  v_locked integer;
-  v_exists boolean;
+  v_session record;
 begin
-  if p_channel = 'b2c' then
-    v_table := 'public.user_credits';
-    v_condition := 'user_id = $1';
-  elsif (select billing_mode from public.stores where id = p_owner_id) = 'resell_mode' then
-    v_table := 'public.store_shopper_credits';
-    v_condition := 'store_id = $1 and shopper_email = $2';
-  else
-    v_table := 'public.store_credits';
-    v_condition := 'store_id = $1';
-  end if;
-  execute format(
-    'select 1 from %s where %s for no key update %s',
-    v_table, v_condition, case when p_skip then 'skip locked' else '' end
-  )
-  into v_locked using p_owner_id, p_shopper_email;
-  if v_locked is null and p_skip then
-    execute format('select exists (select from %s where %s)', v_table, v_condition)
-    into v_exists using p_owner_id, p_shopper_email;
-    return not v_exists;
-  end if;
-  return true;
+  for v_try in 1..50 loop
+    select * into v_session from generation_private.read_session(p_channel, p_session_id, 'none');
+    begin
+      perform generation_private.lock_store(p_channel, v_session.owner_id, 'nowait');
+      perform generation_private.lock_payer(p_channel, v_session.owner_id, v_session.shopper_email, 'nowait');
+      select s.* into owner_id, status, request_id, shopper_email, created_at
+        from generation_private.read_session(p_channel, p_session_id, 'nowait') s;
+      return;
+    exception
+      when lock_not_available then
+        if not p_wait then
+          raise;
+        end if;
+    end;
+    perform generation_private.wait_until_free(
+      p_channel, p_session_id, v_session.owner_id, v_session.shopper_email
+    );
+  end loop;
+  raise exception 'payer or session stay locked' using errcode = 'lock_not_available';
+end
+$$;
+
+-- Waits for the locks of store, payer and session, one after the other, and keeps none: leaving a block by an
+-- error takes back what was locked in it.
+create or replace function generation_private.wait_until_free(
+  p_channel text, p_session_id uuid, p_owner_id uuid, p_shopper_email text
+) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+  for v_step in 1..3 loop
+    begin
+      case v_step
+        when 1 then perform generation_private.lock_store(p_channel, p_owner_id, 'wait');
+        when 2 then perform generation_private.lock_payer(p_channel, p_owner_id, p_shopper_email, 'wait');
+        else perform generation_private.read_session(p_channel, p_session_id, 'wait');
+      end case;
+      raise exception 'free' using errcode = 'WR001';
+    exception
+      when sqlstate 'WR001' then null;
+    end;
+  end loop;
 end
 $$;
 
@@ -139,6 +205,33 @@ as $$
     'verdict', p_verdict, 'channel', p_channel, 'session_id', p_session_id, 'attempt', 0,
     'outcome', case when generation_private.is_settled(p_status) then p_status end, 'flagged', false
   )
+$$;
+
+-- The fence of every function that only the current attempt may call: null for that one. Anybody else gets an
+-- answer: lost, or settled. Whoever settled the session as p_outcome itself is told so again.
+create or replace function generation_private.fence(
+  p_row public.generation_ledger,
+  p_channel text,
+  p_session_id uuid,
+  p_holder text,
+  p_attempt integer,
+  p_outcome text default null
+) returns jsonb
+language sql stable set search_path = ''
+as $$
+  select case
+    when p_row.channel is null then generation_private.answer_unknown('lost', p_channel, p_session_id)
+    when p_row.state = 'settled' then generation_private.answer(
+      case
+        when p_row.outcome = p_outcome and p_row.settled_by = 'worker'
+          and p_row.last_holder = p_holder and p_row.attempt = p_attempt then p_outcome
+        else 'settled'
+      end,
+      p_row
+    )
+    when p_row.state = 'working' and p_row.holder = p_holder and p_row.attempt = p_attempt then null
+    else generation_private.answer('lost', p_row)
+  end
 $$;
 
 revoke execute on all functions in schema generation_private from public, anon, authenticated;

@@ -29,7 +29,7 @@ create or replace function generation_private.give_back(
   out payer text,
   out error text
 )
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set lock_timeout = '500ms'
 as $$
 declare
   v_description text := format('Generation failed: session %s', p_session_id);
@@ -126,6 +126,9 @@ begin
          refund_error = p_refund_error,
          refunded_at = case when p_refund_state in ('refunded', 'already_refunded') then v_now end,
          flagged_reason = p_flagged_reason,
+         object_unwanted_since = case
+           when p_outcome = 'failed' and p_settled_by in ('elsewhere', 'gone') and attempt > 0 then v_now
+         end,
          last_holder = coalesce(holder, last_holder), holder = null, recovering = false,
          lease_expires_at = null, due_at = null, deadline_at = null, task = null
    where channel = p_row.channel and session_id = p_row.session_id
@@ -233,6 +236,22 @@ begin
       p_row, 'elsewhere', 'stuck', 'This try-on took too long. Its credit was given back, please try again.'
     );
   end if;
+  return p_row;
+end
+$$;
+
+-- Sets a session aside that cannot be settled: it stays as it is, no sweep looks at it again, and a person is
+-- asked to. p_error: SQLSTATE. generation_looked_at gives it back to the sweep.
+create or replace function generation_private.set_aside(p_row public.generation_ledger, p_error text)
+returns public.generation_ledger
+language plpgsql set search_path = ''
+as $$
+begin
+  update public.generation_ledger
+     set flagged_reason = 'cannot_be_settled', refund_error = p_error, looked_at = null, looked_at_note = null,
+         lease_expires_at = 'infinity'
+   where channel = p_row.channel and session_id = p_row.session_id
+  returning * into p_row;
   return p_row;
 end
 $$;

@@ -174,29 +174,26 @@ begin
 end
 $$;
 
--- Whether an attempt is still the current one; asked right before its result is uploaded.
--- current | lost | settled
+-- Whether an attempt is still the current one and its session still waits for a result; asked right before the
+-- result is uploaded, so that none is stored for a user who was deleted meanwhile.
+-- current | lost | settled | gone (there is no session row any more)
 create or replace function public.generation_check(
   p_channel text, p_session_id uuid, p_holder text, p_attempt integer
 ) returns jsonb
-language plpgsql stable set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
-  v_row public.generation_ledger;
+  v_row public.generation_ledger := generation_private.lock_row(p_channel, p_session_id);
+  v_answer jsonb := generation_private.fence(v_row, p_channel, p_session_id, p_holder, p_attempt);
 begin
-  select * into v_row from public.generation_ledger l
-   where l.channel = p_channel and l.session_id = p_session_id;
-  if not found then
-    return generation_private.answer_unknown('lost', p_channel, p_session_id);
+  if v_answer is null then
+    v_row := generation_private.settle_if_overtaken(v_row);
+    v_answer := generation_private.answer(case v_row.state when 'settled' then 'settled' else 'current' end, v_row);
   end if;
-  return generation_private.answer(
-    case
-      when v_row.state = 'settled' then 'settled'
-      when v_row.state = 'working' and v_row.holder = p_holder and v_row.attempt = p_attempt then 'current'
-      else 'lost'
-    end,
-    v_row
-  );
+  return case
+    when v_row.settled_by = 'gone' then v_answer || jsonb_build_object('verdict', 'gone')
+    else v_answer
+  end;
 end
 $$;
 

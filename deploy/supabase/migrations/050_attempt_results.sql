@@ -16,19 +16,16 @@ language plpgsql set search_path = ''
 as $$
 declare
   v_row public.generation_ledger := generation_private.lock_row(p_channel, p_session_id);
+  v_answer jsonb := generation_private.fence(v_row, p_channel, p_session_id, p_holder, p_attempt);
   v_due_at timestamptz;
 begin
   if v_row.state = 'retrying' and v_row.last_holder = p_holder and v_row.attempt = p_attempt then
     return generation_private.answer('requeued', v_row);
   end if;
-  if v_row.state = 'working' and v_row.holder = p_holder and v_row.attempt = p_attempt then
-    v_row := generation_private.settle_if_overtaken(v_row);
-  elsif v_row.state is distinct from 'settled' then
-    return case
-      when v_row.channel is null then generation_private.answer_unknown('lost', p_channel, p_session_id)
-      else generation_private.answer('lost', v_row)
-    end;
+  if v_answer is not null then
+    return v_answer;
   end if;
+  v_row := generation_private.settle_if_overtaken(v_row);
   if v_row.state = 'settled' then
     return generation_private.answer('settled', v_row);
   end if;
@@ -92,28 +89,21 @@ language plpgsql set search_path = ''
 as $$
 declare
   v_row public.generation_ledger := generation_private.lock_row(p_channel, p_session_id);
+  v_answer jsonb := generation_private.fence(
+    v_row, p_channel, p_session_id, p_holder, p_attempt, 'completed'
+  );
 begin
-  if v_row.channel is null then
-    return generation_private.answer_unknown('lost', p_channel, p_session_id);
-  end if;
-  if v_row.state = 'settled' then
-    return generation_private.answer(
-      case
-        when v_row.outcome = 'completed' and v_row.settled_by = 'worker'
-          and v_row.last_holder = p_holder and v_row.attempt = p_attempt then 'completed'
-        else 'settled'
-      end,
-      v_row
-    );
-  end if;
-  if v_row.state <> 'working' or v_row.holder is distinct from p_holder or v_row.attempt <> p_attempt then
-    return generation_private.answer('lost', v_row);
+  if v_answer is not null then
+    if v_row.outcome = 'failed' then
+      -- The caller has just stored an object that nobody will be shown.
+      update public.generation_ledger set object_unwanted_since = clock_timestamp()
+       where channel = p_channel and session_id = p_session_id;
+    end if;
+    return v_answer;
   end if;
 
   -- A refund that the cron is just making is waited for: a session is never both completed and refunded.
-  if p_channel = 'b2c' then
-    perform generation_private.lock_payer(p_channel, v_row.owner_id, null, false);
-  end if;
+  perform generation_private.lock_for_settling(p_channel, p_session_id, true);
   v_row := generation_private.settle_if_overtaken(v_row);
   if v_row.state = 'settled' then
     return generation_private.answer('settled', v_row);
@@ -154,28 +144,14 @@ language plpgsql set search_path = ''
 as $$
 declare
   v_row public.generation_ledger := generation_private.lock_row(p_channel, p_session_id);
+  v_answer jsonb := generation_private.fence(v_row, p_channel, p_session_id, p_holder, p_attempt, 'failed');
   v_session record;
 begin
-  if v_row.channel is null then
-    return generation_private.answer_unknown('lost', p_channel, p_session_id);
-  end if;
-  if v_row.state = 'settled' then
-    return generation_private.answer(
-      case
-        when v_row.outcome = 'failed' and v_row.settled_by = 'worker'
-          and v_row.last_holder = p_holder and v_row.attempt = p_attempt then 'failed'
-        else 'settled'
-      end,
-      v_row
-    );
-  end if;
-  if v_row.state <> 'working' or v_row.holder is distinct from p_holder or v_row.attempt <> p_attempt then
-    return generation_private.answer('lost', v_row);
+  if v_answer is not null then
+    return v_answer;
   end if;
 
-  select * into v_session from generation_private.read_session(p_channel, p_session_id, 'none');
-  perform generation_private.lock_payer(p_channel, v_session.owner_id, v_session.shopper_email, false);
-  select * into v_session from generation_private.read_session(p_channel, p_session_id, 'wait');
+  select * into v_session from generation_private.lock_for_settling(p_channel, p_session_id, true);
   if v_session.status is null or generation_private.is_settled(v_session.status) then
     v_row := generation_private.close_elsewhere(v_row, v_session.status, v_session.request_id);
     return generation_private.answer('settled', v_row);
@@ -222,8 +198,7 @@ begin
     end;
   end if;
 
-  perform generation_private.lock_payer(p_channel, v_session.owner_id, v_session.shopper_email, false);
-  select * into v_session from generation_private.read_session(p_channel, p_session_id, 'wait');
+  select * into v_session from generation_private.lock_for_settling(p_channel, p_session_id, true);
   if v_session.status is null or generation_private.is_settled(v_session.status) then
     v_row := generation_private.close_elsewhere(v_row, v_session.status, v_session.request_id);
     return generation_private.answer('settled', v_row);

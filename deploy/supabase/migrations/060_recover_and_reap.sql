@@ -1,5 +1,6 @@
 -- What periodic sweeps do, in any number of replicas at once: find what a killed process left behind, and end
--- what nothing will ever run. Neither waits for a lock below the ledger.
+-- what nothing will ever run. Neither waits for a lock below the ledger. Each session is a savepoint of its own:
+-- one that cannot be settled is set aside for a person and holds up no other.
 
 -- Sessions whose lease ran out, whatever their holder was doing. Each is offered to whoever asks first (the
 -- old holder included, should it still live) and not looked at again before the grace is over, so that its
@@ -21,17 +22,24 @@ begin
      limit least(greatest(p_limit, 0), 1000)
        for no key update skip locked
   loop
-    select * into v_session from generation_private.read_session(v_row.channel, v_row.session_id, 'none');
-    if v_session.status is null or generation_private.is_settled(v_session.status) then
-      perform generation_private.close_elsewhere(v_row, v_session.status, v_session.request_id);
-    else
-      update public.generation_ledger
-         set recovering = true, lease_expires_at = v_now + make_interval(secs => p_grace_seconds)
-       where channel = v_row.channel and session_id = v_row.session_id;
-      v_found := v_found || jsonb_build_object(
-        'channel', v_row.channel, 'session_id', v_row.session_id, 'task', v_row.task, 'attempt', v_row.attempt
-      );
-    end if;
+    begin
+      select * into v_session from generation_private.read_session(v_row.channel, v_row.session_id, 'none');
+      if v_session.status is null or generation_private.is_settled(v_session.status) then
+        perform generation_private.close_elsewhere(v_row, v_session.status, v_session.request_id);
+      else
+        update public.generation_ledger
+           set recovering = true, lease_expires_at = v_now + make_interval(secs => p_grace_seconds)
+         where channel = v_row.channel and session_id = v_row.session_id;
+        v_found := v_found || jsonb_build_object(
+          'channel', v_row.channel, 'session_id', v_row.session_id, 'task', v_row.task, 'attempt', v_row.attempt
+        );
+      end if;
+    exception
+      when transaction_rollback or lock_not_available or insufficient_resources then
+        null; -- passes by itself: the next sweep finds it again
+      when others then
+        perform generation_private.set_aside(v_row, sqlstate);
+    end;
   end loop;
   return v_found;
 end
@@ -114,8 +122,8 @@ end
 $$;
 
 -- Fails and refunds at most 100 orphans, looking at each once more before. One that is locked is left for the
--- next sweep (busy).
--- Answers one object per session: failed | settled | busy | too_young | session_not_found
+-- next sweep (busy). One that cannot be failed is set aside for a person (its SQLSTATE is `error`).
+-- Answers one object per session: failed | settled | busy | too_young | session_not_found | set_aside
 create or replace function public.generation_reap(
   p_sessions jsonb, p_stuck_after_seconds integer, p_error_code text, p_message text
 ) returns jsonb
@@ -191,7 +199,7 @@ begin
 end
 $$;
 
--- Fails an orphan that was just entered in the ledger, or takes it out again.
+-- Fails an orphan that was just entered in the ledger, takes it out again, or sets it aside.
 create or replace function generation_private.reap_one(
   p_channel text, p_session_id uuid, p_stuck_after_seconds integer, p_error_code text, p_message text
 ) returns jsonb
@@ -201,17 +209,74 @@ declare
   v_row public.generation_ledger := generation_private.lock_row(p_channel, p_session_id);
   v_session record;
 begin
-  select * into v_session from generation_private.read_session(p_channel, p_session_id, 'none');
-  if generation_private.lock_payer(p_channel, v_session.owner_id, v_session.shopper_email, true) then
-    select * into v_session from generation_private.read_session(p_channel, p_session_id, 'skip');
+  begin
+    select * into v_session from generation_private.lock_for_settling(p_channel, p_session_id, false);
     if generation_private.is_stuck(v_session.status, v_session.created_at, p_stuck_after_seconds) then
       return generation_private.answer(
         'failed', generation_private.fail_session(v_row, 'reaper', p_error_code, p_message)
       );
     end if;
-  end if;
+  exception
+    when transaction_rollback or lock_not_available or insufficient_resources then
+      null; -- passes by itself
+    when others then
+      return generation_private.answer('set_aside', generation_private.set_aside(v_row, sqlstate))
+        || jsonb_build_object('error', sqlstate);
+  end;
   delete from public.generation_ledger where channel = p_channel and session_id = p_session_id;
   return generation_private.answer_unknown('busy', p_channel, p_session_id);
+end
+$$;
+
+-- Sets one orphan aside that alone takes longer than a statement may: generation_reap was ended while it failed
+-- it. p_error: SQLSTATE. Answers as generation_reap does for one session.
+create or replace function public.generation_set_aside(
+  p_channel text, p_session_id uuid, p_stuck_after_seconds integer, p_error text
+) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  v_answer jsonb := generation_private.enter_orphan(p_channel, p_session_id, p_stuck_after_seconds);
+begin
+  if v_answer ->> 'verdict' <> 'entered' then
+    return v_answer;
+  end if;
+  return generation_private.answer(
+    'set_aside', generation_private.set_aside(generation_private.lock_row(p_channel, p_session_id), p_error)
+  ) || jsonb_build_object('error', p_error);
+end
+$$;
+
+-- Objects that an attempt may have stored for a session that ended without a result: the user was deleted, or
+-- somebody else failed it. Nobody is ever shown them, so the sweep deletes them.
+-- Answers [{channel, session_id, owner_id, since}], at most p_limit, oldest first.
+create or replace function public.generation_unwanted_objects(p_limit integer) returns jsonb
+language sql stable set search_path = ''
+as $$
+  select coalesce(jsonb_agg(to_jsonb(u) order by u.since), '[]')
+    from (
+      select channel, session_id, owner_id, object_unwanted_since as since
+        from public.generation_ledger
+       where object_unwanted_since is not null
+       order by object_unwanted_since
+       limit p_limit
+    ) u
+$$;
+
+-- Takes note that these are deleted: [{channel, session_id, since}] as they were answered. One that was stored
+-- again since then stays unwanted. Answers how many were noted.
+create or replace function public.generation_objects_deleted(p_objects jsonb) returns integer
+language plpgsql set search_path = ''
+as $$
+declare
+  v_noted integer;
+begin
+  update public.generation_ledger l
+     set object_unwanted_since = null
+    from jsonb_to_recordset(p_objects) as o (channel text, session_id uuid, since timestamptz)
+   where l.channel = o.channel and l.session_id = o.session_id and l.object_unwanted_since = o.since;
+  get diagnostics v_noted = row_count;
+  return v_noted;
 end
 $$;
 
@@ -220,10 +285,16 @@ grant execute on all functions in schema generation_private to service_role;
 revoke execute on function
   public.generation_recover(integer, integer),
   public.generation_orphans(timestamptz, integer, integer),
-  public.generation_reap(jsonb, integer, text, text)
+  public.generation_reap(jsonb, integer, text, text),
+  public.generation_set_aside(text, uuid, integer, text),
+  public.generation_unwanted_objects(integer),
+  public.generation_objects_deleted(jsonb)
 from public, anon, authenticated;
 grant execute on function
   public.generation_recover(integer, integer),
   public.generation_orphans(timestamptz, integer, integer),
-  public.generation_reap(jsonb, integer, text, text)
+  public.generation_reap(jsonb, integer, text, text),
+  public.generation_set_aside(text, uuid, integer, text),
+  public.generation_unwanted_objects(integer),
+  public.generation_objects_deleted(jsonb)
 to service_role;

@@ -62,7 +62,7 @@ class PostgresServer:
         if not (self._data / "PG_VERSION").exists():
             self._create()
         options = {**_OPTIONS, "port": str(self.port)}
-        argv = [self._program("postgres"), "-D", self._data]
+        argv = [self.program("postgres"), "-D", self._data]
         argv += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         self._process = self._nursery.start(
             "postgres",
@@ -115,7 +115,7 @@ class PostgresServer:
         if self._user is not None:
             os.chown(self._data, self._user, self._user)
             os.chown(password_file, self._user, self._user)
-        argv = [self._program("initdb"), "-D", self._data, "-U", "postgres", "--pwfile", password_file]
+        argv = [self.program("initdb"), "-D", self._data, "-U", "postgres", "--pwfile", password_file]
         argv += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"]
         made = subprocess.run(
             [str(a) for a in argv],
@@ -132,7 +132,8 @@ class PostgresServer:
         if made.returncode != 0:
             raise ProcessFailed(f"initdb ended with {made.returncode}: {made.stderr.strip() or made.stdout}")
 
-    def _program(self, name: str) -> Path:
+    def program(self, name: str) -> Path:
+        """Where one of PostgreSQL's programs is: psql, pg_dump and so on."""
         return self._programs / "bin" / name
 
     def _answers(self) -> bool:

@@ -267,14 +267,21 @@ class Operations:
         return _rows(answer.data)
 
     async def looked_at(self, session_id: UUID, note: str) -> dict[str, Any]:
-        """Take a session off the list of flagged ones; raises `Refused` if no settled one has this id."""
+        """Take a session off the list of flagged ones; raises `Refused` if it cannot be flagged.
+
+        One that was set aside because it could not be settled goes back to the sweep.
+        """
         params = {"p_session_id": str(session_id), "p_note": note}
         answer = (await self._supabase.rpc("generation_looked_at", params).execute()).data
         if not isinstance(answer, dict):
             raise ValueError("generation_looked_at answered no object")
-        if answer["verdict"] != "noted":
-            raise Refused(f"no settled session has the id {session_id}")
-        return {"session_id": str(session_id), "note": note}
+        if answer["verdict"] == "session_not_found":
+            raise Refused(f"no session that is settled or set aside has the id {session_id}")
+        return {
+            "session_id": str(session_id),
+            "note": note,
+            "tried_again": answer["verdict"] == "tried_again",
+        }
 
     async def costs(self, days: int) -> list[dict[str, Any]]:
         """What the provider's answers cost, by day, channel and model."""
