@@ -42,11 +42,10 @@ class SteppedInFlight(InFlight):
             STEPS.at("recovered", elements=sum(recovered.values()))
         return recovered
 
-    def wait(self) -> bool:
-        popped = super().wait()
-        if popped:
+    def wait(self) -> None:
+        super().wait()
+        if self._client.llen(self.name):
             STEPS.at("popped")
-        return popped
 
 
 def paced(timing: ConsumerTiming) -> ConsumerTiming:

@@ -19,7 +19,13 @@ from click.testing import CliRunner, Result
 from psycopg.types.json import Jsonb
 from tests.integration.tryons import TryOns
 
-from wearon_contracts.queues import DEAD_LETTER_LIST, TASK_LIST, inflight_list
+from wearon_contracts.queues import (
+    DEAD_LETTER_LIST,
+    INTAKE_STOPPED,
+    INVALID_IN_A_ROW,
+    TASK_LIST,
+    inflight_list,
+)
 from wearon_generator.ctl import main
 from wearon_generator.presence import PAUSED_KEY, REPLICA_PREFIX
 from wearon_local.app.next_app import SAMPLE_GARMENT, SAMPLE_PERSON, Job
@@ -92,6 +98,8 @@ COMMANDS = [
     ["status"],
     ["pause"],
     ["resume"],
+    ["intake", "show"],
+    ["intake", "resume"],
     ["dead", "list"],
     ["dead", "show"],
     ["dead", "requeue"],
@@ -198,6 +206,19 @@ def test_status_tells_depths_ages_and_who_lives(
         assert {"waiting", "working", "retrying", "flagged", "owed"} <= set(status["ledger"])
     finally:
         ask("resume")
+
+
+def test_stopped_intake_is_shown_and_resumed(stack: Stack, ask: Callable[..., Any], ctl: Ctl) -> None:
+    with stack.redis.client() as redis:
+        redis.set(INTAKE_STOPPED, json.dumps({"reason": "too_many_invalid"}))
+        redis.set(INVALID_IN_A_ROW, 500)
+        expected = {"intake_stopped": {"reason": "too_many_invalid"}, "invalid_in_a_row": 500}
+        assert ask("intake", "show") == expected
+        assert ask("status")["intake_stopped"] == expected["intake_stopped"]
+        assert ctl("intake", "resume").exit_code == 1  # not without --yes
+        assert ask("intake", "resume", "--yes") == {"intake_stopped": None, "was_stopped": True}
+        assert not redis.exists(INTAKE_STOPPED, INVALID_IN_A_ROW)
+    assert ask("intake", "show") == {"intake_stopped": None, "invalid_in_a_row": 0}
 
 
 def test_the_oldest_task_has_an_age(stack: Stack, ask: Callable[..., Any], tryons: TryOns) -> None:

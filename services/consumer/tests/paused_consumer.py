@@ -35,11 +35,10 @@ class PausingInFlight(InFlight):
             self.pause_at("taken")
         return answer
 
-    def wait(self) -> bool:
-        popped = super().wait()
-        if popped:
+    def wait(self) -> None:
+        super().wait()
+        if self._client.llen(self.name):
             self.pause_at("popped")
-        return popped
 
     def recover_some(self) -> dict[str, int]:
         recovered = super().recover_some()

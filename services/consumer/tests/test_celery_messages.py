@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from wearon_consumer.celery_messages import CeleryMessages
 from wearon_contracts.queues import (
     CELERY_QUEUE,
-    DEAD_LETTER_LIST,
     PROCESS_GENERATION_TASK,
     REJECT_GENERATION_TASK,
 )
@@ -31,11 +30,11 @@ def celery_app(lab: Lab) -> celery.Celery:
 
 
 def everything_in_redis(lab: Lab) -> dict[bytes, Any]:
-    """All keys but the dead letters; lists as lists, sets as sets."""
+    """The keys that Celery uses; lists as lists, sets as sets."""
     everything: dict[bytes, Any] = {}
     keys: list[Any] = lab.redis.keys()
     for key in keys:
-        if key != DEAD_LETTER_LIST.encode():
+        if not key.startswith(b"wearon:"):
             is_list = lab.redis.type(key) == b"list"
             everything[key] = lab.redis.lrange(key, 0, -1) if is_list else lab.redis.smembers(key)
     return everything

@@ -107,7 +107,8 @@ def test_repeated_key_takes_its_last_value() -> None:
         pytest.param(task_bytes(version=2.0), R.UNKNOWN_VERSION, ALL_IDS, id="version 2.0"),
         pytest.param(task_bytes(version=0, prompt=...), R.UNKNOWN_VERSION, ALL_IDS, id="version 0"),
         pytest.param(task_bytes(prompt="x" * 65_536), R.TOO_LARGE, ALL_IDS, id="over 64 KiB"),
-        pytest.param(task_bytes(prompt="x" * 1_048_576), R.TOO_LARGE, NO_IDS, id="over 1 MiB"),
+        pytest.param(b"\0oversized 53000000 " + task_bytes()[:400], R.TOO_LARGE, NO_REQUEST, id="head"),
+        pytest.param(b"\0oversized 53000000 nothing", R.TOO_LARGE, NO_IDS, id="head without ids"),
         pytest.param(b"[" * 500_000, R.TOO_LARGE, NO_IDS, id="half a MiB of brackets"),
     ],
 )  # fmt: skip

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from wearon_consumer.batches import BatchBuilder
 from wearon_consumer.bridge import Bridge, pause_seconds
 from wearon_consumer.celery_messages import CeleryMessages
-from wearon_consumer.inflight import InFlight, Turn
+from wearon_consumer.inflight import InFlight, Limits, Turn
 from wearon_consumer.metrics import Metrics
 from wearon_consumer.timing import ConsumerTiming
 from wearon_contracts.queues import CELERY_QUEUE, TASK_LIST, consumer_heartbeat, inflight_list
@@ -24,6 +24,7 @@ from .lab import Lab, encode, new_task
 
 RECOVERY_SECONDS = 15
 TIMING = ConsumerTiming()
+LIMITS = Limits(max_invalid_in_a_row=500, max_dead_letter_bytes=2**26)
 
 
 def wait_for_error(lab: Lab) -> None:
@@ -157,7 +158,7 @@ def test_pauses_grow_to_five_seconds_and_differ() -> None:
 
 
 def test_repeated_turn_gives_the_same_answer(lab: Lab) -> None:
-    inflight = InFlight(lab.redis, "me", TIMING)
+    inflight = InFlight(lab.redis, "me", TIMING, LIMITS)
     ids = lab.push_tasks(150)
     load = builder().build("1", inflight.turn("1").elements).load
     first = inflight.turn("2", load)
@@ -173,7 +174,7 @@ def test_repeated_turn_gives_the_same_answer(lab: Lab) -> None:
 
 
 def test_repeated_take_gives_the_same_batch(lab: Lab) -> None:
-    inflight = InFlight(lab.redis, "me", TIMING)
+    inflight = InFlight(lab.redis, "me", TIMING, LIMITS)
     lab.push_tasks(150)
     first = inflight.turn("1")
     assert inflight.turn("1") == inflight.turn("2") == first
@@ -181,7 +182,7 @@ def test_repeated_take_gives_the_same_batch(lab: Lab) -> None:
 
 
 def test_late_pop_of_a_closed_connection_keeps_its_element(lab: Lab) -> None:
-    inflight = InFlight(lab.redis, "me", TIMING)
+    inflight = InFlight(lab.redis, "me", TIMING, LIMITS)
     ids = lab.push_tasks(2)
     load = builder().build("1", inflight.turn("1").elements).load
     late = encode(new_task())
@@ -191,7 +192,7 @@ def test_late_pop_of_a_closed_connection_keeps_its_element(lab: Lab) -> None:
 
 
 def test_batch_is_refused_after_the_heartbeat_ended(lab: Lab) -> None:
-    inflight = InFlight(lab.redis, "me", TIMING)
+    inflight = InFlight(lab.redis, "me", TIMING, LIMITS)
     lab.push_tasks(1)
     elements = inflight.turn("1").elements
     load = builder().build("1", elements).load
@@ -213,14 +214,13 @@ class UnluckyInFlight(InFlight):
             raise KeyError("unexpected")
         return super().turn(*arguments, **more)
 
-    def wait(self) -> bool:
+    def wait(self) -> None:
         self.when_idle()
-        return False
 
 
 def test_loop_survives_unexpected_errors(lab: Lab) -> None:
     ids = lab.push_tasks(3)
-    inflight = UnluckyInFlight(lab.redis, "me", TIMING)
+    inflight = UnluckyInFlight(lab.redis, "me", TIMING, LIMITS)
     registry = CollectorRegistry()
     bridge = Bridge(inflight, builder(), Metrics(registry), TIMING)
     inflight.when_idle = bridge.stop
@@ -230,4 +230,4 @@ def test_loop_survives_unexpected_errors(lab: Lab) -> None:
 
 
 def builder() -> BatchBuilder:
-    return BatchBuilder(CeleryMessages(CELERY_QUEUE), "me", lambda: datetime.now(UTC))
+    return BatchBuilder(CeleryMessages(CELERY_QUEUE), "me", lambda: datetime.now(UTC), 500)

@@ -10,6 +10,17 @@ TASK_LIST: Final = "wearon:tasks:generation"
 DEAD_LETTER_LIST: Final = "wearon:tasks:generation:dead"
 """Redis list of `DeadLetter` elements, newest at the left."""
 
+DEAD_LETTER_BYTES: Final = "wearon:tasks:generation:dead:bytes"
+"""About how many bytes `DEAD_LETTER_LIST` holds; counted again before anything is decided by it."""
+
+INVALID_IN_A_ROW: Final = "wearon:tasks:generation:invalid_in_a_row"
+"""Number of invalid elements that all consumers together met since the last valid one."""
+
+INTAKE_STOPPED: Final = "wearon:tasks:generation:intake_stopped"
+"""While this key exists, no consumer takes elements from `TASK_LIST`. JSON: reason, since, by.
+
+reason is `too_many_invalid` or `dead_letters_full`."""
+
 INFLIGHT_PREFIX: Final = "wearon:tasks:generation:inflight:"
 """Prefix of the per-consumer lists of elements that are taken but not yet handed to Celery."""
 

@@ -4,6 +4,12 @@ exports.TASK_LIST = "wearon:tasks:generation";
 
 exports.DEAD_LETTER_LIST = "wearon:tasks:generation:dead";
 
+exports.DEAD_LETTER_BYTES = "wearon:tasks:generation:dead:bytes";
+
+exports.INVALID_IN_A_ROW = "wearon:tasks:generation:invalid_in_a_row";
+
+exports.INTAKE_STOPPED = "wearon:tasks:generation:intake_stopped";
+
 exports.INFLIGHT_PREFIX = "wearon:tasks:generation:inflight:";
 
 exports.CONSUMER_HEARTBEAT_PREFIX = "wearon:consumers:";

@@ -273,6 +273,15 @@ export declare const TASK_LIST: "wearon:tasks:generation";
 /** Redis list of `DeadLetter` elements, newest at the left. */
 export declare const DEAD_LETTER_LIST: "wearon:tasks:generation:dead";
 
+/** About how many bytes `DEAD_LETTER_LIST` holds; counted again before anything is decided by it. */
+export declare const DEAD_LETTER_BYTES: "wearon:tasks:generation:dead:bytes";
+
+/** Number of invalid elements that all consumers together met since the last valid one. */
+export declare const INVALID_IN_A_ROW: "wearon:tasks:generation:invalid_in_a_row";
+
+/** While this key exists, no consumer takes elements from `TASK_LIST`. JSON: reason, since, by. reason is `too_many_invalid` or `dead_letters_full`. */
+export declare const INTAKE_STOPPED: "wearon:tasks:generation:intake_stopped";
+
 /** Prefix of the per-consumer lists of elements that are taken but not yet handed to Celery. */
 export declare const INFLIGHT_PREFIX: "wearon:tasks:generation:inflight:";
 

@@ -4,6 +4,12 @@ export const TASK_LIST = "wearon:tasks:generation";
 
 export const DEAD_LETTER_LIST = "wearon:tasks:generation:dead";
 
+export const DEAD_LETTER_BYTES = "wearon:tasks:generation:dead:bytes";
+
+export const INVALID_IN_A_ROW = "wearon:tasks:generation:invalid_in_a_row";
+
+export const INTAKE_STOPPED = "wearon:tasks:generation:intake_stopped";
+
 export const INFLIGHT_PREFIX = "wearon:tasks:generation:inflight:";
 
 export const CONSUMER_HEARTBEAT_PREFIX = "wearon:consumers:";

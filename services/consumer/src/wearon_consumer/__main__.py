@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from wearon_consumer.batches import BatchBuilder
 from wearon_consumer.bridge import Bridge
 from wearon_consumer.celery_messages import CeleryMessages
-from wearon_consumer.inflight import InFlight
+from wearon_consumer.inflight import InFlight, Limits
 from wearon_consumer.metrics import Backlog, Metrics
 from wearon_consumer.settings import ConsumerSettings
 from wearon_consumer.timing import ConsumerTiming
@@ -33,7 +33,7 @@ _log = structlog.get_logger(__name__)
 
 def main(
     timing: ConsumerTiming | None = None,
-    make_inflight: Callable[[redis.Redis, str, ConsumerTiming], InFlight] = InFlight,
+    make_inflight: Callable[[redis.Redis, str, ConsumerTiming, Limits], InFlight] = InFlight,
 ) -> int:
     """Bridge until SIGTERM or SIGINT; returns the exit code. Tests hand in other intervals and steps."""
     timing = timing or ConsumerTiming()
@@ -44,8 +44,10 @@ def main(
     consumer_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    inflight = make_inflight(client, consumer_id, timing)
-    builder = BatchBuilder(CeleryMessages(CELERY_QUEUE), consumer_id, lambda: datetime.now(UTC))
+    limits = Limits(settings.max_invalid_in_a_row, settings.max_dead_letter_mb * 1024 * 1024)
+    inflight = make_inflight(client, consumer_id, timing, limits)
+    celery = CeleryMessages(CELERY_QUEUE)
+    builder = BatchBuilder(celery, consumer_id, lambda: datetime.now(UTC), limits.max_invalid_in_a_row)
     bridge = Bridge(inflight, builder, Metrics(registry), timing)
     registry.register(Backlog(client, inflight.name, bridge.progresses))
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import Final
 
 from wearon_consumer.celery_messages import CeleryMessages
-from wearon_consumer.elements import Refusal, read_element
+from wearon_consumer.elements import Refusal, kept_bytes, read_element
 from wearon_consumer.inflight import Load
 from wearon_contracts.queues import PROCESS_GENERATION_TASK, REJECT_GENERATION_TASK
 from wearon_contracts.tasks import DeadLetter, DeadLetterReason, GenerationTask, raw_and_encoding
@@ -27,13 +27,25 @@ class Batch:
 class BatchBuilder:
     """Builds batches from elements."""
 
-    def __init__(self, celery: CeleryMessages, consumer_id: str, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        celery: CeleryMessages,
+        consumer_id: str,
+        clock: Callable[[], datetime],
+        max_invalid_in_a_row: int,
+    ) -> None:
         self._celery = celery
+        self._max_invalid_in_a_row = max_invalid_in_a_row
         self._consumer_id: Final = consumer_id
         self._clock = clock
 
-    def build(self, ticket: str, elements: Iterable[bytes]) -> Batch:
-        """Build the batch of `elements`. An element that cannot be read never blocks the others."""
+    def build(self, ticket: str, elements: Iterable[bytes], invalid_in_a_row: int = 0) -> Batch:
+        """Build the batch of `elements`. An element that cannot be read never blocks the others.
+
+        `invalid_in_a_row`: invalid elements met right before these. The batch ends with the element that
+        makes them `max_invalid_in_a_row`; the others stay in flight.
+        """
+        any_valid = False
         outcomes: list[GenerationTask | Refusal] = []
         messages: list[str] = []
         letters: list[str] = []
@@ -50,7 +62,13 @@ class BatchBuilder:
                 messages.append(message)
             if isinstance(outcome, Refusal):
                 letters.append(self._letter(raw, outcome))
-        return Batch(outcomes, Load(ticket, len(outcomes), messages, letters))
+                invalid_in_a_row += 1
+                if invalid_in_a_row >= self._max_invalid_in_a_row:
+                    break
+            else:
+                any_valid, invalid_in_a_row = True, 0
+        trailing_invalid = invalid_in_a_row if any_valid else len(letters)
+        return Batch(outcomes, Load(ticket, len(outcomes), messages, letters, any_valid, trailing_invalid))
 
     def _message(self, raw: bytes, outcome: GenerationTask | Refusal) -> str | None:
         """The Celery message for an element, or None. A repeated rejection has the same task id."""
@@ -63,7 +81,7 @@ class BatchBuilder:
         return self._celery.message(REJECT_GENERATION_TASK, task_id, rejection.model_dump(mode="json"))
 
     def _letter(self, raw: bytes, refusal: Refusal) -> str:
-        text, encoding = raw_and_encoding(raw)
+        text, encoding = raw_and_encoding(kept_bytes(raw))
         return DeadLetter(
             reason=refusal.reason,
             detail=refusal.detail,

@@ -13,13 +13,11 @@ import structlog
 
 from wearon_consumer.batches import Batch, BatchBuilder
 from wearon_consumer.elements import Refusal
-from wearon_consumer.inflight import BATCH_ELEMENTS, InFlight
+from wearon_consumer.inflight import BATCH_ELEMENTS, InFlight, Turn
 from wearon_consumer.metrics import Metrics
 from wearon_consumer.timing import ConsumerTiming
 from wearon_contracts.tasks import GenerationTask
 
-ALARM_REFUSED_IN_A_ROW: Final = 50
-"""So many invalid elements with no valid one between them are the sign of a bad deployment."""
 _NAP_SECONDS: Final = 0.1  # a pause is slept in naps of this length, so that a stop is noticed
 
 _log = structlog.get_logger(__name__)
@@ -40,7 +38,8 @@ class Bridge:
         self._taken_at = 0.0
         self._unreported: Batch | None = None  # handed on and not yet logged
         self._next_recovery = 0.0
-        self._refused_in_a_row = 0
+        self._invalid_in_a_row = 0
+        self._intake_stopped = b""
         self._last_progress = -math.inf
         self._stopping = False
 
@@ -73,10 +72,12 @@ class Bridge:
         elements = self._exchange(ticket)
         if elements:
             self._taken_at = time.monotonic()
-            self._batch = self._builder.build(ticket, elements)
+            self._batch = self._builder.build(ticket, elements, self._invalid_in_a_row)
             return
         self._report()
-        if not self._stopping:
+        if self._intake_stopped:
+            self._sleep(self._timing.wait)
+        elif not self._stopping:
             self._inflight.wait()
             self._progressed()
 
@@ -87,6 +88,7 @@ class Bridge:
         turn = self._inflight.turn(ticket, load, room=room, meanwhile=self._report)
         self._batch = None
         self._progressed()
+        self._note_intake(turn)
         if batch and turn.handed_on:
             self._unreported = batch
             self._metrics.bridge_seconds.observe(time.monotonic() - self._taken_at)
@@ -94,6 +96,21 @@ class Bridge:
             self._metrics.superseded.inc()
             _log.warning("batch_superseded", elements=len(batch.outcomes))
         return turn.elements
+
+    def _note_intake(self, turn: Turn) -> None:
+        self._invalid_in_a_row = turn.invalid_in_a_row
+        self._metrics.refused_in_a_row.set(turn.invalid_in_a_row)
+        if bool(turn.intake_stopped) != bool(self._intake_stopped):
+            self._intake_stopped = turn.intake_stopped
+            if turn.intake_stopped:
+                why = turn.intake_stopped.decode(errors="replace")
+                _log.error(
+                    "intake_stopped",
+                    why=why,
+                    what_to_do="look at the dead letters, then: wearonctl intake resume",
+                )
+            else:
+                _log.warning("intake_resumed")
 
     def _next_ticket(self) -> str:
         return str(next(self._tickets))
@@ -108,7 +125,6 @@ class Bridge:
         for outcome in batch.outcomes:
             if isinstance(outcome, GenerationTask):
                 published += 1
-                self._refused_in_a_row = 0
                 _log.info(
                     "task_accepted",
                     request_id=outcome.request_id,
@@ -119,12 +135,10 @@ class Bridge:
             else:
                 self._report_refusal(outcome)
         self._metrics.published.inc(published)
-        self._metrics.refused_in_a_row.set(self._refused_in_a_row)
 
     def _report_refusal(self, refusal: Refusal) -> None:
         ids = refusal.ids
         notified = ids.rejection() is not None
-        self._refused_in_a_row += 1
         self._metrics.dead_lettered.labels(refusal.reason.value).inc()
         if notified:
             self._metrics.rejections.inc()
@@ -137,8 +151,6 @@ class Bridge:
             channel=ids.channel.value if ids.channel else None,
             generator_notified=notified,
         )
-        if self._refused_in_a_row % ALARM_REFUSED_IN_A_ROW == 0:
-            _log.error("no_valid_task_for_long", refused_in_a_row=self._refused_in_a_row)
 
     def _recover(self) -> None:
         for consumer_id, elements in self._inflight.recover_some().items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 from uuid import UUID
@@ -12,7 +13,6 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from wearon_contracts.tasks import (
-    MAX_READABLE_BYTES,
     MAX_TASK_BYTES,
     TASK_VERSION,
     Channel,
@@ -56,13 +56,25 @@ class Refusal:
     ids: ElementIds = NO_IDS
 
 
+_OVERSIZED: Final = re.compile(rb"\x00oversized (\d{1,12}) ", re.ASCII)
+
+
+def kept_bytes(raw: bytes) -> bytes:
+    """The bytes that a dead letter keeps of an element: all, or the head that the turn left of a huge one."""
+    cut = _OVERSIZED.match(raw)
+    return raw[cut.end() :] if cut else raw
+
+
 def read_element(raw: bytes) -> GenerationTask | Refusal:
     """The task that `raw` holds, or the refusal. Raises nothing, whatever the bytes are."""
+    cut = _OVERSIZED.match(raw)
+    if cut is not None:
+        head = raw[cut.end() :]
+        detail = f"{int(cut[1])} bytes, at most {MAX_TASK_BYTES} are allowed; the first {len(head)} are kept"
+        return Refusal(DeadLetterReason.TOO_LARGE, detail, _ids_in(head))
     if len(raw) > MAX_TASK_BYTES:
-        ids = _ids_in(raw) if len(raw) <= MAX_READABLE_BYTES else NO_IDS
-        return Refusal(
-            DeadLetterReason.TOO_LARGE, f"{len(raw)} bytes, at most {MAX_TASK_BYTES} are allowed", ids
-        )
+        detail = f"{len(raw)} bytes, at most {MAX_TASK_BYTES} are allowed"
+        return Refusal(DeadLetterReason.TOO_LARGE, detail, _ids_in(raw))
     # The JSON parser behind pydantic lets NaN and Infinity through, which no JSON document may hold.
     if b"NaN" not in raw and b"Infinity" not in raw:
         try:

@@ -8,6 +8,9 @@ value names the batch being worked on by a ticket, and the last one that was han
                dead letters and removes its elements from the list
             2. names the next batch in the heartbeat, fills the list up from the task list and returns what is
                in it
+               An element over 1 MiB is cut to its head there, so that no consumer ever loads it.
+               Too many invalid elements in a row, or too many bytes of dead letters, stop the intake of all
+               consumers: what is in flight goes back, and nothing is taken until the operator deletes the key
   recover   only while there is no heartbeat: puts the list back where it came from, in its old order
 
 So a consumer that was paused past its heartbeat either still finds its batch untouched, or is refused because
@@ -16,8 +19,11 @@ another one may have recovered the elements: nothing is lost and nothing is publ
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import redis
@@ -26,12 +32,16 @@ from wearon_consumer.celery_messages import binding, binding_keys
 from wearon_consumer.timing import ConsumerTiming
 from wearon_contracts.queues import (
     CELERY_QUEUE,
+    DEAD_LETTER_BYTES,
     DEAD_LETTER_LIST,
     INFLIGHT_PREFIX,
+    INTAKE_STOPPED,
+    INVALID_IN_A_ROW,
     TASK_LIST,
     consumer_heartbeat,
     inflight_list,
 )
+from wearon_contracts.tasks import MAX_READABLE_BYTES, MAX_TASK_BYTES
 
 BATCH_ELEMENTS: Final = 100
 BATCH_BYTES: Final = 1024 * 1024
@@ -40,16 +50,37 @@ _SCAN_KEYS: Final = 1000
 
 # Sent as EVAL, not EVALSHA: a restarted server has forgotten scripts, and beside a batch it costs nothing.
 _TURN: Final = """
--- KEYS task list, in-flight list, heartbeat, Celery queue, dead letters, two binding sets
+-- KEYS task list, in-flight list, heartbeat, Celery queue, dead letters, two binding sets,
+--      bytes of dead letters, invalid in a row, intake stopped
 -- ARGV heartbeat ms, next ticket, most elements, most bytes, binding,
---      ticket to hand on or '', its elements, messages for Celery, dead letters (one a line)
+--      ticket to hand on or '', its elements, messages for Celery, dead letters (one a line),
+--      1 if one of its elements is valid, invalid elements after the last valid one,
+--      limit of invalid in a row, limit of bytes of dead letters, time and consumer for the operator,
+--      longest element to read, bytes kept of a longer one
 local function push(list, lines)
-  local from = 1
+  local from, bytes = 1, 0
   while from <= #lines do
     local to = string.find(lines, '\\n', from, true) or #lines + 1
     redis.call('LPUSH', list, string.sub(lines, from, to - 1))
+    bytes = bytes + to - from
     from = to + 1
   end
+  return bytes
+end
+local function count_dead_letters_again()
+  local bytes, from = 0, 0
+  while true do
+    local page = redis.call('LRANGE', KEYS[5], from, from + 99)
+    for i = 1, #page do bytes = bytes + #page[i] end
+    from = from + #page
+    if #page < 100 then break end
+  end
+  redis.call('SET', KEYS[8], bytes)
+  return bytes
+end
+local function stop_intake(reason)
+  local why = cjson.encode({reason = reason, since = ARGV[14], by = ARGV[15]})
+  redis.call('SET', KEYS[10], why, 'NX')
 end
 local current, last = string.match(redis.call('GET', KEYS[3]) or '', '(%S+) (%S+)')
 local ticket, outcome = ARGV[6], 0
@@ -59,26 +90,43 @@ elseif ticket ~= '' and ticket == current then
   -- A key of the wrong type raises here, before anything is written: scripts are not rolled back.
   redis.call('LLEN', KEYS[4])
   redis.call('LLEN', KEYS[5])
+  redis.call('INCRBY', KEYS[8], 0)
+  redis.call('INCRBY', KEYS[9], 0)
   redis.call('SADD', KEYS[6], ARGV[5])
   redis.call('SADD', KEYS[7], ARGV[5])
   push(KEYS[4], ARGV[8])
-  push(KEYS[5], ARGV[9])
+  local dead_bytes = redis.call('INCRBY', KEYS[8], push(KEYS[5], ARGV[9]))
   -- From the right, where the oldest are: a blocking pop given up by us may still add one at the left.
   redis.call('LTRIM', KEYS[2], 0, -1 - tonumber(ARGV[7]))
   outcome, last = 1, ticket
+  if ARGV[10] == '1' then redis.call('SET', KEYS[9], 0) end
+  if redis.call('INCRBY', KEYS[9], ARGV[11]) >= tonumber(ARGV[12]) then stop_intake('too_many_invalid') end
+  if ARGV[9] ~= '' and dead_bytes >= tonumber(ARGV[13])
+      and count_dead_letters_again() >= tonumber(ARGV[13]) then
+    stop_intake('dead_letters_full')
+  end
 end
 redis.call('SET', KEYS[3], ARGV[2] .. ' ' .. (last or '-'), 'PX', ARGV[1])
-local answer, bytes = {outcome}, 0
-local held = redis.call('LRANGE', KEYS[2], 0, -1)
-for i = #held, 1, -1 do
-  answer[#answer + 1] = held[i]
-  bytes = bytes + #held[i]
+local stopped = redis.call('GET', KEYS[10]) or ''
+local answer, bytes = {outcome, stopped, tonumber(redis.call('GET', KEYS[9]) or 0)}, 0
+if stopped ~= '' then
+  while redis.call('LMOVE', KEYS[2], KEYS[1], 'LEFT', 'RIGHT') do end
+  return answer
 end
-while #answer <= tonumber(ARGV[3]) and bytes < tonumber(ARGV[4]) do
-  local element = redis.call('LMOVE', KEYS[1], KEYS[2], 'RIGHT', 'LEFT')
-  if not element then break end
+local function add(element, index)
+  if #element > tonumber(ARGV[16]) then
+    element = '\\0oversized ' .. #element .. ' ' .. string.sub(element, 1, tonumber(ARGV[17]))
+    redis.call('LSET', KEYS[2], index, element)
+  end
   answer[#answer + 1] = element
   bytes = bytes + #element
+end
+local held = redis.call('LRANGE', KEYS[2], 0, -1)
+for i = #held, 1, -1 do add(held[i], i - 1) end
+while #answer < 3 + tonumber(ARGV[3]) and bytes < tonumber(ARGV[4]) do
+  local element = redis.call('LMOVE', KEYS[1], KEYS[2], 'RIGHT', 'LEFT')
+  if not element then break end
+  add(element, 0)
 end
 return answer
 """
@@ -92,6 +140,14 @@ return recovered
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When the consumers stop taking elements until an operator lets them go on."""
+
+    max_invalid_in_a_row: int
+    max_dead_letter_bytes: int
+
+
 @dataclass(slots=True)
 class Load:
     """Messages and dead letters to push in place of the oldest `elements` in flight, taken under `ticket`."""
@@ -100,26 +156,34 @@ class Load:
     elements: int
     messages: Sequence[str]
     letters: Sequence[str]
+    any_valid: bool
+    trailing_invalid: int
+    """Invalid elements after the last valid one, or all if none is valid."""
 
 
 @dataclass(slots=True)
 class Turn:
     """`handed_on`: the load is on its way. If not, the heartbeat had ended, others may have its elements.
 
-    `elements`: all that is now in flight, oldest first.
+    `elements`: all that is now in flight, oldest first; none while the intake is stopped.
     """
 
     handed_on: bool
     elements: list[bytes]
+    intake_stopped: bytes = b""
+    """Why no consumer takes elements, as the JSON in Redis; empty if they do."""
+    invalid_in_a_row: int = 0
+    """Of all consumers together."""
 
 
 class InFlight:
     """One consumer's share of the queue. All methods raise redis.RedisError, and may then be repeated."""
 
-    def __init__(self, client: redis.Redis, consumer_id: str, timing: ConsumerTiming) -> None:
+    def __init__(self, client: redis.Redis, consumer_id: str, timing: ConsumerTiming, limits: Limits) -> None:
         """`client` must allow for blocking commands of `timing.wait` seconds."""
         self._client = client
         self._timing = timing
+        self._limits = limits
         self.consumer_id: Final = consumer_id
         self.name: Final = inflight_list(consumer_id)
         self._heartbeat = consumer_heartbeat(consumer_id)
@@ -144,20 +208,27 @@ class InFlight:
             CELERY_QUEUE,
             DEAD_LETTER_LIST,
             *binding_keys(CELERY_QUEUE),
+            DEAD_LETTER_BYTES,
+            INVALID_IN_A_ROW,
+            INTAKE_STOPPED,
         ]
         heartbeat_ms = round(self._timing.heartbeat_ttl * 1000)
         arguments: list[str | int] = [heartbeat_ms, ticket, room, BATCH_BYTES, binding(CELERY_QUEUE)]
         if load is None:
-            arguments += ["", 0, "", ""]
+            arguments += ["", 0, "", "", 0, 0]
         else:
             # Two long arguments are packed, sent and parsed faster than hundreds. JSON holds no bare newline.
             arguments += [load.ticket, load.elements, "\n".join(load.messages), "\n".join(load.letters)]
+            arguments += [int(load.any_valid), load.trailing_invalid]
+        arguments += [self._limits.max_invalid_in_a_row, self._limits.max_dead_letter_bytes]
+        arguments += [datetime.now(UTC).isoformat(timespec="seconds"), self.consumer_id]
+        arguments += [MAX_READABLE_BYTES, MAX_TASK_BYTES]
         pool = self._client.connection_pool
         connection = pool.get_connection()
         try:
             connection.send_command("EVAL", _TURN, len(keys), *keys, *arguments)  # type: ignore[no-untyped-call]
             meanwhile()
-            handed_on, *elements = connection.read_response()
+            handed_on, intake_stopped, invalid_in_a_row, *elements = connection.read_response()
         except redis.ResponseError:
             raise
         except BaseException:
@@ -166,12 +237,32 @@ class InFlight:
             raise
         finally:
             pool.release(connection)
-        return Turn(bool(handed_on), elements)
+        return Turn(bool(handed_on), elements, intake_stopped, invalid_in_a_row)
 
-    def wait(self) -> bool:
-        """Wait at most `timing.wait` seconds for an element; returns whether one has come in flight."""
-        element = self._client.blmove(TASK_LIST, self.name, self._timing.wait, "RIGHT", "LEFT")
-        return element is not None
+    def wait(self) -> None:
+        """Return when an element has come in flight, or else after `timing.wait` seconds.
+
+        The element itself stays in Redis, because it may be larger than this process's memory: the answer to
+        the pop is skipped, and the one to an ECHO behind it tells that the pop has ended. A server or proxy
+        without CLIENT REPLY answers both, and an error of the pop shows in the turn that follows.
+        """
+        pool = self._client.connection_pool
+        connection = pool.get_connection()
+        token = os.urandom(8).hex()
+        pop = ("BLMOVE", TASK_LIST, self.name, "RIGHT", "LEFT", self._timing.wait)
+        try:
+            connection.send_packed_command(
+                connection.pack_commands([("CLIENT", "REPLY", "SKIP"), pop, ("ECHO", token)])  # type: ignore[no-untyped-call]
+            )
+            while True:
+                with suppress(redis.ResponseError):
+                    if connection.read_response() == token.encode():
+                        return
+        except BaseException:
+            connection.disconnect()  # type: ignore[no-untyped-call]
+            raise
+        finally:
+            pool.release(connection)
 
     def recover_some(self) -> dict[str, int]:
         """Put back what consumers without a heartbeat had taken: how many elements, by consumer id.

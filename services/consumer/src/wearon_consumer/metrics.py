@@ -13,7 +13,14 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from wearon_contracts.queues import CELERY_AGAIN_QUEUE, CELERY_QUEUE, DEAD_LETTER_LIST, TASK_LIST
+from wearon_contracts.queues import (
+    CELERY_AGAIN_QUEUE,
+    CELERY_QUEUE,
+    DEAD_LETTER_BYTES,
+    DEAD_LETTER_LIST,
+    INTAKE_STOPPED,
+    TASK_LIST,
+)
 from wearon_contracts.tasks import DeadLetterReason
 
 _BRIDGE_BUCKETS: Final = (
@@ -60,7 +67,8 @@ class Metrics:
         )
         self.refused_in_a_row = Gauge(
             "wearon_consumer_refused_in_a_row",
-            "Invalid elements since the last valid one. Many mean a bad deployment, here or at the producer.",
+            "Invalid elements since the last valid one, of all consumers together. "
+            "At MAX_INVALID_IN_A_ROW the intake stops.",
             registry=registry,
         )
         self.recovered = Counter(
@@ -97,7 +105,12 @@ class Backlog(Collector):
     wearon_consumer_oldest_waiting_seconds
         age of the next task by its created_at; 0 with none waiting, absent when it cannot be read
 
-    Both are absent while Redis does not answer.
+    wearon_consumer_intake_stopped
+        1 while no consumer takes elements because an operator has to look at the dead letters, else 0
+    wearon_consumer_dead_letter_bytes
+        about how many bytes the dead letters hold
+
+    All are absent while Redis does not answer.
     """
 
     def __init__(
@@ -125,18 +138,24 @@ class Backlog(Collector):
     def collect(self) -> Iterator[Metric]:
         if not self._reachable():
             return
-        length, oldest = self._families()
+        length, oldest, stopped, dead_bytes = self._families()
         try:
             with self._client.pipeline(transaction=False) as pipeline:
                 for name in self._lists.values():
                     pipeline.llen(name)
                 pipeline.lindex(TASK_LIST, -1)
-                *lengths, element = pipeline.execute()
+                pipeline.exists(INTAKE_STOPPED)
+                pipeline.get(DEAD_LETTER_BYTES)
+                *lengths, element, is_stopped, byte_count = pipeline.execute()
         except redis.RedisError:
             return
         for label, count in zip(self._lists, lengths, strict=True):
             length.add_metric([label], count)
         yield length
+        stopped.add_metric([], is_stopped)
+        yield stopped
+        dead_bytes.add_metric([], int(byte_count or 0))
+        yield dead_bytes
         age = self._age(element)
         if age is not None:
             oldest.add_metric([], age)
@@ -153,7 +172,7 @@ class Backlog(Collector):
             return None
 
     @staticmethod
-    def _families() -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
+    def _families() -> tuple[GaugeMetricFamily, ...]:
         return (
             GaugeMetricFamily(
                 "wearon_consumer_list_length", "Elements of the lists in Redis.", labels=["list"]
@@ -161,4 +180,9 @@ class Backlog(Collector):
             GaugeMetricFamily(
                 "wearon_consumer_oldest_waiting_seconds", "Age of the task that is next in line."
             ),
+            GaugeMetricFamily(
+                "wearon_consumer_intake_stopped",
+                "1 while consumers take nothing until `wearonctl intake resume`.",
+            ),
+            GaugeMetricFamily("wearon_consumer_dead_letter_bytes", "Bytes of the dead letters."),
         )

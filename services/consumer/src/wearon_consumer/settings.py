@@ -22,3 +22,19 @@ class ConsumerSettings(ServiceSettings):
     health_port: Annotated[
         int, Field(ge=0, le=65535, description="Port of /live, /ready and /metrics; 0 takes a free one.")
     ] = 8001
+    max_invalid_in_a_row: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="So many invalid elements without a valid one between them stop all consumers until "
+            "`wearonctl intake resume`: a deployment is wrong, and each costs a shopper a try-on.",
+        ),
+    ] = 500
+    max_dead_letter_mb: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Dead letters of so many MiB stop all consumers until some are dropped and "
+            "`wearonctl intake resume`.",
+        ),
+    ] = 64

@@ -204,6 +204,27 @@ def resume(desk: Desk) -> None:
 
 
 @main.group()
+def intake() -> None:
+    """The consumers' intake, which too many invalid elements or dead letters stop."""
+
+
+@intake.command("show")
+@click.pass_obj
+def intake_show(desk: Desk) -> None:
+    """Whether the consumers take elements, and if not, why."""
+    desk.show(desk.run(lambda operations: operations.intake()), _fields)
+
+
+@intake.command("resume")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def intake_resume(desk: Desk, yes: bool) -> None:
+    """Let the consumers take elements again; those that are still invalid become dead letters."""
+    desk.confirm("Take elements from the producer's list again?", yes)
+    desk.show(desk.run(lambda operations: operations.resume_intake()), _fields)
+
+
+@main.group()
 def dead() -> None:
     """Dead letters: elements that were no valid task."""
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from redis.asyncio import Redis
 
-from wearon_contracts.queues import DEAD_LETTER_LIST
+from wearon_contracts.queues import DEAD_LETTER_BYTES, DEAD_LETTER_LIST
 from wearon_contracts.tasks import DeadLetter, DeadLetterReason, RejectedTask
 
 
@@ -41,4 +41,8 @@ class DeadLetters:
             session_id=session.session_id if session else None,
             request_id=session.request_id if session else None,
         )
-        await self._redis.lpush(DEAD_LETTER_LIST, letter.model_dump_json())
+        element = letter.model_dump_json().encode()
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.lpush(DEAD_LETTER_LIST, element)
+            pipe.incrby(DEAD_LETTER_BYTES, len(element))
+            await pipe.execute()

@@ -23,6 +23,8 @@ from wearon_contracts.queues import (
     CELERY_QUEUE,
     DEAD_LETTER_LIST,
     INFLIGHT_PREFIX,
+    INTAKE_STOPPED,
+    INVALID_IN_A_ROW,
     TASK_LIST,
     UNACKED_HASH,
     consumer_heartbeat,
@@ -115,6 +117,7 @@ class Operations:
             "consumers": await self._consumers(),
             "generators": await self._generators(),
             "paused": None if paused is None else _told(paused, otherwise="reason"),
+            **await self.intake(),
             "ledger": await self._ledger.backlog(),
         }
 
@@ -152,6 +155,22 @@ class Operations:
     async def resume(self) -> dict[str, Any]:
         """Let generators start jobs again."""
         return {"paused": None, "was_paused": bool(await self._redis.delete(PAUSED_KEY))}
+
+    async def intake(self) -> dict[str, Any]:
+        """Whether the consumers take elements, and if not, why; how near they are to stopping."""
+        stopped = await self._redis.get(INTAKE_STOPPED)
+        return {
+            "intake_stopped": None if stopped is None else _told(stopped, otherwise="reason"),
+            "invalid_in_a_row": int(await self._redis.get(INVALID_IN_A_ROW) or 0),
+        }
+
+    async def resume_intake(self) -> dict[str, Any]:
+        """Let the consumers take elements again, and count invalid ones from zero."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.delete(INTAKE_STOPPED)
+            pipe.delete(INVALID_IN_A_ROW)
+            was_stopped, _ = await pipe.execute()
+        return {"intake_stopped": None, "was_stopped": bool(was_stopped)}
 
     # ------------------------------------------------------------------ dead letters
 
