@@ -5,7 +5,7 @@ PY := .venv/bin/python
 LOCALS := packages/contracts packages/service-kit services/consumer services/generator services/sizing-api deploy/local
 UNPUBLISHED := $(foreach p,wearon-contracts wearon-service-kit wearon-consumer wearon-generator wearon-sizing wearon-local,--no-emit-package $(p))
 
-.PHONY: help setup lock lint test model demo up generated check-generated bench bench-quick chaos calibrate bench-sizing check-photos
+.PHONY: help setup lock lint test model demo up generated check-generated bench bench-quick chaos calibrate bench-sizing check-photos pack-npm
 
 help: ## List what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort -u | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -51,6 +51,10 @@ test: setup model ## Run all tests on real parts: Redis, PostgreSQL, PostgREST a
 
 model: setup ## Fetch the pose model (9 MB) into .local/models, checked by its sha256
 	.venv/bin/python services/sizing-api/fetch_model.py
+
+pack-npm: ## Pack the npm package into .local/npm, as an app installs it
+	@mkdir -p .local/npm
+	cd packages/contracts/typescript && npm ci --silent --no-audit --no-fund && npm pack --silent --pack-destination $(CURDIR)/.local/npm
 
 demo: setup model ## The main job: four try-ons through queue, worker and database, on stand-ins for OpenAI and Storage
 	.venv/bin/python -m wearon_local demo $(if $(KEEP),--keep)

@@ -52,7 +52,9 @@ def application(project: Path, typescript: Path, tmp_path_factory: pytest.TempPa
 def test_it_holds_what_is_needed_and_nothing_else(project: Path) -> None:
     root = project / "node_modules/@wearon/contracts"
     files = {file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()}
-    modules = {"index", "enqueue", "outcome", "owner", "result", "sizing", "supabase", "watch"}
+    modules = {
+        "index", "enqueue", "follow", "outcome", "owner", "result", "routes", "sizing", "supabase", "watch",
+    }  # fmt: skip
     compiled = {f"{module}.{kind}" for module in modules for kind in ("js", "d.ts")}
     generated = {"contracts", "task-schema"}
     assert files == {
@@ -113,9 +115,13 @@ def test_the_clients_that_applications_have_fit(
 def test_the_examples_of_its_readme_compile(application: Path, typescript: Path) -> None:
     examples = re.findall(r"```ts\n(.*?)```", (typescript / "README.md").read_text(), re.DOTALL)
     assert examples
+    # The file that the others import as an application does.
+    (application / "lib").mkdir()
+    [shared] = [example for example in examples if "createTryOnRoutes({" in example]
+    (application / "lib/wearon.ts").write_text(shared)
     files = [f"example{number}.ts" for number in range(len(examples))]
     for file, example in zip(files, examples, strict=True):
-        (application / file).write_text(example)
+        (application / file).write_text(example.replace("@/lib/wearon", "./lib/wearon"))
     options = [*BUNDLER, "--types", "node", "--skipLibCheck"]
     assert _compile(typescript, application, files, options) == ""
 

@@ -6,9 +6,11 @@ export {
   type NewGeneration,
   type TaskProblem,
 } from "./enqueue.js";
+export { FollowError, followTryOn, type FollowOptions } from "./follow.js";
 export { getOutcome } from "./outcome.js";
 export type { SessionOwner } from "./owner.js";
 export { resignResult, resultPath, type LinkSigner, type ResignOptions } from "./result.js";
+export { createTryOnRoutes, type TryOnRoutes, type TryOnRoutesOptions } from "./routes.js";
 export {
   createSizingClient,
   type Refused,

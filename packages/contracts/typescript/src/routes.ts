@@ -1,0 +1,182 @@
+import { ERRORS, SESSION_TABLES, SETTLED_STATUSES, type ErrorCode, type SessionStatus } from "#contracts";
+import { enqueueGeneration, InvalidTaskError, type ListPusher } from "./enqueue.js";
+import { getOutcome } from "./outcome.js";
+import type { SessionOwner } from "./owner.js";
+import { resignResult, type LinkSigner } from "./result.js";
+import { readRow, SupabaseError, type FunctionCaller } from "./supabase.js";
+import { watchGeneration, type RowFollower } from "./watch.js";
+
+/** How the routes reach what they need. Each is called at a request, never when the module is loaded. */
+export interface TryOnRoutesOptions {
+  /** Who sends the request, as your own sign-in says; null when nobody is signed in. */
+  caller(request: Request): SessionOwner | null | Promise<SessionOwner | null>;
+  /** An ioredis client of the queue. */
+  redis(): ListPusher;
+  /** A Supabase client with the service-role key; it must never reach a browser. */
+  supabase(): RowFollower & FunctionCaller & LinkSigner;
+  /** The bucket the services store results in: their STORAGE_BUCKET. */
+  bucket(): string;
+  /** Milliseconds between two signs of life of a quiet event stream; 15000 if absent. */
+  heartbeatMs?: number | undefined;
+}
+
+/** Handlers that answer 401 to nobody, and 404 for a session that is somebody else's, as for one that is not. */
+export interface TryOnRoutes {
+  /** POST `{sessionId, imageUrls, prompt?}`: pushes the caller's own queued session. 202 `{taskId}`. */
+  enqueue(request: Request): Promise<Response>;
+  /** GET: server-sent events, one for each change of the session, then one named `end`. */
+  events(request: Request, sessionId: string): Promise<Response>;
+  /** GET: `{status}`, with `url` when completed, with `code`, `sentence`, `retryable`, `givenBack` when failed. */
+  show(request: Request, sessionId: string): Promise<Response>;
+}
+
+interface OwnSession {
+  owner: SessionOwner;
+  status: SessionStatus;
+  requestId: string | null;
+}
+
+const HEARTBEAT_MS = 15_000; // proxies close a connection that was silent for 30 to 60 s
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
+
+/** Route handlers for an application's server, as `app/api/…/route.ts` of Next.js exports them. */
+export function createTryOnRoutes(options: TryOnRoutesOptions): TryOnRoutes {
+  async function ownSession(request: Request, sessionId: unknown): Promise<OwnSession | Response> {
+    const owner = await options.caller(request);
+    if (owner === null) {
+      return refusal(401, "unauthorized", "Please sign in.");
+    }
+    const ownerColumn = owner.channel === "b2c" ? "user_id" : "store_id";
+    const columns = owner.channel === "b2c" ? "status,user_id" : "status,store_id,request_id";
+    const row =
+      typeof sessionId === "string" && UUID.test(sessionId)
+        ? ((await readRow(options.supabase(), SESSION_TABLES[owner.channel], columns, sessionId)) as Record<string, string> | null)
+        : null;
+    const ownerId = owner.channel === "b2c" ? owner.userId : owner.storeId;
+    if (row === null || row[ownerColumn]?.toLowerCase() !== ownerId.toLowerCase()) {
+      return refusal(404, "session_not_found", ERRORS.session_not_found.sentence);
+    }
+    return { owner, status: row["status"] as SessionStatus, requestId: row["request_id"] ?? null };
+  }
+
+  async function enqueue(request: Request): Promise<Response> {
+    const body = await bodyOf(request);
+    const session = await ownSession(request, body?.["sessionId"]);
+    if (session instanceof Response) {
+      return session;
+    }
+    if (session.status !== "queued") {
+      return refusal(409, "already_started", "This try-on was started already.");
+    }
+    try {
+      const task = await enqueueGeneration(options.redis(), {
+        ...session.owner,
+        sessionId: body?.["sessionId"] as string,
+        imageUrls: body?.["imageUrls"] as string[],
+        prompt: body?.["prompt"] as string | undefined,
+        // A store's credit was deducted under the session's request_id, and is given back under it.
+        requestId: session.requestId ?? crypto.randomUUID(),
+      });
+      return Response.json({ taskId: task.task_id }, { status: 202 });
+    } catch (error) {
+      if (error instanceof InvalidTaskError) {
+        return Response.json({ error: "invalid_task", problems: error.problems }, { status: 400 });
+      }
+      throw error;
+    }
+  }
+
+  async function events(request: Request, sessionId: string): Promise<Response> {
+    const session = await ownSession(request, sessionId);
+    if (session instanceof Response) {
+      return session;
+    }
+    const left = new AbortController();
+    const signal = AbortSignal.any([request.signal, left.signal]);
+    const updates = watchGeneration(options.supabase(), { channel: session.owner.channel, sessionId, signal });
+    const bytes = new TextEncoder();
+    let heartbeat: ReturnType<typeof setInterval>;
+    const stream = new ReadableStream<Uint8Array>({
+      start(controller) {
+        heartbeat = setInterval(() => controller.enqueue(bytes.encode(": alive\n\n")), options.heartbeatMs ?? HEARTBEAT_MS);
+      },
+      async pull(controller) {
+        const next = await updates.next().catch(() => null);
+        if (next !== null && !next.done) {
+          controller.enqueue(bytes.encode(`data: ${JSON.stringify(next.value)}\n\n`));
+          return;
+        }
+        clearInterval(heartbeat);
+        // Without the `end`, the browser's side comes back: Supabase was away, or refused.
+        if (next !== null) {
+          controller.enqueue(bytes.encode("event: end\ndata: {}\n\n"));
+        }
+        controller.close();
+      },
+      cancel() {
+        clearInterval(heartbeat);
+        left.abort();
+      },
+    });
+    return new Response(stream, {
+      headers: {
+        "Content-Type": "text/event-stream",
+        "Cache-Control": "no-cache, no-transform",
+        "X-Accel-Buffering": "no",
+      },
+    });
+  }
+
+  async function show(request: Request, sessionId: string): Promise<Response> {
+    const session = await ownSession(request, sessionId);
+    if (session instanceof Response) {
+      return session;
+    }
+    if (!SETTLED_STATUSES.includes(session.status)) {
+      return Response.json({ status: session.status });
+    }
+    if (session.status === "completed") {
+      const url = await resignResult(options.supabase(), { ...session.owner, sessionId }, { bucket: options.bucket() });
+      return Response.json({ status: session.status, url });
+    }
+    const outcome = await getOutcome(options.supabase(), sessionId);
+    const code: ErrorCode = outcome?.error_code ?? "internal_error";
+    const { sentence, retryable } = ERRORS[code];
+    return Response.json({ status: session.status, code, sentence, retryable, givenBack: outcome?.given_back ?? false });
+  }
+
+  return {
+    enqueue: answering(enqueue),
+    events: answering(events),
+    show: answering(show),
+  };
+}
+
+/** The same handler, but Supabase being away is an answer of its own. */
+function answering<Rest extends unknown[]>(
+  handler: (request: Request, ...rest: Rest) => Promise<Response>,
+): (request: Request, ...rest: Rest) => Promise<Response> {
+  return async (request, ...rest) => {
+    try {
+      return await handler(request, ...rest);
+    } catch (error) {
+      if (error instanceof SupabaseError && error.retryable) {
+        return refusal(503, "unavailable", "This is not available just now. Please try again in a moment.");
+      }
+      throw error;
+    }
+  };
+}
+
+async function bodyOf(request: Request): Promise<Record<string, unknown> | null> {
+  try {
+    const body: unknown = await request.json();
+    return typeof body === "object" && body !== null && !Array.isArray(body) ? (body as Record<string, unknown>) : null;
+  } catch {
+    return null;
+  }
+}
+
+function refusal(status: number, error: string, sentence: string): Response {
+  return Response.json({ error, sentence }, { status });
+}
