@@ -34,6 +34,7 @@ CALLED_BY_THE_SERVICE = {
     "generation_release",
     "generation_renew",
     "generation_requeue",
+    "generation_set_aside",
     "generation_schema_version",
     "generation_set_aside",
     "generation_unwanted_objects",
@@ -429,5 +430,5 @@ def test_the_sample_owners_apply_twice_and_keep_their_balances(ledger: LedgerDat
 
 
 def test_the_version_is_there_only_when_everything_is(ledger: LedgerDatabase) -> None:
-    assert ledger.rpc("generation_schema_version") == 1
+    assert ledger.rpc("generation_schema_version") == 2
     assert "generation_schema_version" in MIGRATION_FILES[-1].read_text()

@@ -202,7 +202,7 @@ def test_status_tells_depths_ages_and_who_lives(
         assert status["paused"]["reason"] == "a test"
         assert {(c["alive"], c["in_flight"]) for c in status["consumers"]} == {(True, 0), (False, 1)}
         (generator,) = status["generators"]
-        assert {"id", "since", "concurrency", "waiting", "working", "quota_paused"} <= set(generator)
+        assert {"id", "since", "concurrency", "waiting", "working", "provider_pause"} <= set(generator)
         assert {"waiting", "working", "retrying", "flagged", "owed"} <= set(status["ledger"])
     finally:
         ask("resume")

@@ -65,7 +65,9 @@ begin
      set lease_expires_at = v_now + make_interval(secs => p_lease_seconds), recovering = false
    where channel = v_channel and session_id = v_session_id
   returning * into v_row;
-  return generation_private.answer('held', v_row) || jsonb_build_object('status', v_session.status);
+  return generation_private.answer('held', v_row) || jsonb_build_object(
+    'status', v_session.status, 'shopper_email', v_session.shopper_email
+  );
 end
 $$;
 
@@ -114,9 +116,9 @@ begin
       returning * into v_row;
       perform generation_private.set_status(p_channel, p_session_id, 'processing');
   end case;
-  -- An attempt that ended in a rate limit had an outcome; only the others make a task suspicious.
+  -- An attempt that ended in a rate limit or was set aside did not crash; only the others make a task suspicious.
   return generation_private.answer(
-    case when v_row.attempt - v_row.rate_limit_retries > p_max_attempts then 'poison' else 'claimed' end, v_row
+    case when v_row.attempt - v_row.rate_limit_retries - v_row.set_aside > p_max_attempts then 'poison' else 'claimed' end, v_row
   );
 end
 $$;

@@ -46,6 +46,42 @@ begin
 end
 $$;
 
+-- Ends an attempt without an outcome because the provider refuses every job just now. The session keeps its
+-- status; its message is on its way back to the queue, so the sweep looks for it only after a minute.
+-- set_aside | lost | settled
+create or replace function public.generation_set_aside(
+  p_channel text, p_session_id uuid, p_holder text, p_attempt integer
+) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  v_row public.generation_ledger := generation_private.lock_row(p_channel, p_session_id);
+begin
+  if v_row.state = 'working' and v_row.holder = p_holder and v_row.attempt = p_attempt then
+    v_row := generation_private.settle_if_overtaken(v_row);
+  end if;
+  case
+    when v_row.channel is null then
+      return generation_private.answer_unknown('lost', p_channel, p_session_id);
+    when v_row.state = 'settled' then
+      return generation_private.answer('settled', v_row);
+    when v_row.state = 'working' and v_row.holder = p_holder and v_row.attempt = p_attempt then
+      update public.generation_ledger
+         set state = 'waiting', set_aside = set_aside + 1, holder = null, last_holder = p_holder,
+             recovering = false, deadline_at = null,
+             lease_expires_at = clock_timestamp() + interval '60 seconds'
+       where channel = p_channel and session_id = p_session_id
+      returning * into v_row;
+      return generation_private.answer('set_aside', v_row);
+    when v_row.state = 'waiting' and v_row.last_holder = p_holder and v_row.attempt = p_attempt then
+      -- The answer to the first call was lost; whoever holds the session now has not claimed it yet.
+      return generation_private.answer('set_aside', v_row);
+    else
+      return generation_private.answer('lost', v_row);
+  end case;
+end
+$$;
+
 -- Notes what one answer of the provider cost, as soon as it is there. Kept even if the attempt was overtaken.
 -- recorded
 create or replace function public.generation_record_usage(
@@ -214,6 +250,7 @@ $$;
 
 revoke execute on function
   public.generation_requeue(text, uuid, text, integer, integer, integer, text),
+  public.generation_set_aside(text, uuid, text, integer),
   public.generation_record_usage(text, uuid, uuid, integer, text, integer, integer, numeric),
   public.generation_complete(text, uuid, text, integer, text, text, integer, integer, integer, numeric),
   public.generation_fail(text, uuid, text, integer, text, text),
@@ -221,6 +258,7 @@ revoke execute on function
 from public, anon, authenticated;
 grant execute on function
   public.generation_requeue(text, uuid, text, integer, integer, integer, text),
+  public.generation_set_aside(text, uuid, text, integer),
   public.generation_record_usage(text, uuid, uuid, integer, text, integer, integer, numeric),
   public.generation_complete(text, uuid, text, integer, text, text, integer, integer, integer, numeric),
   public.generation_fail(text, uuid, text, integer, text, text),

@@ -7,29 +7,34 @@ from contextlib import asynccontextmanager
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
-from wearon_generator.breaker import PAUSE_KEY, TRIPS_AFTER, QuotaBreaker
+from wearon_generator.breaker import PAUSE_SECONDS, TRIPS_AFTER, ProviderBreaker
 from wearon_generator.metrics import Metrics
+from wearon_generator.refusals import Refusal
 from wearon_service_kit.redis_clients import connect_async
+
+NO_MONEY = Refusal.NO_MONEY
 
 
 @asynccontextmanager
-async def _replicas(url: str) -> AsyncIterator[tuple[Redis, QuotaBreaker, QuotaBreaker]]:
+async def _replicas(url: str) -> AsyncIterator[tuple[Redis, ProviderBreaker, ProviderBreaker]]:
     redis = connect_async(url, name="test")
-    one, other = (QuotaBreaker(redis, name, Metrics(CollectorRegistry())) for name in ("one", "other"))
+    one, other = (
+        ProviderBreaker(redis, name, "scope", Metrics(CollectorRegistry())) for name in ("one", "other")
+    )
     try:
         yield redis, one, other
     finally:
         await redis.aclose()
 
 
-async def _pause_and_let_it_pass(redis: Redis, breaker: QuotaBreaker) -> None:
+async def _pause_and_let_it_pass(redis: Redis, breaker: ProviderBreaker) -> None:
     """Afterwards one job may probe."""
     for _ in range(TRIPS_AFTER):
-        await breaker.exhausted()
-    await redis.delete(PAUSE_KEY)
+        await breaker.refused(NO_MONEY)
+    await redis.delete(breaker.pause_key)
 
 
-async def _admitted(breaker: QuotaBreaker) -> bool:
+async def _admitted(breaker: ProviderBreaker) -> bool:
     """Whether a job may start now rather than after the next look at Redis."""
     waiting = asyncio.create_task(breaker.wait_until_closed())
     done, _ = await asyncio.wait({waiting}, timeout=0.5)
@@ -41,12 +46,12 @@ def test_it_opens_for_all_replicas_after_failures_in_a_row(redis_url: str) -> No
     async def run() -> None:
         async with _replicas(redis_url) as (_, one, other):
             for _ in range(TRIPS_AFTER - 1):
-                await one.exhausted()
+                await one.refused(NO_MONEY)
             assert await _admitted(other)
-            await other.exhausted()
+            await other.refused(NO_MONEY)
             assert not await _admitted(one)
             assert not await _admitted(other)
-            assert one.open and other.open
+            assert one.reason == other.reason == NO_MONEY
 
     asyncio.run(run())
 
@@ -54,10 +59,10 @@ def test_it_opens_for_all_replicas_after_failures_in_a_row(redis_url: str) -> No
 def test_an_answer_in_between_starts_the_count_again(redis_url: str) -> None:
     async def run() -> None:
         async with _replicas(redis_url) as (_, one, other):
-            await one.exhausted()
-            await one.exhausted()
-            await other.answered()
-            await one.exhausted()
+            await one.refused(NO_MONEY)
+            await one.refused(NO_MONEY)
+            await other.works(0)
+            await one.refused(NO_MONEY)
             assert await _admitted(one)
 
     asyncio.run(run())
@@ -70,9 +75,9 @@ def test_after_the_pause_one_job_probes_alone(redis_url: str) -> None:
             assert await _admitted(one)
             assert not await _admitted(other)
             assert not await _admitted(one)
-            await one.answered()
+            await one.works(0)
             assert await _admitted(other)
-            assert not other.open
+            assert other.reason is None
 
     asyncio.run(run())
 
@@ -82,9 +87,9 @@ def test_a_probe_that_fails_pauses_again(redis_url: str) -> None:
         async with _replicas(redis_url) as (redis, one, other):
             await _pause_and_let_it_pass(redis, one)
             assert await _admitted(other)
-            await other.exhausted()
+            await other.refused(NO_MONEY)
             assert not await _admitted(one)
-            assert await redis.ttl(PAUSE_KEY) > 50
+            assert await redis.ttl(one.pause_key) > PAUSE_SECONDS - 10
 
     asyncio.run(run())
 
@@ -113,5 +118,66 @@ def test_only_the_end_of_the_job_that_probes_lets_another_probe(redis_url: str) 
             assert not await _admitted(other)
             await one.inconclusive("prober")
             assert await _admitted(other)
+
+    asyncio.run(run())
+
+
+def test_only_the_first_refusals_in_a_row_cost_a_job(redis_url: str) -> None:
+    async def run() -> None:
+        async with _replicas(redis_url) as (redis, one, other):
+            fails = [await replica.refused(NO_MONEY) for replica in (one, other) * TRIPS_AFTER]
+            assert fails == [True] * TRIPS_AFTER + [False] * TRIPS_AFTER
+            await redis.delete(one.pause_key)
+            assert await _admitted(one)  # the probe
+            assert not await one.refused(NO_MONEY)
+
+    asyncio.run(run())
+
+
+def test_call_that_began_before_the_last_refusal_does_not_close_the_breaker(redis_url: str) -> None:
+    async def run() -> None:
+        async with _replicas(redis_url) as (_, one, other):
+            await one.refused(NO_MONEY)
+            await one.refused(NO_MONEY)
+            await other.works(60)
+            await one.refused(NO_MONEY)
+            assert not await _admitted(other)
+
+    asyncio.run(run())
+
+
+def test_refusals_after_it_opened_do_not_prolong_the_pause(redis_url: str) -> None:
+    async def run() -> None:
+        async with _replicas(redis_url) as (redis, one, _):
+            for _ in range(TRIPS_AFTER):
+                await one.refused(NO_MONEY)
+            await redis.expire(one.pause_key, 5)
+            await one.refused(NO_MONEY)
+            assert await redis.ttl(one.pause_key) <= 5
+
+    asyncio.run(run())
+
+
+def test_job_admitted_before_the_breaker_opened_is_stopped_but_not_the_probe(redis_url: str) -> None:
+    async def run() -> None:
+        async with _replicas(redis_url) as (redis, one, _):
+            assert not one.stops("early")
+            await _pause_and_let_it_pass(redis, one)
+            assert one.stops("early")
+            assert await _admitted(one)
+            one.given_to("prober")
+            one.reason = NO_MONEY  # as the watch over Redis shows it while the probe is under way
+            assert one.stops("early")
+            assert not one.stops("prober")
+
+    asyncio.run(run())
+
+
+def test_replica_with_another_model_does_not_wait_for_the_old_ones_breaker(redis_url: str) -> None:
+    async def run() -> None:
+        async with _replicas(redis_url) as (redis, one, _):
+            for _ in range(TRIPS_AFTER):
+                await one.refused(NO_MONEY)
+            assert await _admitted(ProviderBreaker(redis, "new", "other scope", Metrics(CollectorRegistry())))
 
     asyncio.run(run())

@@ -35,7 +35,7 @@ def asked(answer: Any) -> Generated:
         async with AsyncOpenAI(
             api_key="x", http_client=httpx2.AsyncClient(transport=transport), max_retries=0
         ) as client:
-            return await OpenAIProvider(client, MODEL, {}).edit([b"x"], "")
+            return await OpenAIProvider(client, MODEL, {}).edit([b"x"], "", "somebody")
 
     return asyncio.run(run())
 

@@ -9,7 +9,8 @@ import pytest
 from wearon_contracts.errors import ErrorCode as E
 from wearon_contracts.errors import Family, sentence
 from wearon_generator.openai_errors import classify, picture_in_question
-from wearon_generator.provider import CONSEQUENCES, Alert, ProviderError, Refusal
+from wearon_generator.provider import ProviderError
+from wearon_generator.refusals import CONSEQUENCES, Alert, Refusal
 
 TABLE: Final = [
     # status, code, type, param → refusal

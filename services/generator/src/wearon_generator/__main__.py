@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         "redis": runtime.check_redis,
         "database": runtime.check_database,
         "storage": runtime.check_storage,
-        "provider_quota": runtime.check_quota,
+        "provider": runtime.check_provider,
     }
     with HealthServer(settings.health_port, checks, registry, host=settings.health_host) as health:
         log.info("generator_started", replica=runtime.replica, health_port=health.port)

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 from uuid import uuid4
 
@@ -17,8 +17,9 @@ from pydantic import ValidationError
 from wearon_contracts.errors import ErrorCode, sentence
 from wearon_contracts.results import result_path
 from wearon_contracts.tasks import DeadLetterReason, GenerationTask, RejectedTask
-from wearon_generator.breaker import QuotaBreaker
+from wearon_generator.breaker import ProviderBreaker
 from wearon_generator.dead_letters import DeadLetters
+from wearon_generator.end_users import end_user
 from wearon_generator.image_processor import ImageError, ImageProcessor
 from wearon_generator.leases import Lease, LeaseKeeper
 from wearon_generator.ledger import Claim, Held, Ledger, Result, Session, Verdict
@@ -88,6 +89,10 @@ class _Failed(Exception):
         self.detail = detail
 
 
+class _ProviderPaused(Exception):
+    """The provider refuses every job for a reason of ours: this one waits with the others."""
+
+
 class _RateLimited(Exception):
     def __init__(self, retry_after: float | None) -> None:
         super().__init__("rate limited")
@@ -131,9 +136,10 @@ class JobRunner:
         images: ImageProcessor,
         provider: Provider,
         max_calls: int,
+        hash_key: bytes,
         line: SlotLine,
         leases: LeaseKeeper,
-        breaker: QuotaBreaker,
+        breaker: ProviderBreaker,
         dead_letters: DeadLetters,
         stopping: Stopping,
         metrics: Metrics,
@@ -144,6 +150,7 @@ class JobRunner:
         self._images = images
         self._provider = provider
         self._max_calls = max_calls
+        self._hash_key = hash_key
         self._line = line
         self._leases = leases
         self._breaker = breaker
@@ -221,6 +228,7 @@ class JobRunner:
         match verdict.name:
             case "held":
                 log.info("job_held", attempts_so_far=verdict.attempt)
+                held = replace(held, end_user=end_user(self._hash_key, task, verdict.shopper_email))
             case "session_not_found":
                 detail = "no session row with this id and channel"
                 return await self._set_aside(task, DeadLetterReason.SESSION_NOT_FOUND, detail)
@@ -335,6 +343,8 @@ class JobRunner:
             return await self._fail(claim, lease, failure)
         except _RateLimited as limited:
             return await self._requeue(claim, lease, limited)
+        except _ProviderPaused:
+            return await self._wait_for_provider(claim, lease)
         except (_Fenced, SupabaseUnavailable) as reason:
             return self._left_to_others(lease, reason)
         except Exception:
@@ -365,15 +375,16 @@ class JobRunner:
                     code = ErrorCode.ATTEMPTS_EXHAUSTED
                     raise _Failed(code, sentence(code), f"attempt {claim.attempt}")
                 images = await self._prepare(task)
-                answer = await self._generate(task, images, lease, slot_at)
+                asked_at = time.monotonic()
+                answer = await self._generate(task, claim.held, images, lease, slot_at)
         except TimeoutError as error:
             code = ErrorCode.DEADLINE_EXCEEDED
             raise _Failed(code, sentence(code), f"no answer in {DEADLINE_SECONDS:.0f} s") from error
         # From here on money is spent, and the deadline no longer applies.
         await self._record_usage(claim, lease, answer)
         if isinstance(answer, ProviderError):
-            raise await self._meaning_of(answer) from answer
-        await self._breaker.answered()
+            raise await self._meaning_of(answer, asked_at) from answer
+        await self._breaker.works(time.monotonic() - asked_at)
         return answer
 
     async def _stored_before(self, task: GenerationTask, lease: Lease) -> bool:
@@ -394,7 +405,7 @@ class JobRunner:
         return images
 
     async def _generate(
-        self, task: GenerationTask, images: list[bytes], lease: Lease, slot_at: float
+        self, task: GenerationTask, held: Held, images: list[bytes], lease: Lease, slot_at: float
     ) -> Generated | ProviderError:
         last_slot: float | None = slot_at
 
@@ -405,6 +416,8 @@ class JobRunner:
             last_slot = None
             if lease.lost.is_set():
                 raise _Fenced
+            if self._breaker.stops(held.holder):
+                raise _ProviderPaused
 
         with self._metrics.steps.labels(step="provider").time():
             try:
@@ -412,6 +425,7 @@ class JobRunner:
                     self._provider,
                     images,
                     task.prompt,
+                    held.end_user,
                     max_calls=self._max_calls,
                     take_slot=take_slot,
                     metrics=self._metrics,
@@ -440,13 +454,14 @@ class JobRunner:
             cost_usd=None if cost is None else float(cost),
         )
 
-    async def _meaning_of(self, error: ProviderError) -> Exception:
+    async def _meaning_of(self, error: ProviderError, asked_at: float) -> Exception:
         """What a refusal of the provider means for the job, and for the jobs after it."""
         if error.consequence.same_for_every_job:
             log.error("provider_refuses_every_job", reason=error.refusal.value, detail=error.detail)
-            await self._breaker.exhausted()
+            if not await self._breaker.refused(error.refusal):
+                return _ProviderPaused()
         elif error.consequence.account_works:
-            await self._breaker.answered()
+            await self._breaker.works(time.monotonic() - asked_at)
         if error.code is ErrorCode.RATE_LIMITED:
             return _RateLimited(error.retry_after)
         which = "pictures" if error.picture is None else image_label(error.picture)
@@ -527,6 +542,21 @@ class JobRunner:
         if verdict.name == "exhausted":
             return await self._fail(claim, lease, _Failed(code, sentence(code), "rate limited again"))
         return self._left_to_others(lease, _Fenced())
+
+    async def _wait_for_provider(self, claim: Claim, lease: Lease) -> Ending:
+        try:
+            verdict = await self._ask(
+                lambda: self._ledger.set_aside(claim),
+                what="set_aside",
+                until=None,
+                worth_it=lambda: self._may_go_on(lease),
+            )
+        except SupabaseUnavailable as error:
+            return self._left_to_others(lease, error)
+        if verdict.name != "set_aside":
+            return self._left_to_others(lease, _Fenced())
+        log.info("session_set_aside", reason=self._breaker.reason)
+        return Retry("provider_pause")
 
     def _note_failure(self, code: ErrorCode, verdict: Verdict, detail: str) -> None:
         self._metrics.failures.labels(code=code.value).inc()

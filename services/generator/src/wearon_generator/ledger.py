@@ -22,7 +22,7 @@ from wearon_generator.prices import Usage
 
 T = TypeVar("T")
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """Version of the migrations this code calls."""
 
 LEASE_SECONDS: Final = 30
@@ -54,6 +54,8 @@ class Held:
 
     session: Session
     holder: str
+    end_user: str = ""
+    """Stands for the person the picture is for, towards the image provider."""
 
     def params(self) -> dict[str, Any]:
         """Arguments of a function that only the holder may call."""
@@ -84,6 +86,7 @@ class Verdict:
     outcome: str | None = None
     refund: str | None = None
     flagged: bool = False
+    shopper_email: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,7 @@ def _verdict(data: dict[str, Any]) -> Verdict:
         outcome=data.get("outcome"),
         refund=refund.get("state"),
         flagged=bool(data.get("flagged")),
+        shopper_email=data.get("shopper_email"),
     )
 
 
@@ -175,6 +179,10 @@ class Ledger:
             "p_error_code": code.value,
         }
         return await self._decide("generation_requeue", params)
+
+    async def set_aside(self, claim: Claim) -> Verdict:
+        """End the attempt without an outcome, the status unchanged: set_aside, lost or settled."""
+        return await self._decide("generation_set_aside", claim.params())
 
     async def check(self, claim: Claim) -> Verdict:
         """Whether the attempt is still the current one: current, lost or settled."""

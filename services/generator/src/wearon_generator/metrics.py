@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from wearon_contracts.errors import TRY_ON_FAMILIES, ErrorCode, describe
 from wearon_contracts.tasks import Channel
+from wearon_generator.refusals import PAUSE_REASONS, Refusal
 
 _STEP_BUCKETS = (
     0.01,
@@ -118,9 +119,10 @@ class Metrics:
         self.supabase_unavailable = Counter(
             "wearon_generator_supabase_unavailable", "Calls of Supabase that failed.", registry=registry
         )
-        self.quota_pause = Gauge(
-            "wearon_generator_quota_pause",
-            "1 while no jobs are started because the provider's quota is exhausted.",
+        self.provider_pause = Gauge(
+            "wearon_generator_provider_pause",
+            "1 while no jobs are started because the provider refuses every job, by why.",
+            ["reason"],
             registry=registry,
         )
         self.ledger_sessions = Gauge(
@@ -137,6 +139,9 @@ class Metrics:
         )
 
         # Prometheus does not see the first event of a series that begins with it.
+        self.show_provider_pause(None)
+        for refusal in Refusal:
+            self.provider_calls.labels(outcome=refusal.value)
         for outcome in _OUTCOMES:
             for channel in Channel:
                 self.jobs.labels(channel=channel.value, outcome=outcome)
@@ -145,6 +150,11 @@ class Metrics:
         for code in ErrorCode:
             if describe(code).family in TRY_ON_FAMILIES:
                 self.failures.labels(code=code.value)
+
+    def show_provider_pause(self, reason: str | None) -> None:
+        """Take over why the provider's breaker is open; None: it is closed."""
+        for each in PAUSE_REASONS:
+            self.provider_pause.labels(reason=each).set(1 if each == reason else 0)
 
     def show_backlog(self, figures: dict[str, float]) -> None:
         """Take over what `Ledger.backlog` says."""

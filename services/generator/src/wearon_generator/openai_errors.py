@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from wearon_generator.prompts import file_names
-from wearon_generator.provider import Refusal
+from wearon_generator.refusals import Refusal
 
 _R = Refusal
 

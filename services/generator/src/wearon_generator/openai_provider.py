@@ -13,7 +13,8 @@ from wearon_generator.models import Model
 from wearon_generator.openai_errors import classify, picture_in_question
 from wearon_generator.prices import Usage, estimate_cost
 from wearon_generator.prompts import default_prompt, file_names
-from wearon_generator.provider import Generated, ProviderError, Refusal
+from wearon_generator.provider import Generated, ProviderError
+from wearon_generator.refusals import Refusal
 from wearon_generator.storage import content_type
 
 _MOST_TOKENS = 2**31 - 1  # the ledger's columns are integers
@@ -32,7 +33,7 @@ class OpenAIProvider:
         self._model = model
         self._fields = fields
 
-    async def edit(self, pictures: Sequence[bytes], prompt: str) -> Generated:
+    async def edit(self, pictures: Sequence[bytes], prompt: str, end_user: str) -> Generated:
         """See `Provider.edit`."""
         names = file_names(len(pictures))
         try:
@@ -42,6 +43,7 @@ class OpenAIProvider:
                 prompt=prompt or default_prompt(len(pictures)),
                 n=1,
                 output_format="jpeg",
+                safety_identifier=end_user,
                 extra_body=dict(self._fields),
             )
         except APIStatusError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import platform
 import secrets
@@ -16,9 +17,10 @@ from celery import Celery
 from prometheus_client import CollectorRegistry
 from redis.exceptions import RedisError
 
-from wearon_generator.breaker import QuotaBreaker
+from wearon_generator.breaker import ProviderBreaker
 from wearon_generator.celery_app import create_celery_app, deliver_again, publish_again
 from wearon_generator.dead_letters import DeadLetters
+from wearon_generator.end_users import hash_key
 from wearon_generator.image_processor import ImageProcessor
 from wearon_generator.jobs import VISIBILITY_TIMEOUT, JobRunner, Stopping
 from wearon_generator.leases import LeaseKeeper
@@ -49,6 +51,19 @@ MOST_DECODE_THREADS: Final = 4
 def decode_threads() -> int:
     """Threads for decoding pictures: the cores this process may use, but no more than memory is meant for."""
     return min(MOST_DECODE_THREADS, len(os.sched_getaffinity(0)))
+
+
+def provider_scope(settings: GeneratorSettings) -> str:
+    """Stands for what a refusal of every job may depend on: address, key and model."""
+    parts = (
+        settings.openai_base_url or "",
+        settings.openai_api_key.get_secret_value(),
+        settings.openai_model,
+        settings.openai_quality or "",
+        settings.openai_size or "",
+        settings.openai_complexity or "",
+    )
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
 class EventLoopThread:
@@ -102,7 +117,7 @@ class Runtime:
             ),
         )
         decoders = ThreadPoolExecutor(decode_threads(), thread_name_prefix="decode")
-        self._breaker = QuotaBreaker(self._redis, self.replica, metrics)
+        self._breaker = ProviderBreaker(self._redis, self.replica, provider_scope(settings), metrics)
         slots = RedisSlots(self._redis, settings.generations_per_minute)
         self._presence = Presence(self._redis, self.replica, self._describe)
         self._line = SlotLine(
@@ -122,6 +137,7 @@ class Runtime:
             images=ImageProcessor(fetcher, decoders, metrics),
             provider=self._connect_provider(),
             max_calls=settings.openai_max_retries,
+            hash_key=hash_key(settings.supabase_service_role_key.get_secret_value()),
             line=self._line,
             leases=self._leases,
             breaker=self._breaker,
@@ -147,7 +163,7 @@ class Runtime:
             "concurrency": self._settings.generator_concurrency,
             "waiting": gauge_value(self.metrics.waiting),
             "working": gauge_value(self.metrics.working),
-            "quota_paused": self._breaker.open,
+            "provider_pause": self._breaker.reason,
         }
 
     async def _wait_until_jobs_may_start(self) -> None:
@@ -228,12 +244,12 @@ class Runtime:
 
         return self._check(ping)
 
-    def check_quota(self) -> CheckResult:
-        """Whether jobs are started, or wait because the provider's quota is exhausted."""
+    def check_provider(self) -> CheckResult:
+        """Whether jobs are started, or wait because the provider refuses every job."""
         if self._presence.paused:
             return CheckResult(True, "paused by the operator")
-        if self._breaker.open:
-            return CheckResult(False, "paused: the provider says the quota is exhausted")
+        if self._breaker.reason is not None:
+            return CheckResult(False, f"paused: the provider refuses every job ({self._breaker.reason})")
         return CheckResult(True)
 
     def _check(self, call: Any) -> CheckResult:
