@@ -36,7 +36,6 @@ CALLED_BY_THE_SERVICE = {
     "generation_requeue",
     "generation_set_aside",
     "generation_schema_version",
-    "generation_set_aside",
     "generation_unwanted_objects",
 }
 
