@@ -216,8 +216,8 @@ class LedgerDatabase:
             p_error_code="rate_limited",
         )
 
-    def set_aside(self, session: Session, holder: str, attempt: int) -> Row:
-        return self._answer("set_aside", **session.named, p_holder=holder, p_attempt=attempt)
+    def postpone(self, session: Session, holder: str, attempt: int) -> Row:
+        return self._answer("postpone", **session.named, p_holder=holder, p_attempt=attempt)
 
     def record_usage(self, session: Session, call_id: UUID, *, tokens_in: int = 100) -> Row:
         return self._answer(

@@ -29,6 +29,7 @@ CALLED_BY_THE_SERVICE = {
     "generation_outcome",
     "generation_reap",
     "generation_record_usage",
+    "generation_postpone",
     "generation_recover",
     "generation_reject",
     "generation_release",

@@ -420,34 +420,34 @@ def test_a_settled_session_is_never_begun_again(ledger: LedgerDatabase, session:
     assert ledger.status(session) == "completed"
 
 
-# -------------------------------------------------------------------------------------------- set aside
+# -------------------------------------------------------------------------------------------- postpone
 
 
-def test_set_aside_keeps_the_status_and_lets_the_next_holder_in(
+def test_postpone_keeps_the_status_and_lets_the_next_holder_in(
     ledger: LedgerDatabase, session: Session
 ) -> None:
     attempt = ledger.begin(session, "a")
 
-    assert ledger.set_aside(session, "a", attempt)["verdict"] == "set_aside"
-    assert ledger.set_aside(session, "a", attempt)["verdict"] == "set_aside"
+    assert ledger.postpone(session, "a", attempt)["verdict"] == "postponed"
+    assert ledger.postpone(session, "a", attempt)["verdict"] == "postponed"
     assert ledger.status(session) == "processing"
     entry = ledger.entry(session)
-    assert (entry["state"], entry["holder"], entry["set_aside"]) == ("waiting", None, 1)
+    assert (entry["state"], entry["holder"], entry["postponed"]) == ("waiting", None, 1)
     assert ledger.begin(session, "b") == attempt + 1
-    assert ledger.set_aside(session, "a", attempt)["verdict"] == "lost"
+    assert ledger.postpone(session, "a", attempt)["verdict"] == "lost"
 
 
-def test_set_aside_attempts_never_make_a_task_poison(ledger: LedgerDatabase, session: Session) -> None:
+def test_postponed_attempts_never_make_a_task_poison(ledger: LedgerDatabase, session: Session) -> None:
     for number in range(1, 8):
         attempt = ledger.begin(session, f"holder {number}")
         assert attempt == number
-        assert ledger.set_aside(session, f"holder {number}", attempt)["verdict"] == "set_aside"
+        assert ledger.postpone(session, f"holder {number}", attempt)["verdict"] == "postponed"
 
 
-def test_set_aside_of_a_session_that_was_settled_meanwhile_says_so(
+def test_postpone_of_a_session_that_was_settled_meanwhile_says_so(
     ledger: LedgerDatabase, session: Session
 ) -> None:
     attempt = ledger.begin(session, "a")
     ledger.fail(session, "a", attempt)
 
-    assert ledger.set_aside(session, "a", attempt)["verdict"] == "settled"
+    assert ledger.postpone(session, "a", attempt)["verdict"] == "settled"

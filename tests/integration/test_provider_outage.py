@@ -109,7 +109,7 @@ def test_at_most_three_jobs_fail_and_the_rest_complete_once_the_cause_is_gone(
             tryons.assert_failed(tryon, code, sentence(code))
         else:
             tryons.assert_completed(tryon, calls=None)
-        # No status ever steps back, not even of a job that was set aside.
+        # No status ever steps back, not even of a job that was postponed.
         assert tryons.statuses(tryon) == ["processing", tryons.row(tryon)["status"]]
     alarms = [e for g in generators for e in g.events(event="provider_refuses_every_job", level="error")]
     assert {alarm["request_id"] for alarm in alarms} >= {tryon.job.request_id for tryon in failed}

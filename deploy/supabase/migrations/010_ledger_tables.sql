@@ -57,7 +57,7 @@ create table if not exists public.generation_ledger (
 );
 
 -- Attempts that ended without an outcome because the provider refused every job: no sign of a poisoned task.
-alter table public.generation_ledger add column if not exists set_aside integer not null default 0;
+alter table public.generation_ledger add column if not exists postponed integer not null default 0;
 
 -- One row per answer of the image provider, whatever became of the attempt: what was really paid.
 create table if not exists public.generation_usage (

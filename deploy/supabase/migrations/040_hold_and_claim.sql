@@ -116,9 +116,13 @@ begin
       returning * into v_row;
       perform generation_private.set_status(p_channel, p_session_id, 'processing');
   end case;
-  -- An attempt that ended in a rate limit or was set aside did not crash; only the others make a task suspicious.
+  -- An attempt that ended in a rate limit or was postponed did not crash; only the others make a task suspicious.
   return generation_private.answer(
-    case when v_row.attempt - v_row.rate_limit_retries - v_row.set_aside > p_max_attempts then 'poison' else 'claimed' end, v_row
+    case
+      when v_row.attempt - v_row.rate_limit_retries - v_row.postponed > p_max_attempts then 'poison'
+      else 'claimed'
+    end,
+    v_row
   );
 end
 $$;

@@ -48,8 +48,8 @@ $$;
 
 -- Ends an attempt without an outcome because the provider refuses every job just now. The session keeps its
 -- status; its message is on its way back to the queue, so the sweep looks for it only after a minute.
--- set_aside | lost | settled
-create or replace function public.generation_set_aside(
+-- postponed | lost | settled
+create or replace function public.generation_postpone(
   p_channel text, p_session_id uuid, p_holder text, p_attempt integer
 ) returns jsonb
 language plpgsql set search_path = ''
@@ -67,15 +67,15 @@ begin
       return generation_private.answer('settled', v_row);
     when v_row.state = 'working' and v_row.holder = p_holder and v_row.attempt = p_attempt then
       update public.generation_ledger
-         set state = 'waiting', set_aside = set_aside + 1, holder = null, last_holder = p_holder,
+         set state = 'waiting', postponed = postponed + 1, holder = null, last_holder = p_holder,
              recovering = false, deadline_at = null,
              lease_expires_at = clock_timestamp() + interval '60 seconds'
        where channel = p_channel and session_id = p_session_id
       returning * into v_row;
-      return generation_private.answer('set_aside', v_row);
+      return generation_private.answer('postponed', v_row);
     when v_row.state = 'waiting' and v_row.last_holder = p_holder and v_row.attempt = p_attempt then
       -- The answer to the first call was lost; whoever holds the session now has not claimed it yet.
-      return generation_private.answer('set_aside', v_row);
+      return generation_private.answer('postponed', v_row);
     else
       return generation_private.answer('lost', v_row);
   end case;
@@ -250,7 +250,7 @@ $$;
 
 revoke execute on function
   public.generation_requeue(text, uuid, text, integer, integer, integer, text),
-  public.generation_set_aside(text, uuid, text, integer),
+  public.generation_postpone(text, uuid, text, integer),
   public.generation_record_usage(text, uuid, uuid, integer, text, integer, integer, numeric),
   public.generation_complete(text, uuid, text, integer, text, text, integer, integer, integer, numeric),
   public.generation_fail(text, uuid, text, integer, text, text),
@@ -258,7 +258,7 @@ revoke execute on function
 from public, anon, authenticated;
 grant execute on function
   public.generation_requeue(text, uuid, text, integer, integer, integer, text),
-  public.generation_set_aside(text, uuid, text, integer),
+  public.generation_postpone(text, uuid, text, integer),
   public.generation_record_usage(text, uuid, uuid, integer, text, integer, integer, numeric),
   public.generation_complete(text, uuid, text, integer, text, text, integer, integer, integer, numeric),
   public.generation_fail(text, uuid, text, integer, text, text),

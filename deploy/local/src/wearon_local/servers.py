@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
@@ -143,10 +144,15 @@ class OpenAi(FaultyServer):
         """How long every answer takes from now on."""
         self._control("PUT", "latency", json={"seconds": seconds, "jitter": jitter})
 
+    def set_today(self, today: date | None) -> None:
+        """What day it is there, by which models are shut down; None: the real one."""
+        self._control("PUT", "today", json={"today": today.isoformat() if today else None})
+
     def reset(self) -> None:
         """Behave again and forget everything; the latency stays."""
         super().reset()
         self.clear_modes()
+        self.set_today(None)
         self._control("DELETE", "calls")
 
 

@@ -546,16 +546,16 @@ class JobRunner:
     async def _wait_for_provider(self, claim: Claim, lease: Lease) -> Ending:
         try:
             verdict = await self._ask(
-                lambda: self._ledger.set_aside(claim),
-                what="set_aside",
+                lambda: self._ledger.postpone(claim),
+                what="postpone",
                 until=None,
                 worth_it=lambda: self._may_go_on(lease),
             )
         except SupabaseUnavailable as error:
             return self._left_to_others(lease, error)
-        if verdict.name != "set_aside":
+        if verdict.name != "postponed":
             return self._left_to_others(lease, _Fenced())
-        log.info("session_set_aside", reason=self._breaker.reason)
+        log.info("session_postponed", reason=self._breaker.reason)
         return Retry("provider_pause")
 
     def _note_failure(self, code: ErrorCode, verdict: Verdict, detail: str) -> None:

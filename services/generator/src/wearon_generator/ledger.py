@@ -180,9 +180,9 @@ class Ledger:
         }
         return await self._decide("generation_requeue", params)
 
-    async def set_aside(self, claim: Claim) -> Verdict:
-        """End the attempt without an outcome, the status unchanged: set_aside, lost or settled."""
-        return await self._decide("generation_set_aside", claim.params())
+    async def postpone(self, claim: Claim) -> Verdict:
+        """End the attempt without an outcome, the status unchanged: postponed, lost or settled."""
+        return await self._decide("generation_postpone", claim.params())
 
     async def check(self, claim: Claim) -> Verdict:
         """Whether the attempt is still the current one: current, lost or settled."""

@@ -1,19 +1,24 @@
-"""Stands where OpenAI's API stands: POST /v1/images/edits, with the real one's answers, usage and errors.
+"""Stands where OpenAI's image API stands, with the real one's answers, usage and errors.
+
+POST /v1/images/edits and GET /v1/models/{model}. Which model takes which fields and until when it is served
+stands in `openai_models`; what day it is can be set.
 
 `python -m wearon_local.standins.openai` checks the request as the real API does and answers a picture drawn
 from the inputs. What it does instead can be said in the prompt or through the control endpoints, in the same
 words:
 
     [[standin:slow=5]]                 answers after 5 seconds
-    [[standin:moderation_blocked]]     400 moderation_blocked
+    [[standin:moderation_blocked]]     400 moderation_blocked; so does every other word of ERRORS below
     [[standin:rate_limit=3]]           429 rate_limit_exceeded, Retry-After: 3 (no number: no such header)
-    [[standin:insufficient_quota]]     429 insufficient_quota
     [[standin:500]]                    this status (400 to 599) with a body of the API's form
     [[standin:html_500]]               500 with a page of HTML, as a proxy in front of the API sends it
     [[standin:hang]]                   never answers
     [[standin:drop]]                   closes the connection once the request is read ([[standin:reset]]: RST)
     [[standin:bad_base64]]             a picture that is not base64
     [[standin:bad_picture]]            base64 of something that is no picture
+    [[standin:cut_off]]                the first half of a picture
+    [[standin:tiny]]                   a picture of 256 by 384 pixels
+    [[standin:blank]]                  a picture of one colour
     [[standin:no_data]]                200 without data
 
 `_once` or `_twice` after a word makes it strike only the first call or two with this prompt and these images:
@@ -24,7 +29,8 @@ Control endpoints beside those of `wearon_local.standins.faults`:
     GET    /_control/calls      every call: when, what came in, what came of it; DELETE forgets them
     POST   /_control/modes      {"mode": "rate_limit=3", "times": 5, "for_seconds": null, "contains": null}
     GET    /_control/modes      those set, with how often each struck; DELETE takes them out
-    PUT    /_control/latency    {"seconds": 0.5, "jitter": 0.2}: how long every answer takes
+    PUT    /_control/latency    {"seconds": 0.5, "jitter": 0.2}: how long every edit takes
+    PUT    /_control/today      {"today": "2026-12-01"}: what day it is here; null: the real one
 """
 
 from __future__ import annotations
@@ -41,6 +47,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime
 from typing import Any, Final, Self
 from uuid import uuid4
 
@@ -55,6 +62,7 @@ from starlette.types import ASGIApp
 
 from wearon_local.standins.faults import FaultInjection, close_connection, until_gone
 from wearon_local.standins.http_server import serve
+from wearon_local.standins.openai_models import ServedModel, output_tokens, served
 from wearon_local.standins.picture import draw
 
 _DIRECTIVE: Final = re.compile(r"\[\[standin:([^\]]*)\]\]")
@@ -62,30 +70,25 @@ _MODE: Final = re.compile(r"([a-z0-9_]+?)(_once|_twice)?(?:=(\d+(?:\.\d+)?))?")
 _STATUS: Final = re.compile(r"[45]\d\d")
 _WORDS: Final = {
     "slow",
-    "moderation_blocked",
-    "rate_limit",
-    "insufficient_quota",
     "html_500",
     "hang",
     "drop",
     "reset",
     "bad_base64",
     "bad_picture",
+    "cut_off",
+    "tiny",
+    "blank",
     "no_data",
 }
-_SIZES: Final = {"1024x1024": (1024, 1024), "1024x1536": (1024, 1536), "1536x1024": (1536, 1024)}
+_MAX_PROMPT: Final = 32_000  # characters
+_MAX_IDENTIFIER: Final = 64  # characters
 _FORMATS: Final = {"jpeg", "png", "webp"}
 _MAX_IMAGES: Final = 16
 _MAX_IMAGE_BYTES: Final = 50 * 1024 * 1024
 _KEPT_CALLS: Final = 20_000
 _DRAWN_AT_ONCE: Final = 2
 
-# Output tokens by quality and size, as OpenAI's pricing page gives them for its GPT image models.
-_OUTPUT_TOKENS: Final = {
-    "low": {(1024, 1024): 272, (1024, 1536): 408, (1536, 1024): 400},
-    "medium": {(1024, 1024): 1056, (1024, 1536): 1584, (1536, 1024): 1568},
-    "high": {(1024, 1024): 4160, (1024, 1536): 6240, (1536, 1024): 6208},
-}
 _TOKENS_PER_INPUT_IMAGE: Final = 323
 
 
@@ -108,6 +111,73 @@ class ApiError(Exception):
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
+_BAD_REQUEST: Final = "invalid_request_error"
+ERRORS: Final[dict[str, tuple[int, str | None, str, str]]] = {
+    # word: status, code, type, message
+    "moderation_blocked": (
+        400,
+        "moderation_blocked",
+        "image_generation_user_error",
+        "Your request was rejected by the safety system. If you believe this is an error, contact us "
+        "at help.openai.com. safety_violations=[sexual].",
+    ),
+    "content_policy_violation": (
+        400,
+        "content_policy_violation",
+        _BAD_REQUEST,
+        "Your request was rejected as a result of our safety system.",
+    ),
+    "rate_limit": (
+        429,
+        "rate_limit_exceeded",
+        "requests",
+        "Rate limit reached on images per min. Please try again later.",
+    ),
+    "insufficient_quota": (
+        429,
+        "insufficient_quota",
+        "insufficient_quota",
+        "You exceeded your current quota, please check your plan and billing details.",
+    ),
+    "quota_by_type": (429, None, "insufficient_quota", "You exceeded your current quota."),
+    "billing_not_active": (
+        429,
+        "billing_not_active",
+        "billing_not_active",
+        "Your account is not active, please check your billing details on our website.",
+    ),
+    "billing_hard_limit_reached": (
+        400,
+        "billing_hard_limit_reached",
+        _BAD_REQUEST,
+        "Billing hard limit has been reached.",
+    ),
+    "invalid_api_key": (401, "invalid_api_key", _BAD_REQUEST, "Incorrect API key provided."),
+    "forbidden": (
+        403,
+        None,
+        _BAD_REQUEST,
+        "Your organization must be verified to use the model. Please go to the organization settings.",
+    ),
+    "model_not_found": (
+        404,
+        "model_not_found",
+        _BAD_REQUEST,
+        "The model does not exist or you do not have access to it.",
+    ),
+    "unknown_parameter": (400, "unknown_parameter", _BAD_REQUEST, "Unknown parameter."),
+    "invalid_image": (400, "invalid_image", _BAD_REQUEST, "Invalid image in 'image_1.jpg'."),
+    "image_parse_error": (400, "image_parse_error", _BAD_REQUEST, "The image could not be parsed."),
+    "prompt_too_long": (
+        400,
+        "string_above_max_length",
+        _BAD_REQUEST,
+        f"Invalid 'prompt': string too long. Expected a string with maximum length {_MAX_PROMPT}.",
+    ),
+}
+"""Error answers on demand, by their words."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mode:
     """One thing to do instead of answering: a word of the module's list, its limit and its number."""
@@ -120,7 +190,7 @@ class Mode:
     def parse(cls, text: str) -> Self:
         """Raises ValueError for a word that is not known."""
         match = _MODE.fullmatch(text.strip())
-        if match is None or (match[1] not in _WORDS and not _STATUS.fullmatch(match[1])):
+        if match is None or not (match[1] in _WORDS or match[1] in ERRORS or _STATUS.fullmatch(match[1])):
             raise ValueError(f"unknown mode {text.strip()!r}")
         limit = {"_once": 1, "_twice": 2, None: None}[match[2]]
         return cls(match[1], limit, float(match[3]) if match[3] else None)
@@ -137,8 +207,16 @@ class ModeRequest(BaseModel):
     contains: str | None = Field(default=None, description="Text the prompt must hold.")
 
 
+class TodayRequest(BaseModel):
+    """What day it is; null: the real one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    today: date | None
+
+
 class LatencyRequest(BaseModel):
-    """How long every answer takes: `seconds`, give or take `jitter`."""
+    """How long every edit takes: `seconds`, give or take `jitter`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -223,6 +301,7 @@ class OpenAiStandIn:
         """`api_key`: the only one accepted; None accepts any."""
         self._api_key = api_key
         self._latency = latency
+        self._set_day: date | None = None
         self._modes: list[_SetMode] = []
         self._calls: deque[Call] = deque(maxlen=_KEPT_CALLS)
         self._calls_by_key: Counter[str] = Counter()
@@ -232,9 +311,11 @@ class OpenAiStandIn:
         """The API and its own control endpoints."""
         return [
             Route("/v1/images/edits", self.edit, methods=["POST"]),
+            Route("/v1/models/{model}", self.model),
             Route("/_control/calls", self._call_records, methods=["GET", "DELETE"]),
             Route("/_control/modes", self._set_modes, methods=["GET", "POST", "DELETE"]),
             Route("/_control/latency", self._set_latency, methods=["PUT"]),
+            Route("/_control/today", self._set_today, methods=["PUT"]),
         ]
 
     async def edit(self, request: Request) -> Response:
@@ -244,7 +325,7 @@ class OpenAiStandIn:
         try:
             self._check_key(request)
             async with request.form() as form:
-                edit = await _read_edit(form)
+                edit = await _read_edit(form, self._today())
             said = _said_in(edit.prompt)
         except ApiError as error:
             refused = Call(request_id, "", started, "", {}, [], _kept_headers(request))
@@ -271,6 +352,21 @@ class OpenAiStandIn:
         mode = next((m for m in modes if m.word != "slow"), None)
         return await self._answer(request, call, edit, mode)
 
+    async def model(self, request: Request) -> Response:
+        """GET /v1/models/{model}."""
+        name = request.path_params["model"]
+        try:
+            self._check_key(request)
+            found = _known_model(name, self._today())
+        except ApiError as error:
+            return JSONResponse(error.body, error.status)
+        shutdown = found.shutdown.isoformat() if found.shutdown else None
+        told = {"id": name, "object": "model", "created": 1_730_764_800, "owned_by": "system"}
+        return JSONResponse({**told, "shutdown_date": shutdown})
+
+    def _today(self) -> date:
+        return self._set_day or datetime.now(UTC).date()
+
     async def _answer(self, request: Request, call: Call, edit: _Edit, mode: Mode | None) -> Response:
         if mode is None:
             return await self._answer_picture(call, edit)
@@ -291,6 +387,8 @@ class OpenAiStandIn:
                 answer = _answered(["%%% not base64 %%%"], edit)
             case "bad_picture":
                 answer = _answered([_base64(b"not a picture at all")], edit)
+            case "cut_off" | "tiny" | "blank" as word:
+                answer = _answered([_base64(await asyncio.to_thread(_spoilt, edit, word))], edit)
             case "no_data":
                 answer = _answered([], edit)
             case _:
@@ -366,6 +464,25 @@ class OpenAiStandIn:
             return JSONResponse({"error": str(error)}, 422)
         return Response(status_code=204)
 
+    async def _set_today(self, request: Request) -> Response:
+        try:
+            self._set_day = TodayRequest.model_validate_json(await request.body()).today
+        except ValidationError as error:
+            return JSONResponse({"error": str(error)}, 422)
+        return Response(status_code=204)
+
+
+def _spoilt(edit: _Edit, word: str) -> bytes:
+    """A picture that nobody can use."""
+    if word == "cut_off":
+        drawn = draw(edit.images, edit.size, edit.output_format, mark=edit.key)
+        return drawn[: len(drawn) // 2]
+    if word == "tiny":
+        return draw(edit.images, (256, 384), edit.output_format, mark=edit.key)
+    blank = io.BytesIO()
+    Image.new("RGB", edit.size, (128, 128, 128)).save(blank, edit.output_format)
+    return blank.getvalue()
+
 
 def _said_in(prompt: str) -> list[Mode]:
     words = ",".join(_DIRECTIVE.findall(prompt)).split(",")
@@ -375,19 +492,44 @@ def _said_in(prompt: str) -> list[Mode]:
         raise ApiError(400, str(error), param="prompt") from None
 
 
-async def _read_edit(form: FormData) -> _Edit:
+def _known_model(name: str, today: date) -> ServedModel:
+    model = served(name, today)
+    if model is None:
+        raise ApiError(
+            404,
+            f"The model `{name}` does not exist or you do not have access to it.",
+            code="model_not_found",
+            param="model",
+        )
+    return model
+
+
+async def _read_edit(form: FormData, today: date) -> _Edit:
     """What the form asks for, checked as the real API checks it. Raises ApiError."""
     fields = {k: str(v) for k, v in form.multi_items() if not isinstance(v, UploadFile)}
+    model = _known_model(fields.get("model", ""), today)
+    for name in sorted(fields.keys() - model.fields):
+        raise ApiError(400, f"Unknown parameter: '{name}'.", code="unknown_parameter", param=name)
     prompt = fields.get("prompt", "")
     if not prompt:
         raise ApiError(
             400, "Missing required parameter: 'prompt'.", code="missing_required_parameter", param="prompt"
         )
-    model = fields.get("model", "")
-    if not model.startswith("gpt-image-"):
-        raise ApiError(400, f"Invalid value: '{model}'.", code="invalid_value", param="model")
-    size = _one_of(fields, "size", {**_SIZES, "auto": _SIZES["1024x1536"]}, default="auto")
-    quality = _one_of(fields, "quality", {"auto": "medium", **{q: q for q in _OUTPUT_TOKENS}}, default="auto")
+    if len(prompt) > _MAX_PROMPT:
+        raise _error(Mode("prompt_too_long"), param="prompt")
+    size = model.size(fields.get("size", "auto"))
+    if size is None:
+        raise ApiError(400, f"Invalid value: '{fields['size']}'.", code="invalid_value", param="size")
+    qualities = {"auto": "medium", **{q: q for q in model.qualities}}
+    quality = _one_of(fields, "quality", qualities, default="auto")
+    _one_of(fields, "complexity", dict.fromkeys(("low", "medium", "high")), default="high")
+    if len(fields.get("safety_identifier", "")) > _MAX_IDENTIFIER:
+        raise ApiError(
+            400,
+            f"Invalid 'safety_identifier': longer than {_MAX_IDENTIFIER} characters.",
+            code="string_above_max_length",
+            param="safety_identifier",
+        )
     output_format = _one_of(fields, "output_format", {f: f for f in _FORMATS}, default="png")
     count = _one_of(fields, "n", {str(n): n for n in range(1, 11)}, default="1")
     files = [v for k, v in form.multi_items() if k in {"image", "image[]"} and isinstance(v, UploadFile)]
@@ -437,42 +579,20 @@ def _one_of(fields: dict[str, str], name: str, values: dict[str, Any], *, defaul
     return values[value]
 
 
-def _error(mode: Mode) -> ApiError:
-    match mode.word:
-        case "moderation_blocked":
-            return ApiError(
-                400,
-                "Your request was rejected by the safety system. If you believe this is an error, contact us "
-                "at help.openai.com. safety_violations=[sexual].",
-                code="moderation_blocked",
-                kind="image_generation_user_error",
-            )
-        case "rate_limit":
-            headers = {"retry-after": f"{mode.value:g}"} if mode.value is not None else {}
-            return ApiError(
-                429,
-                "Rate limit reached for gpt-image-1.5 on images per min. Please try again later.",
-                code="rate_limit_exceeded",
-                kind="requests",
-                headers=headers,
-            )
-        case "insufficient_quota":
-            return ApiError(
-                429,
-                "You exceeded your current quota, please check your plan and billing details.",
-                code="insufficient_quota",
-                kind="insufficient_quota",
-            )
-        case status:
-            message = "The server had an error while processing your request. Sorry about that!"
-            kind = "server_error" if status.startswith("5") else "invalid_request_error"
-            return ApiError(int(status), message, kind=kind)
+def _error(mode: Mode, param: str | None = None) -> ApiError:
+    if mode.word in ERRORS:
+        status, code, kind, message = ERRORS[mode.word]
+        headers = {"retry-after": f"{mode.value:g}"} if mode.value is not None else {}
+        return ApiError(status, message, code=code, kind=kind, param=param, headers=headers)
+    message = "The server had an error while processing your request. Sorry about that!"
+    kind = "server_error" if mode.word.startswith("5") else _BAD_REQUEST
+    return ApiError(int(mode.word), message, kind=kind)
 
 
 def _answered(pictures: list[str], edit: _Edit) -> Response:
     text_tokens = max(1, len(edit.prompt) // 4)
     image_tokens = _TOKENS_PER_INPUT_IMAGE * len(edit.images)
-    output_tokens = _OUTPUT_TOKENS[edit.quality][edit.size] * edit.count
+    made_tokens = output_tokens(edit.quality, edit.size) * edit.count
     return JSONResponse(
         {
             "created": int(time.time()),
@@ -484,9 +604,9 @@ def _answered(pictures: list[str], edit: _Edit) -> Response:
             "usage": {
                 "input_tokens": text_tokens + image_tokens,
                 "input_tokens_details": {"image_tokens": image_tokens, "text_tokens": text_tokens},
-                "output_tokens": output_tokens,
-                "output_tokens_details": {"image_tokens": output_tokens, "text_tokens": 0},
-                "total_tokens": text_tokens + image_tokens + output_tokens,
+                "output_tokens": made_tokens,
+                "output_tokens_details": {"image_tokens": made_tokens, "text_tokens": 0},
+                "total_tokens": text_tokens + image_tokens + made_tokens,
             },
         }
     )

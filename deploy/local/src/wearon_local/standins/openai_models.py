@@ -17,8 +17,7 @@ _FIELDS_OF_ALL: Final = frozenset(
     }
 )
 
-# Output tokens by quality at 1024×1024, as OpenAI gives them on its pricing page; those of xhigh and max are made
-# up.
+# Output tokens by quality at 1024×1024, from OpenAI's pricing page; those of xhigh and max are made up.
 _TOKENS_AT_1024: Final = {"low": 272, "medium": 1056, "high": 4160, "xhigh": 6240, "max": 8320}
 _TOKENS: Final = {
     ("low", 1024, 1536): 408,
