@@ -78,8 +78,8 @@ bench-sizing: setup model ## Errors, sizes, calibration, views, latency and load
 	@missed=0; .venv/bin/python services/sizing-api/tools/bench.py --renders "$(RENDERS)" || missed=1; \
 	.venv/bin/python services/sizing-api/tools/load.py --pictures "$(RENDERS)" || missed=1; exit $$missed
 
-check-photos: setup model ## None of the photographs in PHOTOS=folder may be measured
-	.venv/bin/python services/sizing-api/tools/check_photos.py --photos "$(PHOTOS)"
+check-photos: setup model ## What the photo check says of PHOTOS=folder, none of which may be measured; RENDERS=renders2/dev adds made situations
+	.venv/bin/python services/sizing-api/tools/check_photos.py --photos "$(PHOTOS)" $(if $(RENDERS),--renders "$(RENDERS)")
 
 include deploy/deploy.mk
 -include deploy/local/local.mk

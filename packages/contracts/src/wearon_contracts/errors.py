@@ -67,6 +67,7 @@ class ErrorCode(StrEnum):
     TOO_DARK = "too_dark"
     BLURRED = "blurred"
     IMPLAUSIBLE_BODY = "implausible_body"
+    UPPER_BODY_OUTSIDE_FRAME = "upper_body_outside_frame"
 
     # The sizing API as a service
     REQUEST_INVALID = "request_invalid"
@@ -368,6 +369,13 @@ _TABLE: Final = (
     ErrorInfo(
         _C.IMPLAUSIBLE_BODY,
         "The photo and the height do not fit together. Please check the height or use another photo.",
+        False,
+        422,
+        _F.SIZING_PHOTO,
+    ),
+    ErrorInfo(
+        _C.UPPER_BODY_OUTSIDE_FRAME,
+        "Too little of you is in the photo. Please show yourself at least down to the waist.",
         False,
         422,
         _F.SIZING_PHOTO,

@@ -11,6 +11,8 @@ from pydantic.json_schema import GenerateJsonSchema
 from wearon_contracts.outcomes import GenerationOutcome
 from wearon_contracts.sessions import SessionUpdate
 from wearon_contracts.sizing import (
+    CheckPhotoRequest,
+    CheckPhotoResponse,
     EstimateBodyRequest,
     EstimateBodyResponse,
     EstimateWithoutPhotoRequest,
@@ -46,6 +48,8 @@ MESSAGES: Final = (
     Message("estimate-without-photo-request", EstimateWithoutPhotoRequest, read=True),
     Message("estimate-body-response", EstimateBodyResponse, written=True),
     Message("estimate-body-error", SizingError, written=True),
+    Message("check-photo-request", CheckPhotoRequest, read=True),
+    Message("check-photo-response", CheckPhotoResponse, written=True),
 )
 
 

@@ -210,3 +210,48 @@ class SizingError(BaseModel):
         description="Where the photo is to blame: what can be said without it, as `POST"
         " /estimate-without-photo` answers.",
     )
+
+
+class PhotoPurpose(StrEnum):
+    """What a photo is to be used for: for try-ons half bodies are fine, for sizing they are not."""
+
+    TRY_ON = "try_on"
+    SIZING = "sizing"
+
+
+class BodySeen(StrEnum):
+    """How much of a body is inside the picture, seen from the head down."""
+
+    WHOLE = "whole"
+    KNEES_UP = "knees_up"
+    HIPS_UP = "hips_up"
+    WAIST_UP = "waist_up"
+    HEAD_AND_SHOULDERS = "head_and_shoulders"
+    NONE = "none"
+
+
+class CheckPhotoRequest(BaseModel):
+    """A photo, and what for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_url: str = Field(min_length=1, max_length=8192, description="Where the photo can be downloaded.")
+    purpose: PhotoPurpose
+
+
+class PhotoSeen(BaseModel):
+    """What was found in a photo, whether it is usable or not."""
+
+    people: int = Field(ge=0, le=2, description="2 stands for two or more.")
+    body: BodySeen = Field(description="How much there is of the largest person.")
+    light: float = Field(ge=0, le=1, description="Brightness of the brightest twentieth; 1 is white.")
+    sharpness: float = Field(ge=0, le=1, description="0.5 to 0.8 is sharp, below 0.3 is blurred.")
+
+
+class CheckPhotoResponse(BaseModel):
+    """Whether a photo will do, and if not, why."""
+
+    usable: bool
+    code: ErrorCode | None = Field(description="Null if the photo is usable.")
+    sentence: str = Field(description="For the shopper: what to change, or that the photo will do.")
+    seen: PhotoSeen

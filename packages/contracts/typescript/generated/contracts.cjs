@@ -363,6 +363,11 @@ exports.ERRORS = {
     "retryable": false,
     "family": "sizing_photo"
   },
+  "upper_body_outside_frame": {
+    "sentence": "Too little of you is in the photo. Please show yourself at least down to the waist.",
+    "retryable": false,
+    "family": "sizing_photo"
+  },
   "request_invalid": {
     "sentence": "The request is not valid.",
     "retryable": false,

@@ -36,7 +36,7 @@ export interface GenerationTask {
 }
 
 /** Stable codes; the sentence that goes with one may be reworded, the code may not. */
-export type ErrorCode = "invalid_task" | "session_not_found" | "stuck" | "attempts_exhausted" | "deadline_exceeded" | "result_not_stored" | "internal_error" | "moderation_blocked" | "rate_limited" | "insufficient_quota" | "provider_unavailable" | "provider_refused" | "prompt_refused" | "provider_bad_answer" | "image_url_invalid" | "image_scheme_refused" | "image_credentials_refused" | "image_port_refused" | "image_address_refused" | "image_host_unknown" | "image_redirect_refused" | "image_http_error" | "image_url_expired" | "image_unreachable" | "image_timeout" | "image_type_refused" | "image_type_mismatch" | "image_encoding_refused" | "image_too_large" | "image_too_many_pixels" | "image_empty" | "image_damaged" | "no_person" | "several_people" | "head_outside_frame" | "feet_outside_frame" | "facing_away" | "turned" | "seated_or_bent" | "leaning" | "limbs_hidden" | "arms_cover_torso" | "arms_raised" | "person_too_small" | "too_dark" | "blurred" | "implausible_body" | "request_invalid" | "size_chart_invalid" | "unauthorized" | "model_not_loaded" | "overloaded" | "budget_exceeded";
+export type ErrorCode = "invalid_task" | "session_not_found" | "stuck" | "attempts_exhausted" | "deadline_exceeded" | "result_not_stored" | "internal_error" | "moderation_blocked" | "rate_limited" | "insufficient_quota" | "provider_unavailable" | "provider_refused" | "prompt_refused" | "provider_bad_answer" | "image_url_invalid" | "image_scheme_refused" | "image_credentials_refused" | "image_port_refused" | "image_address_refused" | "image_host_unknown" | "image_redirect_refused" | "image_http_error" | "image_url_expired" | "image_unreachable" | "image_timeout" | "image_type_refused" | "image_type_mismatch" | "image_encoding_refused" | "image_too_large" | "image_too_many_pixels" | "image_empty" | "image_damaged" | "no_person" | "several_people" | "head_outside_frame" | "feet_outside_frame" | "facing_away" | "turned" | "seated_or_bent" | "leaning" | "limbs_hidden" | "arms_cover_torso" | "arms_raised" | "person_too_small" | "too_dark" | "blurred" | "implausible_body" | "upper_body_outside_frame" | "request_invalid" | "size_chart_invalid" | "unauthorized" | "model_not_loaded" | "overloaded" | "budget_exceeded";
 
 /** Tells the generator to fail and refund the session of an element that was not a valid task. */
 export interface RejectedTask {
@@ -256,6 +256,41 @@ export interface SizingError {
   request_id: string;
   /** Where the photo is to blame: what can be said without it, as `POST /estimate-without-photo` answers. */
   fallback?: EstimateBodyResponse | null;
+}
+
+/** What a photo is to be used for: for try-ons half bodies are fine, for sizing they are not. */
+export type PhotoPurpose = "try_on" | "sizing";
+
+/** A photo, and what for. */
+export interface CheckPhotoRequest {
+  /** Where the photo can be downloaded. */
+  image_url: string;
+  purpose: PhotoPurpose;
+}
+
+/** How much of a body is inside the picture, seen from the head down. */
+export type BodySeen = "whole" | "knees_up" | "hips_up" | "waist_up" | "head_and_shoulders" | "none";
+
+/** What was found in a photo, whether it is usable or not. */
+export interface PhotoSeen {
+  /** 2 stands for two or more. */
+  people: number;
+  /** How much there is of the largest person. */
+  body: BodySeen;
+  /** Brightness of the brightest twentieth; 1 is white. */
+  light: number;
+  /** 0.5 to 0.8 is sharp, below 0.3 is blurred. */
+  sharpness: number;
+}
+
+/** Whether a photo will do, and if not, why. */
+export interface CheckPhotoResponse {
+  usable: boolean;
+  /** Null if the photo is usable. */
+  code: ErrorCode | null;
+  /** For the shopper: what to change, or that the photo will do. */
+  sentence: string;
+  seen: PhotoSeen;
 }
 
 export interface ErrorInfo {

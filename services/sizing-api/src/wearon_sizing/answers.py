@@ -7,18 +7,22 @@ from typing import Any, Final
 from wearon_contracts.errors import ErrorCode, Family, describe, sentence
 from wearon_contracts.sizing import (
     ChartSize,
+    CheckPhotoResponse,
     EstimateBodyResponse,
     Interval,
     Measured,
     Measurements,
+    PhotoSeen,
     SizeRange,
     SizingError,
 )
 from wearon_sizing.estimates import Estimate
+from wearon_sizing.photo_check import Sight
 from wearon_sizing.population import LENGTHS
 
 SHOPPERS_PHOTO: Final = "photo"
 RETRY_AFTER_SECONDS: Final = 1
+WILL_DO: Final = "This photo will do."
 
 _DESCRIPTIONS: Final = {
     400: "The photo cannot be downloaded or is not a picture.",
@@ -84,6 +88,21 @@ def answer(
         inputs_used=estimate.inputs_used,
         method_version=method_version,
         chart_size=chart_size,
+    )
+
+
+def checked(sight: Sight, refusal: ErrorCode | None) -> CheckPhotoResponse:
+    """The answer about a photo that was looked at."""
+    return CheckPhotoResponse(
+        usable=refusal is None,
+        code=refusal,
+        sentence=WILL_DO if refusal is None else sentence(refusal, SHOPPERS_PHOTO),
+        seen=PhotoSeen(
+            people=sight.people,
+            body=sight.body,
+            light=round(sight.light, 3),
+            sharpness=round(sight.sharpness, 3),
+        ),
     )
 
 

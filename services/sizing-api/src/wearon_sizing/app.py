@@ -18,25 +18,30 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from numpy.typing import NDArray
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from wearon_contracts.errors import ErrorCode, sentence
 from wearon_contracts.sizing import (
+    CheckPhotoRequest,
+    CheckPhotoResponse,
     EstimateBodyRequest,
     EstimateBodyResponse,
     EstimateWithoutPhotoRequest,
+    PhotoPurpose,
 )
 from wearon_service_kit.health import CheckResult, Readiness, ReadyGauge
 from wearon_service_kit.images.decode import open_rgb
 from wearon_service_kit.images.errors import ImageError
 from wearon_service_kit.images.fetch import ImageFetcher
-from wearon_sizing.answers import answer, documented_errors, problem, retry_after, status_of
+from wearon_sizing.answers import answer, checked, documented_errors, problem, retry_after, status_of
 from wearon_sizing.estimates import Estimate, with_photo, without_photo
 from wearon_sizing.measuring import Method, load_method
 from wearon_sizing.metrics import Metrics
 from wearon_sizing.middleware import RequestMiddleware, request_id_of
+from wearon_sizing.photo_check import look, refuse_sizing, refuse_try_on
 from wearon_sizing.population import Population, load_population
 from wearon_sizing.pose import Landmarker, ModelMissingError
 from wearon_sizing.redis_watch import RedisWatch
@@ -55,6 +60,7 @@ PATHS: Final = frozenset(
     {
         "/estimate-body",
         "/estimate-without-photo",
+        "/check-photo",
         "/health",
         "/live",
         "/ready",
@@ -128,14 +134,19 @@ class Sizer:
         """Raises RefusedError for everything that is no measurement; takes at most its budget."""
         chart = _chart_of(body)
         try:
-            return await self._estimate_in_time(body, chart)
+            return await self._in_time(lambda deadline: self._estimate(body, chart, deadline))
         except RefusedError as refusal:
             # A service with too much to do already does not calculate for those it sends away.
             if refusal.code is not ErrorCode.OVERLOADED:
                 refusal.fallback = self._answer_without_photo(body, chart)
             raise
 
-    async def _estimate_in_time(self, body: EstimateBodyRequest, chart: Chart | None) -> EstimateBodyResponse:
+    async def check(self, body: CheckPhotoRequest) -> CheckPhotoResponse:
+        """Raises RefusedError where there is no picture to look at; takes at most its budget."""
+        return await self._in_time(lambda deadline: self._check(body, deadline))
+
+    async def _in_time(self, work: Callable[[float], Awaitable[Result]]) -> Result:
+        """`work` with its deadline (monotonic seconds). Raises RefusedError for whatever stops it."""
         if not self._workers.loaded:
             raise RefusedError(ErrorCode.MODEL_NOT_LOADED)
         # Asked before the download, so that a refusal costs nothing and comes at once.
@@ -144,7 +155,7 @@ class Sizer:
         self._at_once += 1
         try:
             async with asyncio.timeout(self._budget):
-                return await self._estimate(body, chart, time.monotonic() + self._budget)
+                return await work(time.monotonic() + self._budget)
         except TimeoutError as error:
             raise RefusedError(ErrorCode.BUDGET_EXCEEDED) from error
         except ImageError as error:
@@ -159,25 +170,50 @@ class Sizer:
     async def _estimate(
         self, body: EstimateBodyRequest, chart: Chart | None, deadline: float
     ) -> EstimateBodyResponse:
-        with self._metrics.step("download"):
-            image = await self._fetcher.fetch(body.image_url)
         shopper = _shopper_of(body)
-        queued = time.perf_counter()
 
-        def work(landmarker: Landmarker) -> EstimateBodyResponse:
-            self._metrics.steps.labels("queue").observe(time.perf_counter() - queued)
-            with self._metrics.step("decode"):
-                picture = np.asarray(open_rgb(image.data, max_side=LONG_SIDE))
-            # Between the steps, so that a photo nobody waits for any more costs no detection.
-            if time.monotonic() > deadline:
-                raise RefusedError(ErrorCode.BUDGET_EXCEEDED)
+        def work(landmarker: Landmarker, picture: NDArray[np.uint8]) -> EstimateBodyResponse:
             with self._metrics.step("detect"):
                 person = find_person(landmarker, picture)
             with self._metrics.step("measure"):
                 assessment = assess(person, shopper, self._method)
                 return self._answer(with_photo(assessment, shopper, self._population), chart, shopper)
 
-        return await self._workers.run(work)
+        return await self._with_picture(body.image_url, deadline, work)
+
+    async def _check(self, body: CheckPhotoRequest, deadline: float) -> CheckPhotoResponse:
+        def work(landmarker: Landmarker, picture: NDArray[np.uint8]) -> CheckPhotoResponse:
+            with self._metrics.step("detect"):
+                people = landmarker.detect(picture)
+            with self._metrics.step("check"):
+                if body.purpose is PhotoPurpose.TRY_ON:
+                    refusal = refuse_try_on(picture, people)
+                else:
+                    refusal = refuse_sizing(picture, people, self._method)
+                return checked(look(picture, people), refusal)
+
+        answer = await self._with_picture(body.image_url, deadline, work)
+        _log.info("photo_checked", purpose=body.purpose.value, code=answer.code and answer.code.value)
+        return answer
+
+    async def _with_picture(
+        self, url: str, deadline: float, work: Callable[[Landmarker, NDArray[np.uint8]], Result]
+    ) -> Result:
+        """`work` on the picture (rows, columns, RGB) at `url`, with a landmarker of its own."""
+        with self._metrics.step("download"):
+            image = await self._fetcher.fetch(url)
+        queued = time.perf_counter()
+
+        def on_worker(landmarker: Landmarker) -> Result:
+            self._metrics.steps.labels("queue").observe(time.perf_counter() - queued)
+            with self._metrics.step("decode"):
+                picture = np.asarray(open_rgb(image.data, max_side=LONG_SIDE))
+            # Between the steps, so that a photo nobody waits for any more costs no detection.
+            if time.monotonic() > deadline:
+                raise RefusedError(ErrorCode.BUDGET_EXCEEDED)
+            return work(landmarker, picture)
+
+        return await self._workers.run(on_worker)
 
     def _answer_without_photo(
         self, body: EstimateWithoutPhotoRequest, chart: Chart | None
@@ -310,6 +346,15 @@ def create_app(settings: SizingSettings) -> FastAPI:
     def estimate_without_photo(body: EstimateWithoutPhotoRequest) -> EstimateBodyResponse:
         sizer: Sizer = app.state.sizer
         return sizer.estimate_without_photo(body)
+
+    @app.post(
+        "/check-photo",
+        dependencies=[Depends(check)],
+        responses=documented_errors(photo=True),
+        summary="Whether a photo will do for a try-on or for sizing, before anything is paid for it",
+    )
+    async def check_photo(body: CheckPhotoRequest, request: Request) -> CheckPhotoResponse:
+        return await unless_gone(request, app.state.sizer.check(body))
 
     @app.get("/health", summary="State for people and dashboards; always 200")
     async def health() -> Health:

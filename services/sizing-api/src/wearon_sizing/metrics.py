@@ -27,7 +27,7 @@ class Metrics:
         )
         self.steps = Histogram(
             "wearon_sizing_step_seconds",
-            "Time of one step of a request: download, queue, decode, detect, measure.",
+            "Time of one step of a request: download, queue, decode, detect, measure or check.",
             ["step"],
             buckets=_SECONDS,
             registry=self.registry,

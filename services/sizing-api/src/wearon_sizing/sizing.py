@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -67,13 +68,17 @@ class Assessment:
 
 def find_person(landmarker: Landmarker, picture: NDArray[np.uint8]) -> Person:
     """The one person in `picture` (RGB). Raises PhotoRefusedError."""
-    people = by_size(landmarker.detect(picture))
-    refusal = refuse_people(people)
-    # A photo that is too dark or blurred shows no person, or one whose pose cannot be trusted.
-    refusal = refuse_picture(picture, people) or refusal
+    people = landmarker.detect(picture)
+    refusal = refuse_photo(picture, people)
     if refusal:
         raise PhotoRefusedError(refusal)
-    return people[0]
+    return by_size(people)[0]
+
+
+def refuse_photo(picture: NDArray[np.uint8], people: Sequence[Person]) -> ErrorCode | None:
+    """Why nobody can be measured in `picture` (RGB), with these `people`; None if somebody can."""
+    # A photo that is too dark or blurred shows no person, or one whose pose cannot be trusted.
+    return refuse_picture(picture, by_size(people)) or refuse_people(people)
 
 
 def assess(person: Person, shopper: Shopper, method: Method) -> Assessment:

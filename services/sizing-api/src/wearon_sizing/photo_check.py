@@ -1,0 +1,132 @@
+"""Whether a photo will do, before anything is paid for it. Pure: a picture and the people in it go in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wearon_contracts.errors import ErrorCode
+from wearon_contracts.sizing import BodySeen
+from wearon_sizing.gates import (
+    SECOND_PERSON_SHARE,
+    around,
+    by_size,
+    extent,
+    highlight,
+    refuse_picture,
+    sharpness,
+    yaw,
+)
+from wearon_sizing.measuring import Method
+from wearon_sizing.silhouette import (
+    ANKLE_L,
+    ANKLE_R,
+    HIP_L,
+    HIP_R,
+    KNEE_L,
+    KNEE_R,
+    SHOULDER_L,
+    SHOULDER_R,
+    Person,
+    middle,
+)
+from wearon_sizing.sizing import PhotoRefusedError, Shopper, assess, refuse_photo
+
+# A joint counts as seen when the detector is this sure that it is neither hidden nor a guess.
+SEEN_VISIBILITY: Final = 0.5
+# From this share of the way from shoulders to hips on, a picture reaches down to the waist.
+WAIST_SHARE: Final = 0.5
+# Of the 640 pixels of the long side: a smaller person is drawn anew rather than dressed.
+LEAST_TRY_ON_PIXELS: Final = 128
+# A shoulder line turned by more than this shows the back; 90 is a profile.
+MOST_TRY_ON_YAW_DEGREES: Final = 110.0
+
+
+# What a photo is refused for are proportions, so that any height will do to look for them.
+ANY_HEIGHT_CM: Final = 170.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What is in a picture. `people`: at most two are told apart. `light` and `sharpness`: 0 to 1."""
+
+    people: int
+    body: BodySeen
+    light: float
+    sharpness: float
+
+
+def look(picture: NDArray[np.uint8], people: Sequence[Person]) -> Sight:
+    """What `picture` (RGB) shows, of the largest of `people` where it is about a person."""
+    counted = _who_counts(people)
+    part = around(counted[0], picture) if counted else picture
+    return Sight(
+        people=len(counted),
+        body=body_seen(counted[0]) if counted else BodySeen.NONE,
+        light=highlight(picture) / 255,
+        sharpness=min(max(sharpness(part), 0.0), 1.0),
+    )
+
+
+def refuse_try_on(picture: NDArray[np.uint8], people: Sequence[Person]) -> ErrorCode | None:
+    """Why nobody can be dressed in `picture`; None if somebody can."""
+    counted = _who_counts(people)
+    refusal = refuse_picture(picture, counted)
+    if refusal or not counted:
+        return refusal or ErrorCode.NO_PERSON
+    if len(counted) > 1:
+        return ErrorCode.SEVERAL_PEOPLE
+    person = counted[0]
+    if body_seen(person) is BodySeen.HEAD_AND_SHOULDERS:
+        return ErrorCode.UPPER_BODY_OUTSIDE_FRAME
+    rows = np.flatnonzero((person.mask > 0.5).any(axis=1))
+    if not len(rows) or np.ptp(rows) < LEAST_TRY_ON_PIXELS:
+        return ErrorCode.PERSON_TOO_SMALL
+    return ErrorCode.FACING_AWAY if yaw(person) > MOST_TRY_ON_YAW_DEGREES else None
+
+
+def refuse_sizing(picture: NDArray[np.uint8], people: Sequence[Person], method: Method) -> ErrorCode | None:
+    """Why nobody can be measured in `picture`; None if somebody can."""
+    refusal = refuse_photo(picture, people)
+    if refusal:
+        return refusal
+    try:
+        assess(by_size(people)[0], Shopper(ANY_HEIGHT_CM), method)
+    except PhotoRefusedError as refused:
+        # Whether the girths go with the height cannot be said before the height is known.
+        return None if refused.code is ErrorCode.IMPLAUSIBLE_BODY else refused.code
+    return None
+
+
+def body_seen(person: Person) -> BodySeen:
+    """How far down the person is inside the picture."""
+    for joints, seen in (
+        ((ANKLE_L, ANKLE_R), BodySeen.WHOLE),
+        ((KNEE_L, KNEE_R), BodySeen.KNEES_UP),
+        ((HIP_L, HIP_R), BodySeen.HIPS_UP),
+    ):
+        if _inside(person, *joints):
+            return seen
+    shoulder, hip = (middle(person.points, *pair)[1] for pair in ((SHOULDER_L, SHOULDER_R), (HIP_L, HIP_R)))
+    bottom = person.mask.shape[0] - 1
+    if hip > shoulder and (bottom - shoulder) / (hip - shoulder) >= WAIST_SHARE:
+        return BodySeen.WAIST_UP
+    return BodySeen.HEAD_AND_SHOULDERS
+
+
+def _inside(person: Person, *joints: int) -> bool:
+    """Whether one of the joints is seen inside the picture; the other one may be behind something."""
+    rows, columns = person.mask.shape
+    x, y = person.points[list(joints)].T
+    inside = (x >= 0) & (x <= columns - 1) & (y >= 0) & (y <= rows - 1)
+    return bool((inside & (person.visibility[list(joints)] >= SEEN_VISIBILITY)).any())
+
+
+def _who_counts(people: Sequence[Person]) -> list[Person]:
+    """The largest person first, without passers-by far away."""
+    sized = by_size(people)
+    return [person for person in sized if extent(person) >= SECOND_PERSON_SHARE * extent(sized[0])]
