@@ -122,6 +122,10 @@ def _flipped_idat() -> bytes:
     return bytes(data)
 
 
+def _progressive_cut_and_closed() -> bytes:
+    return _cut(photo("JPEG", progressive=True), 0.9) + b"\xff\xd9"
+
+
 def _cut(data: bytes, keep: float) -> bytes:
     return data[: int(len(data) * keep)]
 
@@ -131,6 +135,7 @@ def _padded(data: bytes) -> bytes:
 
 
 JPEG, PNG, WEBP = "image/jpeg", "image/png", "image/webp"
+_IEND: Final = png_chunk(b"IEND", b"")
 _TOO_MANY: Final = ErrorCode.IMAGE_TOO_MANY_PIXELS
 _DAMAGED: Final = ErrorCode.IMAGE_DAMAGED
 
@@ -148,12 +153,14 @@ HOSTILE_IMAGES: Final = (
     HostileImage("png-magic-only", PNG, lambda: b"\x89PNG\r\n\x1a\n" + bytes(64), _DAMAGED),
     HostileImage("webp-magic-only", WEBP, lambda: b"RIFF\x40\0\0\0WEBP" + bytes(64), _DAMAGED),
     HostileImage("jpeg-cut-in-half", JPEG, lambda: _cut(photo("JPEG"), 0.5), _DAMAGED),
-    HostileImage("jpeg-without-its-end", JPEG, lambda: photo("JPEG")[:-2], _DAMAGED),
+    HostileImage("jpeg-cut-and-closed", JPEG, lambda: _cut(photo("JPEG"), 0.9) + b"\xff\xd9", _DAMAGED),
+    HostileImage("progressive-cut-and-closed", JPEG, _progressive_cut_and_closed, _DAMAGED),
     HostileImage("jpeg-zeroed-tail", JPEG, _zeroed_tail, _DAMAGED),
     HostileImage("jpeg-cut-and-padded", JPEG, lambda: _padded(_cut(photo("JPEG"), 0.6)), _DAMAGED),
     HostileImage("progressive-cut", JPEG, lambda: _cut(photo("JPEG", progressive=True), 0.7), _DAMAGED),
     HostileImage("png-cut-in-half", PNG, lambda: _cut(photo("PNG"), 0.5), _DAMAGED),
-    HostileImage("png-without-its-end", PNG, lambda: photo("PNG")[:-12], _DAMAGED),
+    HostileImage("png-cut-and-closed", PNG, lambda: _cut(photo("PNG"), 0.9) + _IEND, _DAMAGED),
+    HostileImage("png-half-of-its-rows", PNG, lambda: png(64, 64, pixels=bytes(65 * 32)), _DAMAGED),
     HostileImage("webp-cut-in-half", WEBP, lambda: _cut(photo("WEBP"), 0.5), _DAMAGED),
     HostileImage("webp-without-its-end", WEBP, lambda: photo("WEBP")[:-1], _DAMAGED),
     HostileImage("animated-webp-cut", WEBP, lambda: _cut(_animated("WEBP"), 0.2), _DAMAGED),

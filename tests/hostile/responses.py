@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import socket
@@ -136,7 +137,7 @@ HOSTILE_RESPONSES: Final = (
     ),
     *(
         _case(f"status-{status}", _E.IMAGE_HTTP_ERROR, whole(photo(), status=f"{status} No"))
-        for status in (201, 203, 206, 400, 401, 403, 404, 405, 410, 416, 451)
+        for status in (201, 203, 206, 304, 305, 400, 401, 403, 404, 405, 410, 416, 451)
     ),
     _case("status-101", _E.IMAGE_UNREACHABLE, head("101 Switching Protocols", None, Upgrade="x")),
     _case("status-204", _E.IMAGE_HTTP_ERROR, head("204 No Content", None)),
@@ -161,7 +162,8 @@ HOSTILE_RESPONSES: Final = (
         lambda: whole(gzip.compress(gzip.compress(photo())), Content_Encoding="gzip, gzip"),
     ),
     _case("brotli", _E.IMAGE_ENCODING_REFUSED, whole(photo(), Content_Encoding="br")),
-    _case("unknown-encoding", _E.IMAGE_ENCODING_REFUSED, whole(photo(), Content_Encoding="rot13")),
+    _case("zstandard", _E.IMAGE_ENCODING_REFUSED, whole(photo(), Content_Encoding="aws-chunked, zstd")),
+    _case("base64", _E.IMAGE_TYPE_REFUSED, whole(base64.b64encode(photo()), Content_Encoding="base64")),
     _case("gzip-that-is-none", _E.IMAGE_DAMAGED, whole(photo(), Content_Encoding="gzip")),
     _case(
         "gzip-cut-off", _E.IMAGE_DAMAGED, lambda: whole(gzip.compress(photo())[:-20], Content_Encoding="gzip")
@@ -201,25 +203,23 @@ HOSTILE_RESPONSES: Final = (
         partial(_drip, b"", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"),
         waits=True,
     ),
-    _case("no-type", _E.IMAGE_TYPE_REFUSED, whole(photo(), None)),
-    _case("text-type", _E.IMAGE_TYPE_REFUSED, whole(photo(), "text/plain")),
-    _case("octet-stream", _E.IMAGE_TYPE_REFUSED, whole(photo(), "application/octet-stream")),
-    _case("html", _E.IMAGE_TYPE_REFUSED, whole(_HTML, "text/html")),
-    _case("svg", _E.IMAGE_TYPE_REFUSED, whole(_SVG, "image/svg+xml")),
-    _case("gif", _E.IMAGE_TYPE_REFUSED, whole(_GIF, "image/gif")),
-    _case("heic", _E.IMAGE_TYPE_REFUSED, whole(_HEIC, "image/heic")),
-    _case("bmp", _E.IMAGE_TYPE_REFUSED, lambda: whole(photo("BMP"), "image/bmp")),
-    _case("tiff", _E.IMAGE_TYPE_REFUSED, lambda: whole(photo("TIFF"), "image/tiff")),
-    _case("any-image-type", _E.IMAGE_TYPE_REFUSED, whole(photo(), "image/*")),
-    _case("html-called-jpeg", _E.IMAGE_TYPE_MISMATCH, whole(_HTML, "image/jpeg")),
-    _case("svg-called-png", _E.IMAGE_TYPE_MISMATCH, whole(_SVG, "image/png")),
-    _case("gif-called-webp", _E.IMAGE_TYPE_MISMATCH, whole(_GIF, "image/webp")),
-    _case("heic-called-jpeg", _E.IMAGE_TYPE_MISMATCH, whole(_HEIC, "image/jpeg")),
-    _case("png-called-jpeg", _E.IMAGE_TYPE_MISMATCH, lambda: whole(photo("PNG"), "image/jpeg")),
-    _case(
-        "wave-called-webp", _E.IMAGE_TYPE_MISMATCH, whole(b"RIFF\x24\0\0\0WAVEfmt " + bytes(64), "image/webp")
+    *(
+        _case(f"{name}-called-{label.replace('/', '-') or 'nothing'}", code, whole(body, label or None))
+        for name, code, body in (
+            ("html", _E.IMAGE_WEB_PAGE, _HTML),
+            ("svg", _E.IMAGE_SVG, _SVG),
+            ("gif", _E.IMAGE_GIF, _GIF),
+            ("heic", _E.IMAGE_HEIC, _HEIC),
+            ("pdf", _E.IMAGE_PDF, b"%PDF-1.7\n" + bytes(64)),
+            ("mp4", _E.IMAGE_VIDEO, b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(64)),
+            ("bmp", _E.IMAGE_TYPE_REFUSED, photo("BMP")),
+            ("tiff", _E.IMAGE_TYPE_REFUSED, photo("TIFF")),
+            ("wave", _E.IMAGE_TYPE_REFUSED, b"RIFF\x24\0\0\0WAVEfmt " + bytes(64)),
+            ("json", _E.IMAGE_TYPE_REFUSED, b'{"error": "not found"}'),
+        )
+        for label in ("image/jpeg", "image/png", "image/*", "text/html", "application/octet-stream", "")
     ),
-    _case("one-byte", _E.IMAGE_TYPE_MISMATCH, whole(b"\xff")),
+    _case("one-byte", _E.IMAGE_TYPE_REFUSED, whole(b"\xff")),
     _case("empty", _E.IMAGE_EMPTY, whole(b"")),
     _case(
         "expired",

@@ -111,6 +111,9 @@ def at_provider(action: str, *, times: int = 1, **fault: Any) -> Arrange:
     return arrange
 
 
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64)
+
+
 def uploaded(data: bytes, content_type: str) -> Urls:
     """The second image is this file."""
 
@@ -182,11 +185,11 @@ ROWS: Final = (
         code=E.IMAGE_ADDRESS_REFUSED, image="photo of accessory 1", calls=0, log=FAILED),
     Row("image on a port", urls=third("http://shop.example:6379/a.jpg"), code=E.IMAGE_PORT_REFUSED,
         image="photo of accessory 1", calls=0, log=FAILED),
-    Row("image is a page", urls=uploaded(b"<html></html>", "text/html"), code=E.IMAGE_TYPE_REFUSED,
+    Row("image is a page", urls=uploaded(b"<html></html>", "image/jpeg"), code=E.IMAGE_WEB_PAGE,
         image="photo of the garment", calls=0, log=FAILED),
-    Row("image is a drawing", urls=uploaded(b"<svg/>", "image/svg+xml"), code=E.IMAGE_TYPE_REFUSED,
+    Row("image is a drawing", urls=uploaded(b"<svg/>", "image/svg+xml"), code=E.IMAGE_SVG,
         image="photo of the garment", calls=0, log=FAILED),
-    Row("image is something else", urls=uploaded(JPEG, "image/png"), code=E.IMAGE_TYPE_MISMATCH,
+    Row("image is an iPhone's", urls=uploaded(HEIC, "image/jpeg"), code=E.IMAGE_HEIC,
         image="photo of the garment", calls=0, log=FAILED),
     Row("image cut off", urls=uploaded(JPEG[: len(JPEG) // 2], "image/jpeg"), code=E.IMAGE_DAMAGED,
         image="photo of the garment", calls=0, log=FAILED, payers=PAYERS),

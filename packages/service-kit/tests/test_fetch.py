@@ -7,6 +7,7 @@ import email.utils
 import gzip
 import socket
 import ssl
+import struct
 import threading
 import time
 import zlib
@@ -25,15 +26,15 @@ from hypothesis import strategies as st
 
 from wearon_contracts.errors import ErrorCode
 from wearon_service_kit.images.addresses import Address
+from wearon_service_kit.images.dial import Resolve, resolve_with_system
 from wearon_service_kit.images.fetch import (
     FetchedImage,
     ImageError,
     ImageFetcher,
     ImageRefused,
     ImageUnreachable,
-    Resolve,
-    resolve_with_system,
 )
+from wearon_service_kit.images.formats import refusal_of, sniff
 
 PUBLIC = "93.184.216.34"
 
@@ -377,16 +378,62 @@ def served(answer: bytes, **options: Any) -> FetchedImage:
         return fetch(f"{local.origin}/a", trusted_origins=[local.origin], **options)
 
 
+LABELS = [
+    "image/jpeg", "IMAGE/JPEG; charset=binary", "image/jpg", "image/jfif", "image/pjpeg", "image/png",
+    "image/webp", "image/avif", "image/*", "image", "application/octet-stream", "binary/octet-stream",
+    "text/plain", "text/html", "", None,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "AVIF"])
+@pytest.mark.parametrize("label", LABELS)
+def test_picture_is_accepted_whatever_its_label(label: str | None, format_: str) -> None:
+    data = photo(format_)
+    assert served(whole(data, label)) == FetchedImage(data, format_)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
-    ("content_type", "format_"),
+    ("brands", "expected"),
     [
-        ("image/jpeg", "JPEG"), ("IMAGE/JPEG; charset=binary", "JPEG"), ("image/jpg", "JPEG"),
-        ("image/png", "PNG"), ("image/webp", "WEBP"),
+        ([b"avif", b"", b"mif1"], "AVIF"), ([b"mif1", b"", b"miaf", b"avif"], "AVIF"),
+        ([b"avis", b""], "AVIF"),
+        ([b"heic", b"", b"mif1"], ErrorCode.IMAGE_HEIC), ([b"mif1", b"", b"heic"], ErrorCode.IMAGE_HEIC),
+        ([b"heix", b""], ErrorCode.IMAGE_HEIC), ([b"msf1", b"", b"hevc"], ErrorCode.IMAGE_HEIC),
+        ([b"mp42", b"", b"isom"], ErrorCode.IMAGE_VIDEO), ([b"qt  ", b""], ErrorCode.IMAGE_VIDEO),
+        ([b"crx ", b"", b"isom"], ErrorCode.IMAGE_TYPE_REFUSED),
     ],
 )  # fmt: skip
-def test_the_three_formats(content_type: str, format_: str) -> None:
-    data = photo(format_)
-    assert served(whole(data, content_type)) == FetchedImage(data, format_)  # type: ignore[arg-type]
+def test_brands_tell_avif_from_heic_from_video(brands: list[bytes], expected: str) -> None:
+    body = b"".join(brand.ljust(4, b"\0") for brand in brands)
+    data = struct.pack(">I", 8 + len(body)) + b"ftyp" + body + bytes(64)
+    found = sniff(data) or refusal_of(data).code
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("\ufeff \n<!DOCTYPE html>", ErrorCode.IMAGE_WEB_PAGE),
+        ("<?xml version='1.0'?>\n<!-- a shop -->\n<HTML lang=en>", ErrorCode.IMAGE_WEB_PAGE),
+        ("<script>location='/login'</script>", ErrorCode.IMAGE_WEB_PAGE),
+        ("<?xml version='1.0'?><!DOCTYPE svg PUBLIC ''><svg/>", ErrorCode.IMAGE_SVG),
+        ("<!-- made by hand --><svg:svg/>", ErrorCode.IMAGE_SVG),
+        ("<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", ErrorCode.IMAGE_TYPE_REFUSED),
+        ("hello", ErrorCode.IMAGE_TYPE_REFUSED),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_text_is_told_by_what_it_begins_with(text: str, code: ErrorCode, encoding: str) -> None:
+    if encoding == "utf-16":
+        text = text.lstrip("\ufeff")  # encoding puts one there
+    assert refusal_of(text.encode(encoding)).code == code
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=40), st.binary(max_size=2000))
+def test_every_body_is_a_picture_or_has_a_reason(start: bytes, rest: bytes) -> None:
+    for data in (start, start + rest, b"\0\0\0\x18ftyp" + start):
+        assert sniff(data) or refusal_of(data).code.startswith("image_")
 
 
 def test_bodies_without_a_length_in_chunks_and_compressed() -> None:
@@ -398,6 +445,36 @@ def test_bodies_without_a_length_in_chunks_and_compressed() -> None:
     assert served(whole(gzip.compress(data), Content_Encoding="X-GZIP")).data == data
     assert served(whole(zlib.compress(data), Content_Encoding="deflate")).data == data
     assert served(whole(data, Content_Encoding="identity")).data == data
+
+
+@pytest.mark.parametrize(
+    "encoding", ["aws-chunked", "UTF-8", "base64", "none", "binary", "aws-chunked, identity", ",", "rot13"]
+)
+def test_encodings_that_are_none_mean_nothing(encoding: str) -> None:
+    assert served(whole(photo(), Content_Encoding=encoding)).data == photo()
+    if encoding != ",":
+        packed = whole(gzip.compress(photo()), Content_Encoding=f"{encoding}, gzip")
+        assert served(packed).data == photo()
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "aws-chunked, BR"])
+def test_encodings_that_cannot_be_undone_are_named(encoding: str) -> None:
+    with pytest.raises(ImageRefused) as caught:
+        served(whole(photo(), Content_Encoding=encoding))
+    assert caught.value.code == ErrorCode.IMAGE_ENCODING_REFUSED
+    assert caught.value.detail == encoding.rpartition(" ")[2].lower()
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 451])
+def test_access_refused_by_a_strangers_host_has_its_own_code(status: int) -> None:
+    with Site(whole(b"no", "text/plain", f"{status} No")) as closed:
+        refused(
+            "http://shop.example/a.jpg",
+            ErrorCode.IMAGE_ACCESS_REFUSED,
+            resolve=Resolver(shop_example=[[PUBLIC]]),
+            network=Reroute(closed.port),
+        )
+        refused(f"{closed.origin}/a.jpg", ErrorCode.IMAGE_HTTP_ERROR, trusted_origins=[closed.origin])
 
 
 def test_exactly_the_limit_is_accepted_and_one_byte_more_is_not() -> None:
@@ -512,7 +589,7 @@ def open_files() -> int:
 def test_many_downloads_share_one_fetcher_and_nothing_stays_open() -> None:
     async def scenario() -> None:
         with HostileServer() as server:
-            names = ["endless", "gzip-bomb", "redirect-301", "drops-in-the-body", "silent", "html", "empty"]
+            names = ["endless", "gzip-bomb", "redirect-301", "drops-in-the-body", "silent", "base64", "empty"]
             bad = [f"{server.origin}/responses/{name}" for name in names]
             async with fetcher(trusted_origins=[server.origin], max_concurrent=8, total_timeout=5) as images:
                 await images.fetch(server.good_url)

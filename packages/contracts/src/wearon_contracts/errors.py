@@ -40,14 +40,21 @@ class ErrorCode(StrEnum):
     IMAGE_HOST_UNKNOWN = "image_host_unknown"
     IMAGE_REDIRECT_REFUSED = "image_redirect_refused"
     IMAGE_HTTP_ERROR = "image_http_error"
+    IMAGE_ACCESS_REFUSED = "image_access_refused"
     IMAGE_URL_EXPIRED = "image_url_expired"
     IMAGE_UNREACHABLE = "image_unreachable"
     IMAGE_TIMEOUT = "image_timeout"
     IMAGE_TYPE_REFUSED = "image_type_refused"
-    IMAGE_TYPE_MISMATCH = "image_type_mismatch"
+    IMAGE_HEIC = "image_heic"
+    IMAGE_GIF = "image_gif"
+    IMAGE_SVG = "image_svg"
+    IMAGE_PDF = "image_pdf"
+    IMAGE_VIDEO = "image_video"
+    IMAGE_WEB_PAGE = "image_web_page"
     IMAGE_ENCODING_REFUSED = "image_encoding_refused"
     IMAGE_TOO_LARGE = "image_too_large"
     IMAGE_TOO_MANY_PIXELS = "image_too_many_pixels"
+    IMAGE_TOO_SMALL = "image_too_small"
     IMAGE_EMPTY = "image_empty"
     IMAGE_DAMAGED = "image_damaged"
 
@@ -233,7 +240,20 @@ _TABLE: Final = (
         400,
         _F.PICTURE,
     ),
-    ErrorInfo(_C.IMAGE_HTTP_ERROR, "The {image} could not be found at its address.", False, 400, _F.PICTURE),
+    ErrorInfo(
+        _C.IMAGE_HTTP_ERROR,
+        "The web site of the {image} does not have it at this address. Please add it again.",
+        False,
+        400,
+        _F.PICTURE,
+    ),
+    ErrorInfo(
+        _C.IMAGE_ACCESS_REFUSED,
+        "The web site of the {image} does not let us have it. Please upload the picture instead.",
+        False,
+        400,
+        _F.PICTURE,
+    ),
     ErrorInfo(
         _C.IMAGE_URL_EXPIRED,
         "The link to the {image} has expired. Please add it again.",
@@ -256,10 +276,53 @@ _TABLE: Final = (
         _F.PICTURE,
     ),
     ErrorInfo(
-        _C.IMAGE_TYPE_REFUSED, "The {image} must be a JPEG, PNG or WebP picture.", False, 400, _F.PICTURE
+        _C.IMAGE_TYPE_REFUSED,
+        "The {image} is not a kind of picture that we can open. Please use a JPEG, PNG or WebP.",
+        False,
+        400,
+        _F.PICTURE,
     ),
     ErrorInfo(
-        _C.IMAGE_TYPE_MISMATCH, "The {image} is not the kind of file it claims to be.", False, 400, _F.PICTURE
+        _C.IMAGE_HEIC,
+        "The {image} is a HEIC picture, as iPhones take them. Please save it as JPEG and add it again.",
+        False,
+        400,
+        _F.PICTURE,
+    ),
+    ErrorInfo(
+        _C.IMAGE_GIF,
+        "The {image} is a GIF, which we cannot open. Please save it as JPEG or PNG and add it again.",
+        False,
+        400,
+        _F.PICTURE,
+    ),
+    ErrorInfo(
+        _C.IMAGE_SVG,
+        "The {image} is an SVG drawing, which we cannot open. Please save it as PNG and add it again.",
+        False,
+        400,
+        _F.PICTURE,
+    ),
+    ErrorInfo(
+        _C.IMAGE_PDF,
+        "The {image} is a PDF document, not a picture. Please save it as JPEG and add it again.",
+        False,
+        400,
+        _F.PICTURE,
+    ),
+    ErrorInfo(
+        _C.IMAGE_VIDEO,
+        "The {image} is a video, which we cannot use. Please add a photo instead.",
+        False,
+        400,
+        _F.PICTURE,
+    ),
+    ErrorInfo(
+        _C.IMAGE_WEB_PAGE,
+        "The address of the {image} is that of a web page. Please use the picture's own address.",
+        False,
+        400,
+        _F.PICTURE,
     ),
     ErrorInfo(
         _C.IMAGE_ENCODING_REFUSED,
@@ -278,6 +341,13 @@ _TABLE: Final = (
     ErrorInfo(
         _C.IMAGE_TOO_MANY_PIXELS,
         "The {image} has more than 50 megapixels. Please use a smaller picture.",
+        False,
+        400,
+        _F.PICTURE,
+    ),
+    ErrorInfo(
+        _C.IMAGE_TOO_SMALL,
+        "The {image} is under 64 pixels wide or high. Please use a larger picture.",
         False,
         400,
         _F.PICTURE,

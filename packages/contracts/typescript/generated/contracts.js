@@ -234,7 +234,12 @@ export const ERRORS = {
     "family": "picture"
   },
   "image_http_error": {
-    "sentence": "The {image} could not be found at its address.",
+    "sentence": "The web site of the {image} does not have it at this address. Please add it again.",
+    "retryable": false,
+    "family": "picture"
+  },
+  "image_access_refused": {
+    "sentence": "The web site of the {image} does not let us have it. Please upload the picture instead.",
     "retryable": false,
     "family": "picture"
   },
@@ -254,12 +259,37 @@ export const ERRORS = {
     "family": "picture"
   },
   "image_type_refused": {
-    "sentence": "The {image} must be a JPEG, PNG or WebP picture.",
+    "sentence": "The {image} is not a kind of picture that we can open. Please use a JPEG, PNG or WebP.",
     "retryable": false,
     "family": "picture"
   },
-  "image_type_mismatch": {
-    "sentence": "The {image} is not the kind of file it claims to be.",
+  "image_heic": {
+    "sentence": "The {image} is a HEIC picture, as iPhones take them. Please save it as JPEG and add it again.",
+    "retryable": false,
+    "family": "picture"
+  },
+  "image_gif": {
+    "sentence": "The {image} is a GIF, which we cannot open. Please save it as JPEG or PNG and add it again.",
+    "retryable": false,
+    "family": "picture"
+  },
+  "image_svg": {
+    "sentence": "The {image} is an SVG drawing, which we cannot open. Please save it as PNG and add it again.",
+    "retryable": false,
+    "family": "picture"
+  },
+  "image_pdf": {
+    "sentence": "The {image} is a PDF document, not a picture. Please save it as JPEG and add it again.",
+    "retryable": false,
+    "family": "picture"
+  },
+  "image_video": {
+    "sentence": "The {image} is a video, which we cannot use. Please add a photo instead.",
+    "retryable": false,
+    "family": "picture"
+  },
+  "image_web_page": {
+    "sentence": "The address of the {image} is that of a web page. Please use the picture's own address.",
     "retryable": false,
     "family": "picture"
   },
@@ -275,6 +305,11 @@ export const ERRORS = {
   },
   "image_too_many_pixels": {
     "sentence": "The {image} has more than 50 megapixels. Please use a smaller picture.",
+    "retryable": false,
+    "family": "picture"
+  },
+  "image_too_small": {
+    "sentence": "The {image} is under 64 pixels wide or high. Please use a larger picture.",
     "retryable": false,
     "family": "picture"
   },

@@ -27,7 +27,7 @@ _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 8.0
 
 
-class ImageError(Exception):
+class InputImageError(Exception):
     """An input image cannot be used; `sentence` says which one and why."""
 
     def __init__(self, code: ErrorCode, index: int, detail: str) -> None:
@@ -47,7 +47,7 @@ class ImageProcessor:
         self._downloads = asyncio.Semaphore(DOWNLOADS_AT_ONCE)
 
     async def download_and_resize(self, urls: list[str]) -> list[bytes]:
-        """JPEG bytes of all `urls`, in their order; raises `ImageError` for the first that fails.
+        """JPEG bytes of all `urls`, in their order; raises `InputImageError` for the first that fails.
 
         An unreachable trusted origin (our own Storage) is tried for as long as the caller lets it.
         """
@@ -56,7 +56,7 @@ class ImageProcessor:
                 tasks = [group.create_task(self._prepare(index, url)) for index, url in enumerate(urls)]
         except BaseExceptionGroup as errors:
             first = errors.exceptions[0]
-            if isinstance(first, ImageError):
+            if isinstance(first, InputImageError):
                 self._metrics.image_errors.labels(code=first.code.value).inc()
             raise first from None
         return [task.result() for task in tasks]
@@ -70,11 +70,11 @@ class ImageProcessor:
                     fetched = await self._fetcher.fetch(url)
                     return await self._resize(fetched)
             except ImageRefused as error:
-                raise ImageError(error.code, index, error.detail) from error
+                raise InputImageError(error.code, index, error.detail) from error
             except ImageUnreachable as error:
                 wait = max(pause * random.uniform(0.5, 1.5), error.retry_after or 0.0)  # noqa: S311
                 if not error.trusted_origin and time.monotonic() + wait > give_up_at:
-                    raise ImageError(error.code, index, error.detail) from error
+                    raise InputImageError(error.code, index, error.detail) from error
                 log.warning(
                     "image_unreachable", image=index, code=error.code.value, retry_in_seconds=round(wait, 2)
                 )

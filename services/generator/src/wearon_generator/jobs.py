@@ -20,7 +20,7 @@ from wearon_contracts.tasks import DeadLetterReason, GenerationTask, RejectedTas
 from wearon_generator.breaker import ProviderBreaker
 from wearon_generator.dead_letters import DeadLetters
 from wearon_generator.end_users import end_user
-from wearon_generator.image_processor import ImageError, ImageProcessor
+from wearon_generator.image_processor import ImageProcessor, InputImageError
 from wearon_generator.leases import Lease, LeaseKeeper
 from wearon_generator.ledger import Claim, Held, Ledger, Result, Session, Verdict
 from wearon_generator.metrics import Metrics
@@ -399,7 +399,7 @@ class JobRunner:
         with self._metrics.steps.labels(step="images").time():
             try:
                 images = await self._images.download_and_resize(task.image_urls)
-            except ImageError as error:
+            except InputImageError as error:
                 raise _Failed(error.code, error.sentence, error.detail) from error
         log.info("images_ready", images=len(images), bytes=sum(map(len, images)))
         return images

@@ -1,55 +1,53 @@
 """Opens pictures from strangers and makes them small: the one place that decodes.
 
-Only the plugins of the three formats are called, not `Image.open`, so no other format and no second picture
-of a file is ever touched, and the size is read from the header before anything is decoded. At the limit of 50
+Only the plugins of the four formats are called, not `Image.open`, so no other format and no second picture of
+a file is ever touched, and the size is read from the header before anything is decoded. At the limit of 50
 megapixels this takes (measured with Pillow 13.0): a baseline JPEG 25 MB, a progressive one 300 MB, a PNG
-270 MB, a WebP 770 MB, since libwebp's animation decoder and Pillow hold two copies each. Pictures that need
-over 128 MB are therefore decoded one at a time in a process, however many threads call.
+270 MB, an AVIF 430 to 560 MB, a WebP 770 MB (libwebp's animation decoder and Pillow hold two copies each).
+Pictures that need over 128 MB are therefore decoded one at a time in a process, however many threads call.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final
 
-from PIL import ExifTags, Image, ImageCms
+from PIL import AvifImagePlugin, ExifTags, Image, ImageChops
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from wearon_contracts.errors import ErrorCode
+from wearon_service_kit.images.colour import to_srgb
 from wearon_service_kit.images.errors import ImageError, ImageRefused
-from wearon_service_kit.images.formats import ImageFormat, sniff
+from wearon_service_kit.images.formats import ImageFormat, refusal_of, sniff
+from wearon_service_kit.images.jpeg_file import read_jpeg
+from wearon_service_kit.images.png_file import read_png
+from wearon_service_kit.images.webp_avif import avif_profile, webp_size
 
 __all__ = ["MAX_PIXELS", "ImageError", "ImageRefused", "PreparedImage", "open_rgb", "prepare_jpeg"]
 
-MAX_PIXELS: Final = 50_000_000
+MAX_PIXELS: Final = 8192 * 6144  # what phones call 50 megapixels is 8160 × 6144 and 8192 × 6144 too
+MIN_SIDE: Final = 64  # pixels; on less there is nothing to see, but it would be paid for
 _MAX_SIDE: Final = (
     65_535  # JPEG's own limit; per row of a PNG that is one pixel wide, Pillow needs 12 bytes more
 )
 _JPEG_QUALITY: Final = 90
-# Normal files have at most about a dozen scans and one profile. Each scan of a progressive JPEG passes over
-# the whole picture (3 ms at 50 MP) and takes 75 bytes, each profile of a PNG may inflate to 1 MB from 1 kB.
-_MAX_JPEG_SCANS: Final = 256
-_MAX_PNG_PROFILES: Final = 2
-_MAX_PROFILE_BYTES: Final = 4 * 1024 * 1024
 _HEAVY_BYTES: Final = 128 * 1024 * 1024
-_BYTES_PER_PIXEL: Final[dict[ImageFormat, int]] = {"JPEG": 6, "PNG": 4, "WEBP": 16}
+_BYTES_PER_PIXEL: Final[dict[ImageFormat, int]] = {"JPEG": 6, "PNG": 4, "WEBP": 16, "AVIF": 17}
 # Pictures are averaged down to no less than this many times the final size, which is fast, then resampled.
 _REDUCING_GAP: Final = 3.0
 _STRIP_PIXELS: Final = 1 << 20
 
-_OPENERS: Final[dict[ImageFormat, Callable[[io.BytesIO], ImageFile]]] = {
-    "JPEG": JpegImageFile,
-    "PNG": PngImageFile,
-    "WEBP": WebPImageFile,
-}
-_PROFILE_SPACES: Final = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
+# Each thread of the AV1 decoder holds frames of its own, and there may be as many as the machine has cores.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -72,32 +70,34 @@ class PreparedImage:
     height: int
 
 
-def prepare_jpeg(data: bytes, *, max_side: int = 1024) -> PreparedImage:
-    """The picture in `data` as a JPEG whose longest side is at most `max_side` pixels; see `open_rgb`."""
-    image = open_rgb(data, max_side=max_side)
+def prepare_jpeg(data: bytes, *, max_side: int = 1024, min_side: int = MIN_SIDE) -> PreparedImage:
+    """The picture in `data` as a JPEG whose longest side is at most `max_side` pixels; see `open_rgb`.
+
+    One under `min_side` pixels wide or high is refused with IMAGE_TOO_SMALL.
+    """
+    image = open_rgb(data, max_side=max_side, min_side=min_side)
     output = io.BytesIO()
     image.save(output, "JPEG", quality=_JPEG_QUALITY)
     return PreparedImage(output.getvalue(), image.width, image.height)
 
 
-def open_rgb(data: bytes, *, max_side: int) -> Image.Image:
-    """The picture in `data` (JPEG, PNG or WebP; of an animation the first frame) as 8-bit RGB.
+def open_rgb(data: bytes, *, max_side: int, min_side: int = 1) -> Image.Image:
+    """The picture in `data` (JPEG, PNG, WebP or AVIF; of an animation the first frame) as 8-bit RGB.
 
-    EXIF orientation is applied, then all metadata is dropped; colours are converted from an embedded profile
-    to sRGB (a profile that cannot be used is ignored); transparency is laid onto white; the longest side
-    becomes at most `max_side` pixels, never more than it was. Blocks for up to about a second: call it in a
-    thread.
+    EXIF orientation is applied, then all metadata is dropped; colours are converted to sRGB from an embedded
+    profile or what else the file says of them (a profile that cannot be used is ignored); transparency is
+    laid onto white; the longest side becomes at most `max_side` pixels, never more than it was. Blocks for up
+    to about a second (an AVIF of 50 megapixels: four): call it in a thread.
 
-    Raises ImageRefused: IMAGE_EMPTY, IMAGE_TYPE_REFUSED, IMAGE_TOO_MANY_PIXELS (over 50 megapixels or 65,535
-    pixels on a side) or IMAGE_DAMAGED, whatever else is wrong with it, cut off included.
+    Raises ImageRefused: IMAGE_EMPTY; IMAGE_TYPE_REFUSED and its kin; IMAGE_TOO_MANY_PIXELS (over 50
+    megapixels or 65,535 pixels on a side); IMAGE_TOO_SMALL (under `min_side` pixels on a side); or
+    IMAGE_DAMAGED, whatever else is wrong with it, cut off included.
     """
-    if not data:
-        raise ImageRefused(ErrorCode.IMAGE_EMPTY)
     format_ = sniff(data)
     if format_ is None:
-        raise ImageRefused(ErrorCode.IMAGE_TYPE_REFUSED)
+        raise refusal_of(data)
     try:
-        return _open(data, format_, max_side)
+        return _OPENERS[format_](data, _Sizes(max_side, min_side))
     except ImageRefused:
         raise
     except Image.DecompressionBombError as error:
@@ -108,65 +108,89 @@ def open_rgb(data: bytes, *, max_side: int) -> Image.Image:
         raise ImageRefused(ErrorCode.IMAGE_DAMAGED, type(error).__name__) from error
 
 
-def _open(data: bytes, format_: ImageFormat, max_side: int) -> Image.Image:
-    _check_file(data, format_)
-    if format_ == "WEBP":  # opening one allocates its canvas
-        _check_size(*_webp_size(data))
-    with _OPENERS[format_](io.BytesIO(data)) as image:
-        _check_size(*image.size)
-        with _turn(format_, image.width * image.height):
-            small = _shrink(image, max_side, depth=data[24] if format_ == "PNG" else 8)
-        profile = image.info.get("icc_profile")
-        orientation = _orientation(image.info.get("exif"))
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """`largest`: of the picture's longest side afterwards; `smallest`: of its shortest before. In pixels."""
+
+    largest: int
+    smallest: int
+
+    def check(self, width: int, height: int) -> None:
+        """Raises ImageRefused for a file with a picture of that size."""
+        if width * height > MAX_PIXELS or max(width, height) > _MAX_SIDE:
+            raise ImageRefused(ErrorCode.IMAGE_TOO_MANY_PIXELS, f"{width} x {height}")
+        if 0 < min(width, height) < self.smallest:
+            raise ImageRefused(ErrorCode.IMAGE_TOO_SMALL, f"{width} x {height}")
+
+
+def _open_jpeg(data: bytes, sizes: _Sizes) -> Image.Image:
+    file = read_jpeg(data)
+    with JpegImageFile(io.BytesIO(file.data)) as image:
+        sizes.check(*image.size)
+        with _turn("JPEG", image.width * image.height):
+            small = _shrink(image, sizes.largest)
+            if file.probe is not None:
+                image.close()
+                with JpegImageFile(io.BytesIO(file.probe)) as probe:
+                    if ImageChops.difference(small, _shrink(probe, sizes.largest)).getbbox() is not None:
+                        raise ImageRefused(ErrorCode.IMAGE_DAMAGED, "cut off")
+    return _finish(small, file.exif, file.profile)
+
+
+def _open_png(data: bytes, sizes: _Sizes) -> Image.Image:
+    file = read_png(data)
+    sizes.check(file.width, file.height)
+    with PngImageFile(io.BytesIO(file.data)) as image, _turn("PNG", image.width * image.height):
+        image.load()
+        # What is missing has stayed as it was made: zero. Counting takes as long as decoding.
+        last = image.crop((0, image.height - 1, *image.size)).tobytes()
+        if (file.interlaced or last.count(0) == len(last)) and not file.rows_are_whole():
+            raise ImageRefused(ErrorCode.IMAGE_DAMAGED, "cut off")
+        small = _shrink(image, sizes.largest, depth=file.depth)
+    return _finish(small, file.exif, file.profile)
+
+
+def _open_webp(data: bytes, sizes: _Sizes) -> Image.Image:
+    sizes.check(*webp_size(data))  # before opening, which allocates the canvas
+    with WebPImageFile(io.BytesIO(data)) as image:
+        sizes.check(*image.size)
+        with _turn("WEBP", image.width * image.height):
+            small = _shrink(image, sizes.largest)
+        return _finish(small, image.info.get("exif"), image.info.get("icc_profile"))
+
+
+def _open_avif(data: bytes, sizes: _Sizes) -> Image.Image:
+    with AvifImagePlugin.AvifImageFile(io.BytesIO(data)) as image:
+        sizes.check(*image.size)
+        with _turn("AVIF", image.width * image.height):
+            small = _shrink(image, sizes.largest)
+        return _finish(small, image.info.get("exif"), image.info.get("icc_profile") or avif_profile(data))
+
+
+_OPENERS: Final[dict[ImageFormat, Callable[[bytes, _Sizes], Image.Image]]] = {
+    "JPEG": _open_jpeg,
+    "PNG": _open_png,
+    "WEBP": _open_webp,
+    "AVIF": _open_avif,
+}
+
+
+def _finish(image: Image.Image, exif: bytes | None, profile: bytes | None) -> Image.Image:
+    """Upright, in sRGB, without metadata; after shrinking, so it costs a few milliseconds."""
+    orientation = _orientation(exif)
     if orientation in _UPRIGHT:
-        small = small.transpose(_UPRIGHT[orientation])
-    small = _to_srgb(small, profile) if profile else small.convert("RGB")
-    small.info.clear()  # Pillow would write a comment found there into a new JPEG
-    return small
-
-
-def _check_file(data: bytes, format_: ImageFormat) -> None:
-    """What Pillow forgives and we do not: a file without its end, and parts in absurd numbers."""
-    if format_ == "JPEG":
-        # From the end, where it is in a good file.
-        whole = data.rfind(b"\xff\xd9") > data.find(b"\xff\xda")
-        absurd = data.count(b"\xff\xda") > _MAX_JPEG_SCANS
-    elif format_ == "PNG":
-        whole = b"IEND\xaeB`\x82" in data
-        absurd = data.count(b"iCCP") > _MAX_PNG_PROFILES
-    else:
-        whole = len(data) >= 8 + int.from_bytes(data[4:8], "little")
-        absurd = False
-    if not whole or absurd:
-        raise ImageRefused(ErrorCode.IMAGE_DAMAGED, "cut off" if not whole else "too many parts")
-
-
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS or max(width, height) > _MAX_SIDE:
-        raise ImageRefused(ErrorCode.IMAGE_TOO_MANY_PIXELS, f"{width} x {height}")
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height from the first chunk of a WebP file (RFC 9649, sections 2.5 to 2.7)."""
-    chunk, head = data[12:16], data[20:30]
-    if len(head) < 10:
-        raise ImageRefused(ErrorCode.IMAGE_DAMAGED, "cut off")
-    if chunk == b"VP8X":
-        return 1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little")
-    if chunk == b"VP8L":
-        bits = int.from_bytes(head[1:5], "little")
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    if chunk == b"VP8 ":
-        return int.from_bytes(head[6:8], "little") & 0x3FFF, int.from_bytes(head[8:10], "little") & 0x3FFF
-    raise ImageRefused(ErrorCode.IMAGE_DAMAGED, "no picture chunk")
+        image = image.transpose(_UPRIGHT[orientation])
+    image = to_srgb(image, profile)
+    image.info.clear()  # Pillow would write a comment found there into a new JPEG
+    return image
 
 
 def _turn(format_: ImageFormat, pixels: int) -> AbstractContextManager[object]:
     return _heavy if pixels * _BYTES_PER_PIXEL[format_] > _HEAVY_BYTES else nullcontext()
 
 
-def _shrink(image: ImageFile, max_side: int, *, depth: int) -> Image.Image:
-    """Decoded at its final size, still on its side; RGB, L or CMYK. `depth`: bits per sample in the file."""
+def _shrink(image: ImageFile, max_side: int, *, depth: int = 8) -> Image.Image:
+    """Decoded at its final size, still on its side; L, LA, RGB, RGBA or CMYK. `depth`: bits a sample."""
     whole = image.size
     scale = min(1.0, max_side / max(whole))
     target = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -174,9 +198,9 @@ def _shrink(image: ImageFile, max_side: int, *, depth: int) -> Image.Image:
     drafted = image.draft(None, target)
     box = drafted[1] if drafted else (0.0, 0.0, float(image.width), float(image.height))
     image.load()
-    if image.mode not in _PROFILE_SPACES or image.has_transparency_data:
+    if image.mode not in ("L", "RGB", "CMYK") or image.has_transparency_data:
         _scale_transparent_colour(image, depth)
-        return _flatten_and_resize(image, target)
+        return _unify_and_resize(image, target)
     if image.size == target:
         return image.copy()
     # What libjpeg has reduced has lost the detail that Lanczos keeps: the same within 1 dB in half the time.
@@ -184,16 +208,20 @@ def _shrink(image: ImageFile, max_side: int, *, depth: int) -> Image.Image:
     return image.resize(target, resampling, box, _REDUCING_GAP)
 
 
-def _flatten_and_resize(image: ImageFile, target: tuple[int, int]) -> Image.Image:
-    """RGB on white, strip by strip, so that the whole is never held a second time at full size."""
+def _unify_and_resize(image: ImageFile, target: tuple[int, int]) -> Image.Image:
+    """L, LA, RGB or RGBA, strip by strip, so that the whole is never held a second time at full size."""
     width, height = image.size
     across = max(1, int(width / target[0] / _REDUCING_GAP))
     down = max(1, int(height / target[1] / _REDUCING_GAP))
     rows = max(1, _STRIP_PIXELS // (width * down)) * down
-    canvas = Image.new("RGB", (-(-width // across), -(-height // down)))
-    for top in range(0, height, rows):
-        strip = _flatten(image.crop((0, top, width, min(top + rows, height))))
-        canvas.paste(strip.reduce((across, down)), (0, top // down))
+    pieces = (
+        _unify(image.crop((0, top, width, min(top + rows, height)))).reduce((across, down))
+        for top in range(0, height, rows)
+    )
+    first = next(pieces)
+    canvas = Image.new(first.mode, (-(-width // across), -(-height // down)))
+    for number, piece in enumerate(itertools.chain([first], pieces)):
+        canvas.paste(piece, (0, number * rows // down))
     if canvas.size == target:
         return canvas
     box = (0.0, 0.0, width / across, height / down)
@@ -209,15 +237,14 @@ def _scale_transparent_colour(image: Image.Image, depth: int) -> None:
         image.info["transparency"] = round(key * 255 / (2**depth - 1))
 
 
-def _flatten(image: Image.Image) -> Image.Image:
+def _unify(image: Image.Image) -> Image.Image:
+    """Grey stays grey, so that a profile for grey fits."""
     if image.mode == "I;16":  # Pillow's own conversion clips instead of scaling
         image = image.point(lambda value: value * (1 / 257) + 0.5).convert("L")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    layer = image.convert("RGBA")
-    white = Image.new("RGB", image.size, "white")
-    white.paste(layer, mask=layer.getchannel("A"))
-    return white
+    grey = image.mode in ("1", "L", "LA")
+    if image.has_transparency_data:
+        return image.convert("LA" if grey else "RGBA")
+    return image.convert("L" if grey else "RGB")
 
 
 def _orientation(exif: bytes | None) -> int:
@@ -230,18 +257,3 @@ def _orientation(exif: bytes | None) -> int:
         return int(tags.get(ExifTags.Base.Orientation, 1))
     except Exception:
         return 1
-
-
-def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """Converted after shrinking, so it costs a few milliseconds."""
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile[:_MAX_PROFILE_BYTES]))
-        if source.profile.xcolor_space.strip() == _PROFILE_SPACES[image.mode]:
-            converted = ImageCms.profileToProfile(
-                image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
-            )
-            if converted is not None:
-                return converted
-    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
-        pass
-    return image.convert("RGB")

@@ -1,0 +1,106 @@
+"""A picture's URL from a stranger: what may be asked for at all, and where it leads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Final
+
+import httpcore
+import httpx
+
+from wearon_contracts.errors import ErrorCode
+from wearon_service_kit.images.errors import ImageRefused
+from wearon_service_kit.origins import canonical_origin, parse_origin
+
+_MAX_URL_CHARACTERS: Final = 8192
+_PERMITTED_PORTS: Final = (80, 443)
+_HOST_NAME: Final = re.compile(r"(?=.{1,253}$)([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?")
+# The last label of a host name is never a number; libc and browsers then read the whole as an IPv4 address.
+_NUMBER: Final = re.compile(r"(0x[0-9a-f]*|[0-9]+)")
+_SIGNED_PATH: Final = re.compile(rb"/storage/v1/(object|render/image)/sign/")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A URL that may be fetched. `trusted`: its server is one of our own."""
+
+    url: httpcore.URL
+    host_header: bytes
+    trusted: bool
+
+    @property
+    def host(self) -> str:
+        """The server's name, for the log."""
+        return self.url.host.decode("ascii")
+
+    @property
+    def signed(self) -> bool:
+        """Whether it is a link of our own Storage that expires."""
+        return self.trusted and _SIGNED_PATH.match(self.url.target) is not None
+
+
+class Targets:
+    """Turns URLs into targets, by the rules of `ImageFetcher`."""
+
+    def __init__(self, trusted_origins: Iterable[str], rewrite_origins: Mapping[str, str]) -> None:
+        self._rewrite = {
+            parse_origin(source): httpcore.URL(parse_origin(target))
+            for source, target in rewrite_origins.items()
+        }
+        self._trusted = {parse_origin(origin) for origin in trusted_origins}
+        self._trusted |= {parse_origin(origin) for origin in rewrite_origins.values()}
+
+    def of(self, url: str) -> Target:
+        """Where `url` leads; raises ImageRefused when it may not be fetched."""
+        parsed = _parse(url)
+        host = parsed.raw_host.decode("ascii")
+        origin = canonical_origin(parsed.scheme, host, parsed.port)
+        wire = httpcore.URL(
+            scheme=parsed.raw_scheme, host=parsed.raw_host, port=parsed.port, target=parsed.raw_path
+        )
+        if origin in self._rewrite:
+            base = self._rewrite[origin]
+            wire = httpcore.URL(scheme=base.scheme, host=base.host, port=base.port, target=wire.target)
+            host = base.host.decode("ascii")
+            origin = canonical_origin(base.scheme.decode("ascii"), host, base.port)
+        trusted = origin in self._trusted
+        if not trusted:
+            _check_public(host, parsed.port)
+        return Target(wire, origin.partition("://")[2].encode("ascii"), trusted)
+
+
+def _parse(url: str) -> httpx.URL:
+    if len(url) > _MAX_URL_CHARACTERS:
+        raise ImageRefused(ErrorCode.IMAGE_URL_INVALID, "too long")
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ImageRefused(ErrorCode.IMAGE_URL_INVALID, type(error).__name__) from error
+    if not parsed.scheme:
+        raise ImageRefused(ErrorCode.IMAGE_URL_INVALID, "no scheme")
+    if parsed.scheme not in ("http", "https"):
+        raise ImageRefused(ErrorCode.IMAGE_SCHEME_REFUSED, parsed.scheme[:20])
+    authority = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0]
+    if "@" in authority or parsed.userinfo:
+        raise ImageRefused(ErrorCode.IMAGE_CREDENTIALS_REFUSED)
+    if not parsed.raw_host or "\\" in authority:
+        raise ImageRefused(ErrorCode.IMAGE_URL_INVALID, "no valid host")
+    return parsed
+
+
+def _check_public(host: str, port: int | None) -> None:
+    """What can be said of a URL from a stranger before its host is looked up."""
+    if port is not None and port not in _PERMITTED_PORTS:
+        raise ImageRefused(ErrorCode.IMAGE_PORT_REFUSED, f"port {port}")
+    if ":" in host:  # an IPv6 address; the network checks it
+        return
+    if not _HOST_NAME.fullmatch(host):
+        raise ImageRefused(ErrorCode.IMAGE_URL_INVALID, "no valid host name")
+    if _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]):
+        try:
+            IPv4Address(host)
+        except ValueError:  # decimal, octal, hexadecimal, short: only the plain dotted form is read
+            raise ImageRefused(ErrorCode.IMAGE_ADDRESS_REFUSED, "an odd spelling of an address") from None
