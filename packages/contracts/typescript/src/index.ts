@@ -13,6 +13,8 @@ export { resignResult, resultPath, type LinkSigner, type ResignOptions } from ".
 export { createTryOnRoutes, type TryOnRoutes, type TryOnRoutesOptions } from "./routes.js";
 export {
   createSizingClient,
+  type Answered,
+  type PhotoCheckResult,
   type Refused,
   type Sized,
   type SizingCallOptions,

@@ -1,12 +1,24 @@
-import { ERRORS, type ErrorCode, type EstimateBodyRequest, type EstimateBodyResponse, type SizingError } from "#contracts";
+import {
+  ERRORS,
+  type CheckPhotoRequest,
+  type CheckPhotoResponse,
+  type ErrorCode,
+  type EstimateBodyRequest,
+  type EstimateBodyResponse,
+  type EstimateWithoutPhotoRequest,
+  type SizingError,
+} from "#contracts";
 
-/** The service answered with a size. */
-export interface Sized {
+/** The service did what was asked. */
+export interface Answered<Answer> {
   ok: true;
   /** Correlation id in the service's logs. */
   requestId: string | null;
-  response: EstimateBodyResponse;
+  response: Answer;
 }
+
+/** The service answered with a size. */
+export type Sized = Answered<EstimateBodyResponse>;
 
 /** The service refused, and said why. */
 export interface Refused {
@@ -21,12 +33,17 @@ export interface Refused {
   /** How long the service asks to wait. */
   retryAfterSeconds: number | null;
   requestId: string | null;
+  /** Where the photo is to blame: the size that can be told without it. */
+  fallback: EstimateBodyResponse | null;
 }
 
-/** No answer of the service arrived: none in time, none at all, or one that is not the service's own. */
+/**
+ * No answer of the service arrived: none in time, none at all, or one that is not the service's own. With
+ * `not_configured` nothing was asked, because the client was made without a base URL.
+ */
 export interface Unanswered {
   ok: false;
-  code: "timeout" | "unreachable" | "unexpected_answer";
+  code: "timeout" | "unreachable" | "unexpected_answer" | "not_configured";
   /** HTTP status of the unexpected answer. */
   status: number | null;
   detail: string;
@@ -37,6 +54,9 @@ export interface Unanswered {
 
 /** Tell by `ok`, then by `code`. */
 export type SizingResult = Sized | Refused | Unanswered;
+
+/** Tell by `ok`, then by `response.usable`. Refused is what is no picture at all. */
+export type PhotoCheckResult = Answered<CheckPhotoResponse> | Refused | Unanswered;
 
 export interface SizingClientOptions {
   /** Where the service asks for one. */
@@ -55,50 +75,76 @@ export interface SizingCallOptions {
 export interface SizingClient {
   /** Asks for the size of the person in a photo. Rejects only when aborted. */
   estimateBody(request: EstimateBodyRequest, options?: SizingCallOptions): Promise<SizingResult>;
+  /** Asks for the size that height, and weight and gender where known, make likely. Rejects only when aborted. */
+  estimateWithoutPhoto(request: EstimateWithoutPhotoRequest, options?: SizingCallOptions): Promise<SizingResult>;
+  /** Asks whether a photo will do, before a credit is spent on it. Rejects only when aborted. */
+  checkPhoto(request: CheckPhotoRequest, options?: SizingCallOptions): Promise<PhotoCheckResult>;
 }
 
 const DEFAULT_TIMEOUT_MS = 5000;
 const UNAVAILABLE = "Sizing is not available just now. Please try again in a moment.";
 
-/** A client of the sizing API at `baseUrl`, for instance `https://sizing.example`. */
-export function createSizingClient(baseUrl: string, options: SizingClientOptions = {}): SizingClient {
-  const endpoint = `${baseUrl.replace(/\/+$/, "")}/estimate-body`;
+/**
+ * A client of the sizing API at `baseUrl`, for instance `https://sizing.example`. Without one, as at build time,
+ * the client can be made all the same; its calls then answer `not_configured`.
+ */
+export function createSizingClient(baseUrl: string | undefined, options: SizingClientOptions = {}): SizingClient {
+  const base = baseUrl?.replace(/\/+$/, "");
   const { apiKey, timeoutMs = DEFAULT_TIMEOUT_MS } = options;
 
+  async function ask<Answer>(
+    path: string,
+    request: object,
+    isAnswer: (body: object) => body is Answer & object,
+    { signal, requestId }: SizingCallOptions,
+  ): Promise<Answered<Answer> | Refused | Unanswered> {
+    if (!base) {
+      return unanswered("not_configured", null, requestId ?? null);
+    }
+    const timeout = AbortSignal.timeout(timeoutMs);
+    try {
+      const answer = await fetch(`${base}${path}`, {
+        method: "POST",
+        headers: {
+          "Content-Type": "application/json",
+          ...(requestId === undefined ? {} : { "X-Request-Id": requestId }),
+          ...(apiKey === undefined ? {} : { "X-API-Key": apiKey }),
+        },
+        body: JSON.stringify(request),
+        signal: signal === undefined ? timeout : AbortSignal.any([signal, timeout]),
+      });
+      const text = await answer.text();
+      return resultOf(answer, text, isAnswer, answer.headers.get("X-Request-Id") ?? requestId ?? null);
+    } catch {
+      signal?.throwIfAborted();
+      return unanswered(timeout.aborted ? "timeout" : "unreachable", null, requestId ?? null);
+    }
+  }
+
   return {
-    async estimateBody(request, { signal, requestId } = {}) {
-      const timeout = AbortSignal.timeout(timeoutMs);
-      try {
-        const answer = await fetch(endpoint, {
-          method: "POST",
-          headers: {
-            "Content-Type": "application/json",
-            ...(requestId === undefined ? {} : { "X-Request-Id": requestId }),
-            ...(apiKey === undefined ? {} : { "X-API-Key": apiKey }),
-          },
-          body: JSON.stringify(request),
-          signal: signal === undefined ? timeout : AbortSignal.any([signal, timeout]),
-        });
-        return resultOf(answer, await answer.text(), answer.headers.get("X-Request-Id") ?? requestId ?? null);
-      } catch {
-        signal?.throwIfAborted();
-        return unanswered(timeout.aborted ? "timeout" : "unreachable", null, requestId ?? null);
-      }
-    },
+    estimateBody: (request, options = {}) => ask("/estimate-body", request, isSize, options),
+    estimateWithoutPhoto: (request, options = {}) => ask("/estimate-without-photo", request, isSize, options),
+    checkPhoto: (request, options = {}) => ask("/check-photo", request, isCheck, options),
   };
 }
 
-function resultOf(answer: Response, text: string, requestId: string | null): SizingResult {
+function resultOf<Answer>(
+  answer: Response,
+  text: string,
+  isAnswer: (body: object) => body is Answer & object,
+  requestId: string | null,
+): Answered<Answer> | Refused | Unanswered {
   const { status } = answer;
   const body = parse(text);
-  if (status === 200 && isResponse(body)) {
+  if (status === 200 && isAnswer(body)) {
     return { ok: true, requestId, response: body };
   }
   if (status >= 400 && isError(body)) {
+    const { code, detail, fallback = null } = body;
     // A code of a newer service is not in this package's table.
-    const retryable = ERRORS[body.code]?.retryable ?? status >= 500;
+    const retryable = ERRORS[code]?.retryable ?? status >= 500;
     const retryAfterSeconds = secondsOf(answer.headers.get("Retry-After"));
-    return { ok: false, code: body.code, status, detail: body.detail, retryable, retryAfterSeconds, requestId };
+    return { ok: false, code, status, detail, retryable, retryAfterSeconds, requestId, fallback };
   }
   return unanswered("unexpected_answer", status, requestId);
 }
@@ -115,8 +161,12 @@ function parse(text: string): Partial<Record<string, unknown>> {
   }
 }
 
-function isResponse(body: object): body is EstimateBodyResponse {
+function isSize(body: object): body is EstimateBodyResponse {
   return "recommended_size" in body && "measurements" in body;
+}
+
+function isCheck(body: object): body is CheckPhotoResponse {
+  return "usable" in body && "seen" in body;
 }
 
 function isError(body: object): body is SizingError {

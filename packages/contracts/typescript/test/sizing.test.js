@@ -63,6 +63,42 @@ test("a refused photo says what to change, and that the same one will not do", a
   );
 });
 
+test("a refused photo brings the size that can be told without it", async () => {
+  answer = json(422, { detail: "No.", code: "blurred", request_id: "r", fallback: RESPONSE });
+  assert.deepEqual((await createSizingClient(base).estimateBody(REQUEST)).fallback, RESPONSE);
+  answer = json(422, { detail: "No.", code: "request_invalid", request_id: "r" });
+  assert.equal((await createSizingClient(base).estimateBody(REQUEST)).fallback, null);
+});
+
+test("a size without a photo is asked for at its own path", async () => {
+  answer = json(200, RESPONSE, { "X-Request-Id": "r" });
+  const result = await createSizingClient(base).estimateWithoutPhoto({ height_cm: 175, weight_kg: 70 });
+  assert.deepEqual(result, { ok: true, requestId: "r", response: RESPONSE });
+  assert.equal(seen.path, "/estimate-without-photo");
+  assert.deepEqual(seen.body, { height_cm: 175, weight_kg: 70 });
+});
+
+test("a photo is checked at its own path, and an unusable one is an answer", async () => {
+  const check = { usable: false, code: "several_people", sentence: "More than one.", seen: { people: 2 } };
+  answer = json(200, check);
+  const request = { image_url: "https://cdn.shop.example/us.jpg", purpose: "try_on" };
+  const result = await createSizingClient(base).checkPhoto(request);
+  assert.deepEqual([result.ok, result.response], [true, check]);
+  assert.equal(seen.path, "/check-photo");
+  assert.deepEqual(seen.body, request);
+  answer = json(200, RESPONSE);
+  assert.equal((await createSizingClient(base).checkPhoto(request)).code, "unexpected_answer");
+});
+
+for (const nothing of [undefined, ""]) {
+  test(`a client made with ${JSON.stringify(nothing)} as its base URL answers that it is not configured`, async () => {
+    const client = createSizingClient(nothing);
+    const result = await client.estimateBody(REQUEST, { requestId: "req_8" });
+    assert.deepEqual([result.ok, result.code, result.status, result.requestId], [false, "not_configured", null, "req_8"]);
+    assert.match(result.detail, /^Sizing is not available/);
+  });
+}
+
 test("a service with too much to do says when to come back", async () => {
   answer = json(503, { detail: "Many people.", code: "overloaded", request_id: "r" }, { "Retry-After": "2" });
   const result = await createSizingClient(base).estimateBody(REQUEST);

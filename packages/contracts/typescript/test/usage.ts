@@ -109,6 +109,16 @@ export async function size(): Promise<string> {
   const client = createSizingClient("https://sizing.example", { apiKey: "k", timeoutMs: 4000 });
   // @ts-expect-error no height
   await client.estimateBody({ image_url: "" });
+  // @ts-expect-error a photo where there is none
+  await client.estimateWithoutPhoto({ height_cm: 170, image_url: "" });
+  const check = await client.checkPhoto({ image_url: "", purpose: "try_on" });
+  if (check.ok && !check.response.usable) return `${check.response.sentence} ${check.response.seen.body}`;
+  // @ts-expect-error only of a refusal
+  check.fallback;
+  const chart = { rows: [{ label: "M", chest_cm: { lower: 96, upper: 104 } }] };
+  const charted = await client.estimateBody({ ...request, size_chart: chart });
+  if (charted.ok && charted.response.chart_size) return charted.response.chart_size.recommended;
+  createSizingClient(undefined);
   const result: SizingResult = await client.estimateBody(request, { signal: AbortSignal.timeout(1) });
   // @ts-expect-error not before it is known to be there
   result.response;
