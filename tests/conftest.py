@@ -13,14 +13,17 @@ from tests.integration.tryons import keep_status_history  # noqa: E402
 
 from wearon_local.stack import Stack  # noqa: E402
 
-_figures = pytest.StashKey[list[str]]()
+_FIGURE = "figure"
+_MARKERS = (
+    "full: the whole length of a measurement that the other tests take shorter; run with -m full",
+    "slow: waits for real timeouts, kills and outages; `make test-all` runs it, `make test` does not",
+    "alone: measures time or memory, so nothing may run beside it",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_figures] = []
-    config.addinivalue_line(
-        "markers", "full: the whole length of a measurement that `make test` takes shorter; run with -m full"
-    )
+    for marker in _MARKERS:
+        config.addinivalue_line("markers", marker)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -33,17 +36,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not item.get_closest_marker("full")]
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if config.stash[_figures]:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The figures that tests printed, whichever process ran them."""
+    lines = [
+        line
+        for report in terminalreporter.getreports("passed")
+        for name, line in getattr(report, "user_properties", ())
+        if name == _FIGURE and report.when == "teardown"
+    ]
+    if lines:
         terminalreporter.section("figures")
-        for line in config.stash[_figures]:
+        for line in lines:
             terminalreporter.write_line(line)
 
 
 @pytest.fixture
 def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Print a line at the end of the run."""
-    return request.config.stash[_figures].append
+    return lambda line: request.node.user_properties.append((_FIGURE, line))
 
 
 @pytest.fixture(scope="session")

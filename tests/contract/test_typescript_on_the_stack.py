@@ -49,7 +49,8 @@ def seen(typescript: Path) -> list[dict[str, Any]]:
             "jobs": [_told(job, app) for job in jobs],
         }
         ran = subprocess.run(
-            ["node", "test/stack-client.js"],
+            # Before Node 22 a WebSocket, and so Realtime, has to be asked for.
+            ["node", "--experimental-websocket", "test/stack-client.js"],
             cwd=typescript,
             env={**os.environ, "STACK": json.dumps(told)},
             capture_output=True,

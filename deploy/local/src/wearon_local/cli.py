@@ -105,7 +105,11 @@ def _keep_running(stack: Stack, *, studio_port: int | None = None) -> None:
 
 def _show_and_wait(stack: Stack, studio_url: str) -> None:
     print(f"\nLogs: {stack.logs}\n\n# For services of your own:")
-    for name, value in {**stack.env_for("generator"), "DATABASE_URL": stack.database_url}.items():
+    for name, value in {
+        **stack.env_for("generator"),
+        "SUPABASE_ANON_KEY": stack.anon_key,
+        "DATABASE_URL": stack.database_url,
+    }.items():
         print(f"export {name}={value}")
     print()
     for service in stack.services:

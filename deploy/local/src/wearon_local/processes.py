@@ -27,6 +27,7 @@ _PASSED_ON: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRA
 
 # Below the range from which Linux takes the ports of outgoing connections, so that none is taken meanwhile.
 _PORTS: Final = range(20000, 32000)
+_SHARES: Final = 16
 _given_ports: set[int] = set()
 _ports_lock = threading.Lock()
 
@@ -39,7 +40,8 @@ def free_port() -> int:
     """A loopback TCP port that nothing listens on and that was not handed out before in this process."""
     with _ports_lock:
         for _ in range(1000):
-            port = random.choice(_PORTS)
+            # Tests run in several processes at once: each has ports of its own.
+            port = random.choice(_PORTS[os.getpid() % _SHARES :: _SHARES])
             if port in _given_ports:
                 continue
             with socket.socket() as probe:

@@ -159,7 +159,7 @@ class OpenAi(FaultyServer):
 def gateway(
     nursery: Nursery, port: int, *, postgrest_url: str, buckets: list[str], env: dict[str, str]
 ) -> Gateway:
-    """`env`: SUPABASE_JWT_SECRET and the two keys."""
+    """`env`: SUPABASE_JWT_SECRET, the two keys and DATABASE_URL."""
     storage = nursery.directory / "storage"
     storage.mkdir(exist_ok=True)
     argv = [sys.executable, "-m", "wearon_local.standins.gateway", "--port", str(port)]

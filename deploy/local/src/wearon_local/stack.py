@@ -194,7 +194,11 @@ class Stack:
             jwt_secret=self._jwt_secret,
         )
         self.gateway = servers.gateway(
-            nursery, self._port("gateway"), postgrest_url=self.postgrest.url, buckets=[BUCKET], env=keys
+            nursery,
+            self._port("gateway"),
+            postgrest_url=self.postgrest.url,
+            buckets=[BUCKET],
+            env={**keys, "DATABASE_URL": self.postgres.url},
         )
         self.openai = servers.openai(
             nursery, self._port("openai"), api_key=self.openai_api_key, latency=latency, jitter=jitter

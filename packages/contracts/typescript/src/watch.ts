@@ -13,6 +13,8 @@ export interface RowChannel {
 
 /** What is needed of a Supabase client to follow a row. */
 export interface RowFollower extends TableReader {
+  /** A client made with `accessToken` joins without a token unless told first, and is then shown nothing. */
+  realtime?: { setAuth(): Promise<void> };
   channel(name: string): RowChannel;
   removeChannel(channel: RowChannel): Promise<unknown>;
 }
@@ -54,6 +56,7 @@ export async function* watchGeneration(
   let lookAt = 0;
 
   signal?.throwIfAborted();
+  await supabase.realtime?.setAuth().catch(() => {});
   const ring = () => doorbell.ring();
   signal?.addEventListener("abort", ring);
   watches += 1; // two watches of one session must not share a channel: the first to end would close it

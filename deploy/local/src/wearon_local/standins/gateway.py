@@ -2,7 +2,8 @@
 
 `python -m wearon_local.standins.gateway` serves /rest/v1/*, /storage/v1/*, the sample pictures
 under /samples/ (they play a shop's public image host) and the control endpoints of
-`wearon_local.standins.faults`, plus:
+`wearon_local.standins.faults`; and /realtime/v1/websocket. Like Supabase it answers to pages
+of any origin (CORS). Plus:
 
     GET /_control/objects      every stored object with size, sha256 and how often it was written
 """
@@ -19,6 +20,8 @@ from typing import Final
 
 import httpx
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
@@ -30,6 +33,7 @@ from wearon_local.standins import tokens
 from wearon_local.standins.faults import FaultInjection
 from wearon_local.standins.http_server import serve
 from wearon_local.standins.object_store import ObjectStore
+from wearon_local.standins.realtime import Realtime
 from wearon_local.standins.storage_api import StorageApi, StorageRefusal, refusal_response
 
 _HOP_BY_HOP: Final = {
@@ -55,6 +59,7 @@ class GatewaySettings:
     buckets: tuple[str, ...]
     anon_key: str
     service_role_key: str
+    database_url: str
 
 
 class RestPassthrough:
@@ -114,20 +119,35 @@ def build_app(settings: GatewaySettings) -> ASGIApp:
         trust_env=False,
     )
 
+    realtime = Realtime(settings.database_url, {settings.anon_key, settings.service_role_key}, client)
+
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with client:
+        async with client, realtime.listening():
             yield
 
     async def objects(_: Request) -> Response:
         return JSONResponse([asdict(o) for o in store.objects()])
 
-    app = Starlette(lifespan=lifespan, exception_handlers={StorageRefusal: refusal_response})
+    app = Starlette(
+        lifespan=lifespan,
+        exception_handlers={StorageRefusal: refusal_response},
+        middleware=[
+            Middleware(
+                CORSMiddleware,
+                allow_origins=["*"],
+                allow_methods=_METHODS,
+                allow_headers=["*"],
+                expose_headers=["content-range"],
+            )
+        ],
+    )
     gateway = FaultInjection(app)
     app.router.routes += [
         *gateway.routes(),
         Route("/_control/objects", objects),
         Route("/rest/v1/{path:path}", RestPassthrough(settings, client).__call__, methods=_METHODS),
+        *realtime.routes(),
         Mount("/storage/v1", routes=StorageApi(store, settings.jwt_secret).routes()),
         Mount("/samples", StaticFiles(directory=SAMPLES_DIR)),
     ]
@@ -152,6 +172,7 @@ def main() -> None:
         anon_key=os.environ.get("SUPABASE_ANON_KEY") or tokens.api_key(secret, "anon"),
         service_role_key=os.environ.get("SUPABASE_SERVICE_ROLE_KEY")
         or tokens.api_key(secret, "service_role"),
+        database_url=os.environ["DATABASE_URL"],
     )
     serve(build_app(settings), arguments.host, arguments.port)
 
