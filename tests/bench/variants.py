@@ -17,9 +17,9 @@ from prometheus_client import CollectorRegistry
 from wearon_contracts.queues import PROCESS_GENERATION_TASK
 from wearon_generator import __main__, image_processor
 from wearon_generator.celery_app import create_celery_app
-from wearon_generator.jobs import VISIBILITY_TIMEOUT
 from wearon_generator.runtime import Runtime
 from wearon_generator.settings import GeneratorSettings
+from wearon_generator.timing import Timing
 from wearon_service_kit.images.decode import PreparedImage
 from wearon_service_kit.logs import configure_logging
 from wearon_service_kit.settings import load_settings
@@ -29,7 +29,9 @@ def run_prefork(children: int) -> int:
     settings = load_settings(GeneratorSettings)
     configure_logging("generator", settings.log_level, settings.log_format)
     app = create_celery_app(
-        settings.redis_url.get_secret_value(), concurrency=children, visibility_timeout=VISIBILITY_TIMEOUT
+        settings.redis_url.get_secret_value(),
+        concurrency=children,
+        visibility_timeout=Timing().visibility_timeout,
     )
     app.conf.worker_pool = "prefork"
     child: dict[str, Runtime] = {}

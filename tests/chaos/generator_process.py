@@ -1,81 +1,170 @@
 """`python -m wearon_generator` with named steps, a clock that can jump, and periods divided by CHAOS_PACE.
 
 Each call of the ledger, of Storage, of the image host and of the provider is a step before (`hold:asked`) and
-after (`hold:answered`) it; so are the broker's publishing and acknowledging.
+after (`hold:answered`) it; so are the broker's publishing and acknowledging. The generator is composed from
+parts that take note of their steps; only Celery, kombu and openai are changed from outside.
 """
 
 from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
-from contextvars import ContextVar
-from datetime import datetime, timedelta, tzinfo
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any, Final, TypeVar
 
 import celery.app.base
 import celery.app.task
 import kombu.transport.redis
 import structlog
 from openai.resources.images import AsyncImages
+from prometheus_client import CollectorRegistry
 from tests.chaos.steps import Steps
 
 import wearon_generator.__main__
-from wearon_generator import image_processor, jobs, leases, ledger, recovery, runtime, slots, storage
-from wearon_generator.ledger import Claim, Held, Session
+from wearon_generator.bootstrap import (
+    Generator,
+    bootstrap,
+    build_fetcher,
+    connect_to_supabase,
+)
+from wearon_generator.ledger import Database, SupabaseDatabase
+from wearon_generator.recovery import Broker
+from wearon_generator.settings import GeneratorSettings
+from wearon_generator.slots import Priority, SlotLine
+from wearon_generator.storage import Bucket, SupabaseBucket
+from wearon_generator.timing import Timing
 from wearon_service_kit.images.errors import ImageUnreachable
+from wearon_service_kit.images.fetch import FetchedImage, ImageFetcher
+
+T = TypeVar("T")
 
 STEPS: Final = Steps()
-LEASE_UNTIL: Final[ContextVar[str | None]] = ContextVar("lease_until", default=None)
-"""What the ledger's last answer to this job said: when the lease ends, by the database's clock."""
 SHOP_HOST: Final = "/samples/"
 """Pictures below this path come from a host that is not ours; on loopback it has to be a trusted one."""
 
 
-def _session() -> str | None:
-    bound = structlog.contextvars.get_contextvars().get("session_id")
-    return str(bound) if bound else None
+def _bound(name: str) -> Any:
+    return structlog.contextvars.get_contextvars().get(name)
 
 
-def _named(arguments: tuple[Any, ...]) -> dict[str, Any]:
-    """Session, holder and attempt that a call of the ledger is about."""
-    match arguments:
-        case (Claim(held=held, attempt=attempt), *_):
-            return {"session": str(held.session.session_id), "holder": held.holder, "attempt": attempt}
-        case (Held(session=session, holder=holder), *_):
-            return {"session": str(session.session_id), "holder": holder}
-        case (Session(session_id=session_id), *_):
-            return {"session": str(session_id)}
-        case (_, str() as holder):
-            return {"session": _session(), "holder": holder}
-    return {"session": _session(), "attempt": structlog.contextvars.get_contextvars().get("attempt")}
+async def _traced(name: str, call: Callable[..., Awaitable[T]], *arguments: Any, **about: Any) -> T:
+    """Make one call, a step of the session that is being worked on."""
+    about = {"session": _bound("session_id"), "attempt": _bound("attempt"), **about}
+    STEPS.at(f"{name}:asked", **about)
+    try:
+        answer = await call(*arguments)
+    except BaseException as error:
+        status = getattr(error, "status_code", None)
+        STEPS.at(f"{name}:raised", error=type(error).__name__, status=status, **about)
+        raise
+    told = answer if isinstance(answer, dict) else {}
+    about["attempt"] = told.get("attempt") or about["attempt"]
+    STEPS.at(
+        f"{name}:answered", verdict=told.get("verdict"), lease_until=told.get("lease_expires_at"), **about
+    )
+    return answer
 
 
-def _step(owner: Any, method: str, name: str) -> None:
-    """Make steps of the beginning and the end of a coroutine method."""
-    original = getattr(owner, method)
+class TracedDatabase:
+    """The ledger's functions, each a step."""
 
-    @functools.wraps(original)
-    async def traced(*arguments: Any, **options: Any) -> Any:
-        about = _named(arguments[1:])
-        STEPS.at(f"{name}:asked", **about)
-        LEASE_UNTIL.set(None)
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def call(self, function: str, params: dict[str, Any]) -> object:
+        task = params.get("p_task") or {}
+        about = {
+            "session": params.get("p_session_id") or task.get("session_id") or _bound("session_id"),
+            "holder": params.get("p_holder"),
+            "attempt": params.get("p_attempt"),
+        }
+        step = function.removeprefix("generation_")
+        return await _traced(step, self._database.call, function, params, **about)
+
+    async def ledger_states(self, session_ids: Sequence[str]) -> object:
+        return await self._database.ledger_states(session_ids)
+
+
+class TracedBucket:
+    """Storage, each call a step."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+
+    async def check(self) -> None:
+        await self._bucket.check()
+
+    async def upload(self, path: str, data: bytes, mime: str) -> None:
+        await _traced("upload", self._bucket.upload, path, data, mime)
+
+    async def exists(self, path: str) -> bool:
+        return await _traced("exists", self._bucket.exists, path)
+
+    async def sign(self, path: str, ttl_seconds: int) -> str:
+        return await _traced("sign", self._bucket.sign, path, ttl_seconds)
+
+
+class TracedFetcher(ImageFetcher):
+    """The downloader, each picture a step; the shop's host is a stranger's, whatever its address."""
+
+    async def fetch(self, url: str, **options: Any) -> FetchedImage:
+        return await _traced("images", functools.partial(self._fetch, url, **options))
+
+    async def _fetch(self, url: str, **options: Any) -> FetchedImage:
         try:
-            answer = await original(*arguments, **options)
-        except BaseException as error:
-            status = getattr(error, "status_code", None)
-            STEPS.at(f"{name}:raised", error=type(error).__name__, status=status, **about)
-            raise
-        told = getattr(answer, "attempt", None) or about.get("attempt")
-        STEPS.at(
-            f"{name}:answered",
-            verdict=getattr(answer, "name", None),
-            lease_until=LEASE_UNTIL.get(),
-            **{**about, "attempt": told},
-        )
-        return answer
+            return await super().fetch(url, **options)
+        except ImageUnreachable as error:
+            if SHOP_HOST not in url:
+                raise
+            raise ImageUnreachable(
+                error.code, error.detail, trusted_origin=False, retry_after=error.retry_after
+            ) from error
 
-    setattr(owner, method, traced)
+
+class TracedLine(SlotLine):
+    """The line for slots, each wait a step."""
+
+    async def take(self, priority: Priority, holder: str = "") -> None:
+        await _traced("slot", super().take, priority, holder, holder=holder or None)
+
+
+class TracedBroker:
+    """Publishing, a step."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    def publish_again(self, task: dict[str, Any]) -> None:
+        STEPS.at("publish:asked", task["session_id"])
+        try:
+            self._broker.publish_again(task)
+        finally:
+            STEPS.at("publish:answered", task["session_id"])
+
+    def deliver_again(self, delivery_tag: str) -> None:
+        self._broker.deliver_again(delivery_tag)
+
+
+async def build(
+    settings: GeneratorSettings, registry: CollectorRegistry, *, broker: Broker, timing: Timing, **more: Any
+) -> Generator:
+    """A generator whose parts take note of their steps."""
+    supabase = connect_to_supabase(settings)
+    renewing = connect_to_supabase(settings, timeout=timing.renewal_timeout)
+    return await bootstrap(
+        settings,
+        registry,
+        broker=TracedBroker(broker),
+        timing=timing,
+        database=TracedDatabase(SupabaseDatabase(supabase)),
+        renewals=TracedDatabase(SupabaseDatabase(renewing)),
+        bucket=TracedBucket(SupabaseBucket(supabase, settings.storage_bucket)),
+        fetcher=build_fetcher(settings, TracedFetcher),
+        line_class=TracedLine,
+        now=lambda: JumpingDatetime.now(UTC),
+        **more,
+    )
 
 
 def _blocking_step(owner: Any, method: str, name: str, session_of: Callable[..., str | None]) -> None:
@@ -101,55 +190,14 @@ class JumpingDatetime(datetime):
         return datetime.now(tz) + timedelta(seconds=STEPS.clock_is_off_by())
 
 
-def _note_leases() -> None:
-    original = ledger._verdict
+def _trace_libraries() -> None:
+    edit = AsyncImages.edit
 
-    def noted(data: dict[str, Any]) -> ledger.Verdict:
-        LEASE_UNTIL.set(data.get("lease_expires_at"))
-        return original(data)
+    @functools.wraps(edit)
+    async def traced(*arguments: Any, **options: Any) -> Any:
+        return await _traced("call", functools.partial(edit, *arguments, **options))
 
-    ledger._verdict = noted
-
-
-def _treat_shop_as_foreign() -> None:
-    original = image_processor.ImageFetcher.fetch
-
-    async def fetch(self: Any, url: str, **options: Any) -> Any:
-        try:
-            return await original(self, url, **options)
-        except ImageUnreachable as error:
-            if SHOP_HOST not in url:
-                raise
-            raise ImageUnreachable(
-                error.code, error.detail, trusted_origin=False, retry_after=error.retry_after
-            ) from error
-
-    image_processor.ImageFetcher.fetch = fetch  # type: ignore[method-assign]
-
-
-def _name_steps() -> None:
-    for method in (
-        "hold",
-        "renew",
-        "release",
-        "claim",
-        "requeue",
-        "check",
-        "record_usage",
-        "complete",
-        "fail",
-        "reject",
-        "recover",
-        "orphans",
-        "reap",
-    ):
-        _step(ledger.Ledger, method, method)
-    for method in ("upload", "exists", "sign"):
-        _step(storage.ResultStore, method, method)
-    _step(image_processor.ImageProcessor, "download_and_resize", "images")
-    _step(slots.SlotLine, "take", "slot")
-    _step(AsyncImages, "edit", "call")
-    _blocking_step(runtime, "publish_again", "publish", lambda _app, task: str(task["session_id"]))
+    AsyncImages.edit = traced  # type: ignore[method-assign]
     _blocking_step(
         celery.app.task.Task,
         "retry",
@@ -159,25 +207,26 @@ def _name_steps() -> None:
     _blocking_step(kombu.transport.redis.QoS, "ack", "ack", lambda *_: None)
 
 
-def _hurry(pace: float) -> None:
-    ledger.LEASE_SECONDS = recovery.LEASE_SECONDS = max(1, round(30 / pace))  # type: ignore[misc, attr-defined]
-    leases.RENEW_SECONDS = 10.0 / pace  # type: ignore[misc]
-    recovery.SWEEP_SECONDS = 10.0 / pace  # type: ignore[misc]
-    recovery.RECOVERY_GRACE = max(2, round(60 / pace))  # type: ignore[misc]
-    image_processor.FOREIGN_HOST_PATIENCE = 60.0 / pace  # type: ignore[misc]
+def _timing(pace: float) -> Timing:
+    usual = Timing()
+    return Timing(
+        lease=max(1, round(usual.lease / pace)),
+        renewal_interval=usual.renewal_interval / pace,
+        renewal_timeout=usual.renewal_timeout / pace,
+        renewal_pause=usual.renewal_pause / pace,
+        sweep_interval=usual.sweep_interval / pace,
+        recovery_grace=max(3, round(usual.recovery_grace / pace)),
+        foreign_host_patience=usual.foreign_host_patience / pace,
+    )
 
 
 def _let_clock_jump() -> None:
-    for module in (jobs, recovery, celery.app.base):
-        module.datetime = JumpingDatetime  # type: ignore[attr-defined]
+    celery.app.base.datetime = JumpingDatetime
     original = kombu.transport.redis.time
     kombu.transport.redis.time = lambda: original() + STEPS.clock_is_off_by()
 
 
 if __name__ == "__main__":
-    _name_steps()
-    _note_leases()
-    _hurry(STEPS.pace)
+    _trace_libraries()
     _let_clock_jump()
-    _treat_shop_as_foreign()
-    sys.exit(wearon_generator.__main__.main([]))
+    sys.exit(wearon_generator.__main__.main([], timing=_timing(STEPS.pace), build=build))

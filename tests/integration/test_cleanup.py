@@ -28,7 +28,7 @@ from wearon_local.stack import Stack
 
 STUCK_AFTER: Final = 30
 SETTINGS: Final = {"STUCK_AFTER_SECONDS": str(STUCK_AFTER), "GENERATIONS_PER_MINUTE": "1500"}
-HURRY: Final = {"recovery.SWEEP_SECONDS": 1}
+TIMING: Final = {"sweep_interval": 1}
 STUCK: Final = ErrorCode.STUCK
 
 
@@ -97,7 +97,7 @@ def test_refund_of_sessions_whose_task_is_nowhere(stack: Stack, tryons: TryOns) 
     # What an old worker may have begun gets ten minutes more.
     age(tryons, STUCK_AFTER + 601, begun)
     age(tryons, STUCK_AFTER + 560, young_begun)
-    (one, other) = start_generators(stack, 2, SETTINGS, hurry=HURRY)
+    (one, other) = start_generators(stack, 2, SETTINGS, timing=TIMING)
     tryons.wait_settled(*lost, begun, timeout=20)
     for tryon in (*lost, begun):
         assert_reaped(tryons, tryon)
@@ -133,7 +133,7 @@ def test_cleanup_leaves_alone_what_waits_anywhere(stack: Stack, tryons: TryOns) 
         age(tryons, 24 * 3600, *waiting)
         # Nobody starts a job: the one that comes first is held, the others stay where they are.
         client.set(PAUSED_KEY, "test")
-        start_generators(stack, 1, {**SETTINGS, "GENERATOR_CONCURRENCY": "1"}, hurry=HURRY)
+        start_generators(stack, 1, {**SETTINGS, "GENERATOR_CONCURRENCY": "1"}, timing=TIMING)
         wait_for_sweeps(tryons)
         assert {tryons.row(tryon)["status"] for tryon in waiting} == {"queued"}
         assert [client.llen(name) for name in (CELERY_QUEUE, inflight_list("dead"), TASK_LIST)] == [2, 1, 1]
@@ -169,7 +169,7 @@ def test_cleanup_after_redis_lost_its_data(stack: Stack, tryons: TryOns) -> None
         wait_until(lambda: client.llen(CELERY_QUEUE) == len(unknown), timeout=10, what="in the queue")
         dead.kill()
         parked = [client.rpop(CELERY_QUEUE) for _ in unknown]
-        (living,) = start_generators(stack, 1, SETTINGS, hurry=HURRY)
+        (living,) = start_generators(stack, 1, SETTINGS, timing=TIMING)
         held = [tryons.order(), tryons.order("shopper")]
         wait_until(
             lambda: all(tryons.entry(tryon) for tryon in held), timeout=10, what="held by the living one"

@@ -165,7 +165,7 @@ def test_sigterm_gives_waiting_jobs_back_and_finishes_the_others(stack: Stack, t
 
 def test_sigterm_while_supabase_is_away(stack: Stack, tryons: TryOns) -> None:
     """It waits for a while, then leaves the job to the ledger."""
-    (stopped,) = start_generators(stack, 1, hurry={"jobs.STOP_PATIENCE": 2})
+    (stopped,) = start_generators(stack, 1, timing={"stop_patience": 2})
     tryon = tryons.order(prompt="[[standin:slow=2]]")
     wait_until(lambda: tryons.calls(tryon), timeout=10, what="the call")
     stack.gateway.kill()

@@ -148,8 +148,8 @@ ROWS: Final = (
     # Those that take longest come first.
     Row("hangs once", said="hang_once", calls=2, log=RETRIED),
     Row("hangs for good", said="hang", code=E.PROVIDER_UNAVAILABLE, calls=3, log=FAILED),
-    Row("nothing wrong", payers=PAYERS, log=("task_accepted", "job_held", "session_processing",
-        "images_ready", "provider_called", "provider_answered", "result_stored", "session_completed")),
+    Row("nothing wrong", payers=PAYERS, log=("task_accepted", "job_held", "images_ready",
+        "session_processing", "provider_called", "provider_answered", "result_stored", "session_completed")),
     # 429 rate limit
     Row("rate limit once", said="rate_limit_once", calls=2, attempts=2,
         log=(*REQUEUED, "session_completed"), payers=("user", "store")),

@@ -11,7 +11,8 @@ import pytest
 from integration.database import LedgerDatabase, Row, RpcRefused, Session
 from postgrest import AsyncPostgrestClient
 
-from wearon_generator.ledger import Ledger
+from wearon_generator.ledger import Ledger, SupabaseDatabase
+from wearon_generator.timing import Timing
 
 
 def ids(found: list[Row]) -> list[str]:
@@ -210,7 +211,9 @@ def test_what_is_settled_among_taken_messages_is_found_by_the_primary_key(ledger
                 ledger.rest_url, headers=ledger.service_headers, http_client=http
             )
             others = [str(uuid.uuid4()) for _ in range(150)]
-            return await Ledger(client).settled_among([*others, *map(str, (held.id, settled.id, unknown.id))])
+            return await Ledger(SupabaseDatabase(client), Timing()).settled_among(
+                [*others, *map(str, (held.id, settled.id, unknown.id))]
+            )
 
     assert asyncio.run(look()) == {str(held.id): False, str(settled.id): True}
     assert len(asked) == 2

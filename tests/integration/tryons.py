@@ -216,15 +216,15 @@ def start_generators(
     count: int,
     env: Mapping[str, str] | None = None,
     *,
-    hurry: Mapping[str, float] | None = None,
+    timing: Mapping[str, float] | None = None,
     internet: Mapping[str, int] | None = None,
 ) -> list[Service]:
-    """So many generators, started at the same time; `hurry`, `internet`: see `hurried_generator`."""
+    """So many generators, started at the same time; `timing`, `internet`: see `quick_generator`."""
     full_env, module = dict(env or {}), None
-    if hurry is not None or internet is not None:
-        module = "tests.integration.hurried_generator"
+    if timing is not None or internet is not None:
+        module = "tests.integration.quick_generator"
         full_env["PYTHONPATH"] = str(Path(__file__).parents[2])
-        full_env["HURRY"] = json.dumps(dict(hurry or {}))
+        full_env["TIMING"] = json.dumps(dict(timing or {}))
         full_env["INTERNET"] = json.dumps(dict(internet or {}))
     started = [stack.start_service("generator", full_env, wait=False, module=module) for _ in range(count)]
     return [generator.wait_ready() for generator in started]

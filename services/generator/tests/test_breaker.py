@@ -19,7 +19,8 @@ NO_MONEY = Refusal.NO_MONEY
 async def _replicas(url: str) -> AsyncIterator[tuple[Redis, ProviderBreaker, ProviderBreaker]]:
     redis = connect_async(url, name="test")
     one, other = (
-        ProviderBreaker(redis, name, "scope", Metrics(CollectorRegistry())) for name in ("one", "other")
+        ProviderBreaker(redis, name, "scope", Metrics(CollectorRegistry()), probe_seconds=330)
+        for name in ("one", "other")
     )
     try:
         yield redis, one, other
@@ -178,6 +179,8 @@ def test_replica_with_another_model_does_not_wait_for_the_old_ones_breaker(redis
         async with _replicas(redis_url) as (redis, one, _):
             for _ in range(TRIPS_AFTER):
                 await one.refused(NO_MONEY)
-            assert await _admitted(ProviderBreaker(redis, "new", "other scope", Metrics(CollectorRegistry())))
+            assert await _admitted(
+                ProviderBreaker(redis, "new", "other scope", Metrics(CollectorRegistry()), probe_seconds=330)
+            )
 
     asyncio.run(run())

@@ -13,9 +13,8 @@ from openai import AsyncOpenAI
 
 from wearon_contracts.errors import ErrorCode
 from wearon_contracts.queues import DEAD_LETTER_LIST
-from wearon_contracts.tasks import DeadLetter
+from wearon_contracts.tasks import DeadLetter, DeadLetterReason
 from wearon_generator.dead_letters import DeadLetters
-from wearon_generator.jobs import LONGEST_RATE_LIMIT_PAUSE, Done, JobRunner, rate_limit_delay
 from wearon_generator.models import MODELS
 from wearon_generator.openai_provider import OpenAIProvider
 from wearon_generator.prices import Usage
@@ -78,24 +77,11 @@ def test_an_answer_without_a_picture_is_a_bad_answer(data: Any) -> None:
     assert caught.value.usage == Usage(3, 4)
 
 
-@pytest.mark.parametrize(
-    ("wanted", "delay"),
-    [
-        *((None, 10), (2.4, 2), (0.0, 1), (-5.0, 1), (1e300, LONGEST_RATE_LIMIT_PAUSE)),
-        *((float("inf"), LONGEST_RATE_LIMIT_PAUSE), (float("-inf"), 1), (float("nan"), 10)),
-    ],
-)
-def test_a_rate_limited_job_waits_a_sensible_time(wanted: float | None, delay: int) -> None:
-    assert rate_limit_delay(wanted) == delay
-
-
 @pytest.mark.parametrize("message", ["text", ["a"], 5, None, {"prompt": "\ud800"}, {"\udfff": 1}])
-def test_what_is_no_task_is_set_aside_once(redis_url: str, message: Any) -> None:
+def test_dead_letter_keeps_any_message_readable(redis_url: str, message: Any) -> None:
     async def run() -> None:
         redis = connect_async(cast("Any", redis_url), name="test")
-        runner = JobRunner.__new__(JobRunner)
-        runner._dead_letters = DeadLetters(redis, "test")
-        assert await runner.refuse(message, "all") == Done("dead_lettered")
+        await DeadLetters(redis, "test").add(message, DeadLetterReason.INVALID_TASK, "wrong: all", None)
         (letter,) = await redis.lrange(DEAD_LETTER_LIST, 0, -1)
         assert json.loads(DeadLetter.model_validate_json(letter).raw) == message
         await redis.aclose()

@@ -16,7 +16,7 @@ from wearon_contracts.queues import (
     UNACKED_INDEX,
     inflight_list,
 )
-from wearon_generator.celery_app import create_celery_app, deliver_again, publish_again
+from wearon_generator.celery_app import CeleryBroker, create_celery_app
 from wearon_generator.queue_scan import QueueScan, task_in
 from wearon_service_kit.redis_clients import connect, connect_async
 
@@ -27,7 +27,7 @@ def _task(created_at: str) -> dict[str, Any]:
 
 def _celery_message(redis_url: str, task: dict[str, Any]) -> bytes:
     app = create_celery_app(redis_url, concurrency=1, visibility_timeout=60)
-    publish_again(app, task)
+    CeleryBroker(app).publish_again(task)
     client = connect(redis_url, name="test")
     message = client.rpop(CELERY_AGAIN_QUEUE)
     assert isinstance(message, bytes)
@@ -102,9 +102,9 @@ def _take_as_worker(redis_url: str) -> str:
 def test_what_a_dead_worker_took_is_delivered_again_once(redis_url: str) -> None:
     app = create_celery_app(redis_url, concurrency=1, visibility_timeout=60)
     older, newer = _task("2026-01-01T00:00:00.000Z"), _task("2026-02-01T00:00:00.000Z")
-    publish_again(app, older)
+    CeleryBroker(app).publish_again(older)
     tag = _take_as_worker(redis_url)
-    publish_again(app, newer)
+    CeleryBroker(app).publish_again(newer)
 
     async def taken(moment: datetime) -> dict[str, str]:
         client = connect_async(redis_url, name="test")
@@ -117,8 +117,8 @@ def test_what_a_dead_worker_took_is_delivered_again_once(redis_url: str) -> None
     assert asyncio.run(taken(soon)) == {tag: older["session_id"]}
     assert asyncio.run(taken(soon - timedelta(minutes=1))) == {}
 
-    deliver_again(app, tag)
-    deliver_again(app, tag)
+    CeleryBroker(app).deliver_again(tag)
+    CeleryBroker(app).deliver_again(tag)
     assert asyncio.run(taken(soon)) == {}
     client = connect(redis_url, name="test")
     waiting: list[bytes] = client.lrange(CELERY_AGAIN_QUEUE, 0, -1)  # type: ignore[assignment]
@@ -130,7 +130,7 @@ def test_what_a_dead_worker_took_is_delivered_again_once(redis_url: str) -> None
 
 def test_what_is_settled_is_acknowledged_in_the_place_of_a_dead_worker(redis_url: str) -> None:
     app = create_celery_app(redis_url, concurrency=1, visibility_timeout=60)
-    publish_again(app, _task("2026-01-01T00:00:00.000Z"))
+    CeleryBroker(app).publish_again(_task("2026-01-01T00:00:00.000Z"))
     tag = _take_as_worker(redis_url)
 
     async def forget() -> None:
@@ -143,7 +143,7 @@ def test_what_is_settled_is_acknowledged_in_the_place_of_a_dead_worker(redis_url
     asyncio.run(forget())
     client = connect(redis_url, name="test")
     assert client.hlen(UNACKED_HASH) == client.zcard(UNACKED_INDEX) == 0
-    deliver_again(app, tag)
+    CeleryBroker(app).deliver_again(tag)
     assert client.llen(CELERY_AGAIN_QUEUE) == 0
 
 

@@ -28,7 +28,7 @@ class Paced:
 
 
 async def _in_line(source: Paced, admission: Callable[[], Coroutine[Any, Any, None]] = _open) -> SlotLine:
-    line = SlotLine(source, admission=admission, unused=_open)
+    line = SlotLine(source, time.monotonic, admission=admission, unused=_open)
     line.start()
     return line
 
@@ -37,7 +37,8 @@ def test_slots_are_evenly_spaced_over_all_replicas(redis_url: str) -> None:
     async def run() -> list[float]:
         clients = [connect_async(redis_url, name="test") for _ in range(3)]
         lines = [
-            SlotLine(RedisSlots(client, per_minute=1200), admission=_open, unused=_open) for client in clients
+            SlotLine(RedisSlots(client, per_minute=1200), time.monotonic, admission=_open, unused=_open)
+            for client in clients
         ]
         came: list[float] = []
 
@@ -62,7 +63,8 @@ def test_replicas_share_the_slots_fairly(redis_url: str) -> None:
     async def run() -> list[int]:
         clients = [connect_async(redis_url, name="test") for _ in range(2)]
         lines = [
-            SlotLine(RedisSlots(client, per_minute=1200), admission=_open, unused=_open) for client in clients
+            SlotLine(RedisSlots(client, per_minute=1200), time.monotonic, admission=_open, unused=_open)
+            for client in clients
         ]
         order: list[int] = []
 
@@ -170,7 +172,7 @@ def test_no_slot_is_reserved_while_no_job_is_admitted() -> None:
 def test_slots_come_again_once_redis_is_back(redis_server: RedisServer, redis_url: str) -> None:
     async def run() -> None:
         client = connect_async(redis_url, name="test")
-        line = SlotLine(RedisSlots(client, per_minute=6000), admission=_open, unused=_open)
+        line = SlotLine(RedisSlots(client, per_minute=6000), time.monotonic, admission=_open, unused=_open)
         line.start()
         await line.take(Priority.NEW_JOB)
         await asyncio.to_thread(redis_server.kill)
@@ -242,7 +244,7 @@ def test_slot_without_waiting_job_is_reported_unused() -> None:
         async def wait() -> None:
             await opened.wait()
 
-        line = SlotLine(source, admission=wait, unused=unused, given=told.append)
+        line = SlotLine(source, time.monotonic, admission=wait, unused=unused, given=told.append)
         line.start()
         gone = asyncio.create_task(line.take(Priority.NEW_JOB, "gone"))
         await asyncio.sleep(0.01)

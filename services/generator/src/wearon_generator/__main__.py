@@ -15,9 +15,11 @@ import structlog
 from celery import signals
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
+from wearon_generator.bootstrap import bootstrap
 from wearon_generator.celery_app import forget_client_name
-from wearon_generator.runtime import Runtime
+from wearon_generator.runtime import Bootstrap, Runtime
 from wearon_generator.settings import GeneratorSettings
+from wearon_generator.timing import Timing
 from wearon_service_kit.health import CheckResult, HealthServer
 from wearon_service_kit.logs import configure_logging
 from wearon_service_kit.redis_clients import connect
@@ -30,8 +32,10 @@ _LOOK_AGAIN_SECONDS: Final = 5.0
 _M_ARENA_MAX: Final = -8
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run until SIGTERM or SIGINT; returns the exit code."""
+def main(
+    arguments: list[str] | None = None, *, timing: Timing | None = None, build: Bootstrap = bootstrap
+) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit code. `timing`, `build`: see `Runtime`."""
     parser = argparse.ArgumentParser(
         prog="python -m wearon_generator",
         description="Takes try-on jobs from Celery's queue and turns each into a finished picture. "
@@ -47,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
-    runtime = Runtime(settings, registry)
+    runtime = Runtime(settings, registry, timing=timing, build=build)
     with connect(settings.redis_url, name="wearon-generator-start") as client:
         refuse_unsuitable(client)
         if not takes_client_names(client):

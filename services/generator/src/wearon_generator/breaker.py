@@ -22,8 +22,6 @@ TRIPS_AFTER: Final = 3
 """Such refusals in a row, over all replicas, that open the breaker; so many jobs fail at most."""
 PAUSE_SECONDS: Final = 30
 """Until a job probes whether the cause is gone: all go on within a minute, the probe's own time included."""
-PROBE_SECONDS: Final = 330
-"""A probe that has said nothing for longer than a job may take is forgotten."""
 _FORGET_SECONDS: Final = 24 * 3600
 _LOOK_SECONDS: Final = 1.0
 
@@ -69,9 +67,13 @@ class ProviderBreaker:
     share a breaker, and one that is started with another model does not wait for the old one's.
     """
 
-    def __init__(self, redis: Redis, replica: str, scope: str, metrics: Metrics) -> None:
+    def __init__(
+        self, redis: Redis, replica: str, scope: str, metrics: Metrics, *, probe_seconds: int
+    ) -> None:
+        """`probe_seconds`: after so long a probe that has said nothing is forgotten."""
         self._redis = redis
         self._replica = replica
+        self._probe_seconds = probe_seconds
         self._metrics = metrics
         self.pause_key = f"{KEY_PREFIX}{scope}:pause"
         self._probe_key = f"{KEY_PREFIX}{scope}:probe"
@@ -97,7 +99,9 @@ class ProviderBreaker:
         """Return when a job may start; while Redis is away, jobs may start."""
         while True:
             try:
-                state = await self._admit(keys=self._keys, args=[TRIPS_AFTER, PROBE_SECONDS, self._replica])
+                state = await self._admit(
+                    keys=self._keys, args=[TRIPS_AFTER, self._probe_seconds, self._replica]
+                )
             except RedisError:
                 return
             if state in (b"closed", b"probe"):

@@ -96,30 +96,28 @@ def _sentinel_options(address: RedisAddress) -> dict[str, Any]:
     }
 
 
-def deliver_again(app: Celery, delivery_tag: str) -> None:
-    """Put a message that a worker took and did not acknowledge back on its queue, as the next to be taken.
-
-    Nothing happens if it was acknowledged or put back meanwhile. Raises kombu's OperationalError while Redis
-    is away.
-    """
-    with app.pool.acquire(block=True) as connection:
-        connection.default_channel.qos.restore_by_tag(delivery_tag)
-
-
 def _queue(name: str) -> Queue:
     return Queue(name, Exchange(name), routing_key=name)  # type: ignore[no-untyped-call]
 
 
-def publish_again(app: Celery, task: dict[str, Any]) -> None:
-    """Put a task that the ledger kept back on the queue, ahead of new ones.
+class CeleryBroker:
+    """Publishes from outside a delivery; see `recovery.Broker`."""
 
-    Raises kombu's OperationalError while Redis is away.
-    """
-    app.send_task(
-        PROCESS_GENERATION_TASK,
-        args=[task],
-        task_id=task["task_id"],
-        queue=CELERY_AGAIN_QUEUE,
-        retry=False,
-        ignore_result=True,
-    )
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def deliver_again(self, delivery_tag: str) -> None:
+        """As the next to be taken. Nothing happens if it was acknowledged or put back meanwhile."""
+        with self._app.pool.acquire(block=True) as connection:
+            connection.default_channel.qos.restore_by_tag(delivery_tag)
+
+    def publish_again(self, task: dict[str, Any]) -> None:
+        """See `recovery.Broker`."""
+        self._app.send_task(
+            PROCESS_GENERATION_TASK,
+            args=[task],
+            task_id=task["task_id"],
+            queue=CELERY_AGAIN_QUEUE,
+            retry=False,
+            ignore_result=True,
+        )

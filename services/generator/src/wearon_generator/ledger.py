@@ -1,16 +1,16 @@
 """The ledger in the database: who works on a session, how often it was tried, and how it ended.
 
 Each method is one call of a function from `deploy/supabase/migrations`, which decides and changes in one
-transaction. All may be repeated after a lost answer. Errors are those that `supabase_client.ask` translates.
+transaction. All may be repeated after a lost answer, and are, as the ledger's retry policy says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar, get_args
 from uuid import UUID
 
 from postgrest.exceptions import APIError
@@ -19,20 +19,45 @@ from supabase import AsyncClient
 from wearon_contracts.errors import ErrorCode
 from wearon_contracts.tasks import Channel, GenerationTask
 from wearon_generator.prices import Usage
+from wearon_generator.supabase_client import Once, RetryPolicy, SupabaseUnavailable, ask
+from wearon_generator.timing import Timing
 
 T = TypeVar("T")
+V = TypeVar("V", bound=str)
 
 SCHEMA_VERSION: Final = 2
 """Version of the migrations this code calls."""
 
-LEASE_SECONDS: Final = 30
 MAX_CLAIMS: Final = 5
 MAX_RATE_LIMIT_RETRIES: Final = 1
 _IDS_IN_ONE_QUERY: Final = 100
 """They go into the URL."""
+_FUNCTION_MISSING: Final = ("PGRST202", "42883")
+
+HoldVerdict = Literal["held", "settled", "held_elsewhere", "session_not_found", "owner_mismatch"]
+ReleaseVerdict = Literal["released", "lost", "settled"]
+ClaimVerdict = Literal["claimed", "poison", "settled", "lost", "not_due"]
+RequeueVerdict = Literal["requeued", "exhausted", "lost", "settled"]
+PostponeVerdict = Literal["postponed", "lost", "settled"]
+CheckVerdict = Literal["current", "lost", "settled", "gone"]
+CompleteVerdict = Literal["completed", "lost", "settled"]
+FailVerdict = Literal["failed", "lost", "settled"]
+RejectVerdict = Literal["failed", "settled", "busy", "session_not_found"]
+RecordVerdict = Literal["recorded"]
+
+_HOLD: Final[tuple[HoldVerdict, ...]] = get_args(HoldVerdict)
+_RELEASE: Final[tuple[ReleaseVerdict, ...]] = get_args(ReleaseVerdict)
+_CLAIM: Final[tuple[ClaimVerdict, ...]] = get_args(ClaimVerdict)
+_REQUEUE: Final[tuple[RequeueVerdict, ...]] = get_args(RequeueVerdict)
+_POSTPONE: Final[tuple[PostponeVerdict, ...]] = get_args(PostponeVerdict)
+_CHECK: Final[tuple[CheckVerdict, ...]] = get_args(CheckVerdict)
+_COMPLETE: Final[tuple[CompleteVerdict, ...]] = get_args(CompleteVerdict)
+_FAIL: Final[tuple[FailVerdict, ...]] = get_args(FailVerdict)
+_REJECT: Final[tuple[RejectVerdict, ...]] = get_args(RejectVerdict)
+_RECORD: Final[tuple[RecordVerdict, ...]] = get_args(RecordVerdict)
 
 
-class MigrationsMissing(Exception):
+class MigrationsMissing(SupabaseUnavailable):
     """The database lacks what `deploy/supabase/migrations` adds."""
 
 
@@ -75,10 +100,10 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Decision(Generic[V]):
     """What a ledger function decided, and the figures that go with it."""
 
-    name: str
+    verdict: V
     attempt: int = 0
     rate_limit_retries: int = 0
     due_in: float | None = None
@@ -100,10 +125,48 @@ class Result:
     cost_usd: Decimal | None
 
 
-def _verdict(data: dict[str, Any]) -> Verdict:
+class Database(Protocol):
+    """Where the ledger's functions are. Each method makes one call, and raises `SupabaseUnavailable`."""
+
+    async def call(self, function: str, params: dict[str, Any]) -> object:
+        """What the function answered. Raises `MigrationsMissing` if there is no such function."""
+        ...
+
+    async def ledger_states(self, session_ids: Sequence[str]) -> object:
+        """`session_id` and `state` of those of the sessions that are in the ledger, as rows."""
+        ...
+
+
+class SupabaseDatabase:
+    """The database behind PostgREST."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def call(self, function: str, params: dict[str, Any]) -> object:
+        """See `Database`."""
+        try:
+            answer = await ask(self._client.rpc(function, params).execute)
+        except SupabaseUnavailable as error:
+            if isinstance(error.__cause__, APIError) and error.__cause__.code in _FUNCTION_MISSING:
+                raise MigrationsMissing(
+                    f"function {function} is missing: apply deploy/supabase/migrations"
+                ) from error.__cause__
+            raise
+        return answer.data
+
+    async def ledger_states(self, session_ids: Sequence[str]) -> object:
+        """See `Database`."""
+        query = self._client.table("generation_ledger").select("session_id, state")
+        # The primary key begins with the channel: without it PostgreSQL before 18 reads everything.
+        query = query.in_("channel", [channel.value for channel in Channel])
+        return (await ask(query.in_("session_id", list(session_ids)).execute)).data
+
+
+def _decision(data: dict[str, Any], verdict: V) -> Decision[V]:
     refund = data.get("refund") or {}
-    return Verdict(
-        name=data["verdict"],
+    return Decision(
+        verdict=verdict,
         attempt=data.get("attempt") or 0,
         rate_limit_retries=data.get("rate_limit_retries") or 0,
         due_in=data.get("due_in_seconds"),
@@ -115,78 +178,88 @@ def _verdict(data: dict[str, Any]) -> Verdict:
 
 
 class Ledger:
-    """Calls of the ledger's functions through PostgREST."""
+    """The ledger's functions. An answer of another shape than theirs counts as no answer."""
 
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
+    def __init__(self, database: Database, timing: Timing, retry: RetryPolicy | None = None) -> None:
+        self._database = database
+        self._timing = timing
+        self._retry = retry or Once()
+
+    def with_retry(self, retry: RetryPolicy) -> Ledger:
+        """The same ledger with another policy."""
+        return Ledger(self._database, self._timing, retry)
 
     async def _call(self, function: str, params: dict[str, Any], kind: type[T]) -> T:
-        # Whatever is not JSON comes through postgrest as a string, an empty body as a list.
-        data: Any = (await self._client.rpc(function, params).execute()).data
+        return await self._retry.call(function, self._call_once, function, params, kind)
+
+    async def _call_once(self, function: str, params: dict[str, Any], kind: type[T]) -> T:
+        data = await self._database.call(f"generation_{function}", params)
         if not isinstance(data, kind):
-            raise ValueError(f"{function} answered no {kind.__name__}")
+            raise SupabaseUnavailable(f"generation_{function} answered no {kind.__name__}")
         return data
 
-    async def _decide(self, function: str, params: dict[str, Any]) -> Verdict:
-        return _verdict(await self._call(function, params, dict))
+    async def _decide(self, function: str, params: dict[str, Any], verdicts: tuple[V, ...]) -> Decision[V]:
+        return await self._retry.call(function, self._decide_once, function, params, verdicts)
+
+    async def _decide_once(
+        self, function: str, params: dict[str, Any], verdicts: tuple[V, ...]
+    ) -> Decision[V]:
+        data = await self._call_once(function, params, dict)
+        for verdict in verdicts:
+            if data.get("verdict") == verdict:
+                return _decision(data, verdict)
+        raise SupabaseUnavailable(f"generation_{function} answered with an unknown verdict")
 
     async def check_schema(self) -> None:
         """Raise `MigrationsMissing`, naming what is missing, unless the migrations are applied."""
-        try:
-            version = await self._call("generation_schema_version", {}, int)
-        except APIError as error:
-            if error.code in ("PGRST202", "42883"):
-                raise MigrationsMissing(
-                    "function generation_schema_version is missing: apply deploy/supabase/migrations"
-                ) from error
-            raise
+        version = await self._call("schema_version", {}, int)
         if version < SCHEMA_VERSION:
             raise MigrationsMissing(
                 f"database schema version {version} is older than {SCHEMA_VERSION}: "
                 "apply deploy/supabase/migrations"
             )
 
-    async def hold(self, task: GenerationTask, holder: str) -> Verdict:
-        """held, settled, held_elsewhere, session_not_found or owner_mismatch."""
-        params = {"p_task": task.to_message(), "p_holder": holder, "p_lease_seconds": LEASE_SECONDS}
-        return await self._decide("generation_hold", params)
+    async def hold(self, task: GenerationTask, holder: str) -> Decision[HoldVerdict]:
+        """Take note of a task and of who has it; a duplicate or a settled session is turned away."""
+        params = {"p_task": task.to_message(), "p_holder": holder, "p_lease_seconds": self._timing.lease}
+        return await self._decide("hold", params, _HOLD)
 
     async def renew(self, holders: Iterable[str]) -> set[str]:
         """Extend the leases of these holders; returns those that still hold."""
-        params = {"p_holders": list(holders), "p_lease_seconds": LEASE_SECONDS}
-        return set(await self._call("generation_renew", params, list))
+        params = {"p_holders": list(holders), "p_lease_seconds": self._timing.lease}
+        return set(await self._call("renew", params, list))
 
-    async def release(self, held: Held) -> Verdict:
-        """Give a session up before it was claimed: released, lost or settled."""
-        return await self._decide("generation_release", held.params())
+    async def release(self, held: Held) -> Decision[ReleaseVerdict]:
+        """Give a session up before it was claimed."""
+        return await self._decide("release", held.params(), _RELEASE)
 
-    async def claim(self, held: Held, deadline_seconds: float) -> Verdict:
-        """claimed, poison (claimed, but only to be settled), settled, lost or not_due."""
+    async def claim(self, held: Held) -> Decision[ClaimVerdict]:
+        """Begin an attempt. poison: claimed, but after so many attempts only to be settled."""
         params = {
             **held.params(),
-            "p_lease_seconds": LEASE_SECONDS,
-            "p_deadline_seconds": int(deadline_seconds),
+            "p_lease_seconds": self._timing.lease,
+            "p_deadline_seconds": self._timing.deadline,
             "p_max_attempts": MAX_CLAIMS,
         }
-        return await self._decide("generation_claim", params)
+        return await self._decide("claim", params, _CLAIM)
 
-    async def requeue(self, claim: Claim, delay_seconds: int, code: ErrorCode) -> Verdict:
-        """Back to queued until the retry is due: requeued, exhausted, lost or settled."""
+    async def requeue(self, claim: Claim, delay_seconds: int, code: ErrorCode) -> Decision[RequeueVerdict]:
+        """Back to queued until the retry is due. exhausted: nothing was changed, there was a retry before."""
         params = {
             **claim.params(),
             "p_delay_seconds": delay_seconds,
             "p_max_retries": MAX_RATE_LIMIT_RETRIES,
             "p_error_code": code.value,
         }
-        return await self._decide("generation_requeue", params)
+        return await self._decide("requeue", params, _REQUEUE)
 
-    async def postpone(self, claim: Claim) -> Verdict:
-        """End the attempt without an outcome, the status unchanged: postponed, lost or settled."""
-        return await self._decide("generation_postpone", claim.params())
+    async def postpone(self, claim: Claim) -> Decision[PostponeVerdict]:
+        """End the attempt without an outcome, the status unchanged."""
+        return await self._decide("postpone", claim.params(), _POSTPONE)
 
-    async def check(self, claim: Claim) -> Verdict:
-        """Whether the attempt is still the current one: current, lost or settled."""
-        return await self._decide("generation_check", claim.params())
+    async def check(self, claim: Claim) -> Decision[CheckVerdict]:
+        """Whether the attempt is still the current one. gone: there is no session row any more."""
+        return await self._decide("check", claim.params(), _CHECK)
 
     async def record_usage(
         self, claim: Claim, call_id: UUID, model: str, usage: Usage, cost: Decimal | None
@@ -201,10 +274,10 @@ class Ledger:
             "p_output_tokens": usage.output_tokens,
             "p_cost_usd": None if cost is None else str(cost),
         }
-        await self._call("generation_record_usage", params, dict)
+        await self._decide("record_usage", params, _RECORD)
 
-    async def complete(self, claim: Claim, result: Result) -> Verdict:
-        """Settle as completed: completed, lost or settled."""
+    async def complete(self, claim: Claim, result: Result) -> Decision[CompleteVerdict]:
+        """Settle as completed."""
         params = {
             **claim.params(),
             "p_object_path": result.object_path,
@@ -214,33 +287,31 @@ class Ledger:
             "p_output_tokens": result.usage.output_tokens if result.usage else None,
             "p_cost_usd": None if result.cost_usd is None else str(result.cost_usd),
         }
-        return await self._decide("generation_complete", params)
+        return await self._decide("complete", params, _COMPLETE)
 
-    async def fail(self, claim: Claim, code: ErrorCode, message: str) -> Verdict:
-        """Settle as failed and give back what was taken: failed, lost or settled."""
+    async def fail(self, claim: Claim, code: ErrorCode, message: str) -> Decision[FailVerdict]:
+        """Settle as failed and give back what was taken."""
         params = {**claim.params(), "p_error_code": code.value, "p_message": message}
-        return await self._decide("generation_fail", params)
+        return await self._decide("fail", params, _FAIL)
 
-    async def reject(self, session: Session, code: ErrorCode, message: str) -> Verdict:
-        """Fail a session that nobody holds: failed, settled, busy or session_not_found."""
+    async def reject(self, session: Session, code: ErrorCode, message: str) -> Decision[RejectVerdict]:
+        """Fail a session that nobody holds. busy: somebody does."""
         params = {**session.params(), "p_error_code": code.value, "p_message": message}
-        return await self._decide("generation_reject", params)
+        return await self._decide("reject", params, _REJECT)
 
-    async def recover(self, limit: int, grace_seconds: int) -> list[dict[str, Any]]:
+    async def recover(self, limit: int) -> list[dict[str, Any]]:
         """Tasks (as the producer sent them) whose leases ran out, each lease extended by the grace."""
-        params = {"p_limit": limit, "p_grace_seconds": grace_seconds}
-        return await self._call("generation_recover", params, list)
+        params = {"p_limit": limit, "p_grace_seconds": self._timing.recovery_grace}
+        return await self._call("recover", params, list)
 
     async def settled_among(self, session_ids: Iterable[str]) -> dict[str, bool]:
         """Of these sessions those that anybody ever held, and whether they are settled."""
         wanted = sorted(set(session_ids))
         found: dict[str, bool] = {}
         for start in range(0, len(wanted), _IDS_IN_ONE_QUERY):
-            query = self._client.table("generation_ledger").select("session_id, state")
-            # The primary key begins with the channel: without it PostgreSQL before 18 reads everything.
-            query = query.in_("channel", [channel.value for channel in Channel])
-            answer = await query.in_("session_id", wanted[start : start + _IDS_IN_ONE_QUERY]).execute()
-            rows: Any = answer.data
+            rows = await self._database.ledger_states(wanted[start : start + _IDS_IN_ONE_QUERY])
+            if not isinstance(rows, list):
+                raise SupabaseUnavailable("generation_ledger answered no list")
             found |= {str(row["session_id"]): row["state"] == "settled" for row in rows}
         return found
 
@@ -251,7 +322,7 @@ class Ledger:
             "p_stuck_after_seconds": stuck_after,
             "p_limit": limit,
         }
-        rows = await self._call("generation_orphans", params, list)
+        rows = await self._call("orphans", params, list)
         return [Session(Channel(row["channel"]), UUID(row["session_id"])) for row in rows]
 
     async def reap(
@@ -267,8 +338,8 @@ class Ledger:
             "p_error_code": code.value,
             "p_message": message,
         }
-        return await self._call("generation_reap", params, list)
+        return await self._call("reap", params, list)
 
     async def backlog(self) -> dict[str, float]:
         """Figures of what is not settled, and of what a person should look at; see generation_backlog."""
-        return await self._call("generation_backlog", {}, dict)
+        return await self._call("backlog", {}, dict)

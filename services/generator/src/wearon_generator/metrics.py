@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from wearon_contracts.errors import TRY_ON_FAMILIES, ErrorCode, describe
 from wearon_contracts.tasks import Channel
+from wearon_generator.endings import Outcome, RetryReason
 from wearon_generator.refusals import PAUSE_REASONS, Refusal
 
 _STEP_BUCKETS = (
@@ -33,15 +34,6 @@ _STEP_BUCKETS = (
     1800,
 )
 
-_OUTCOMES: Final = (
-    "completed",
-    "failed",
-    "rate_limited",
-    "settled",
-    "held_elsewhere",
-    "lost",
-    "dead_lettered",
-)
 _REFUND_STATES: Final = ("refunded", "already_refunded", "overage", "nothing_deducted", "owed", "none")
 
 
@@ -142,9 +134,9 @@ class Metrics:
         self.show_provider_pause(None)
         for refusal in Refusal:
             self.provider_calls.labels(outcome=refusal.value)
-        for outcome in _OUTCOMES:
+        for outcome in (*Outcome, *RetryReason):
             for channel in Channel:
-                self.jobs.labels(channel=channel.value, outcome=outcome)
+                self.jobs.labels(channel=channel.value, outcome=outcome.value)
         for state in _REFUND_STATES:
             self.refunds.labels(state=state)
         for code in ErrorCode:
@@ -155,6 +147,13 @@ class Metrics:
         """Take over why the provider's breaker is open; None: it is closed."""
         for each in PAUSE_REASONS:
             self.provider_pause.labels(reason=each).set(1 if each == reason else 0)
+
+    def count_failure(self, code: ErrorCode, refund: str | None, flagged: bool) -> None:
+        """Count a session that failed, and what became of its credit."""
+        self.failures.labels(code=code.value).inc()
+        self.refunds.labels(state=refund or "none").inc()
+        if flagged:
+            self.flagged.inc()
 
     def show_backlog(self, figures: dict[str, float]) -> None:
         """Take over what `Ledger.backlog` says."""

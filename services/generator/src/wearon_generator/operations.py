@@ -32,10 +32,11 @@ from wearon_contracts.queues import (
 from wearon_contracts.results import result_path
 from wearon_contracts.sessions import SESSION_TABLES, SETTLED
 from wearon_contracts.tasks import Channel, DeadLetter, DeadLetterReason, raw_and_encoding
-from wearon_generator.ledger import Ledger, Session
+from wearon_generator.ledger import Ledger, Session, SupabaseDatabase
 from wearon_generator.presence import PAUSED_KEY, REPLICA_PREFIX
 from wearon_generator.queue_scan import QueueScan
 from wearon_generator.recovery import find_orphans
+from wearon_generator.timing import Timing
 
 _OWNER_COLUMN: Final = {Channel.B2C: "user_id", Channel.B2B: "store_id"}
 _SHORT: Final = 12
@@ -98,7 +99,7 @@ class Operations:
         self._supabase = supabase
         self._bucket = bucket
         self._stuck_after = stuck_after
-        self._ledger = Ledger(supabase)
+        self._ledger = Ledger(SupabaseDatabase(supabase), Timing())
         self._queues = QueueScan(redis)
 
     # ------------------------------------------------------------------ queues and workers

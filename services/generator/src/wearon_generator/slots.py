@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from wearon_generator.timing import Clock
 from wearon_service_kit.background import Background, end
 
 log = structlog.get_logger()
@@ -84,6 +84,7 @@ class SlotLine:
     def __init__(
         self,
         source: SlotSource,
+        clock: Clock,
         *,
         admission: Callable[[], Coroutine[Any, Any, None]],
         unused: Callable[[], Awaitable[None]],
@@ -95,6 +96,7 @@ class SlotLine:
         if nobody was left who would.
         """
         self._source = source
+        self._clock = clock
         self._admit = admission
         self._unused = unused
         self._given = given
@@ -184,12 +186,12 @@ class SlotLine:
 
     async def _wait_for_slot(self) -> None:
         while True:
-            asked_at = time.monotonic()
+            asked_at = self._clock()
             try:
                 wait = await self._source.reserve()
             except RedisError as error:
                 log.warning("slots_unavailable", reason=type(error).__name__)
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
-            await asyncio.sleep(max(0.0, asked_at + wait - time.monotonic()))
+            await asyncio.sleep(max(0.0, asked_at + wait - self._clock()))
             return

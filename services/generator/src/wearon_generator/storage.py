@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final, Protocol
 
 from storage3.exceptions import StorageApiError
 from supabase import AsyncClient
 
+from wearon_generator.supabase_client import Once, RetryPolicy, SupabaseUnavailable, ask
+
 _REFUSED_FOR_GOOD: Final = ("413", "415")
 """Too large for the bucket, or of a type that it does not take: sending it again changes nothing."""
+_MISSING: Final = ("not_found", "InternalError")
 _CONTENT_TYPES: Final = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"))
 
 
-class BucketMissing(Exception):
+class BucketMissing(SupabaseUnavailable):
     """The bucket for results does not exist."""
 
 
@@ -30,52 +33,137 @@ def content_type(data: bytes) -> str | None:
     return None
 
 
+class Bucket(Protocol):
+    """One bucket. Each method makes one call, and raises `SupabaseUnavailable` if it should be repeated."""
+
+    async def check(self) -> None:
+        """Raise `BucketMissing`, naming it, if the bucket is not there."""
+        ...
+
+    async def upload(self, path: str, data: bytes, mime: str) -> None:
+        """Store `data`, over what is there; raises `ResultRefused` if the bucket will never take it."""
+        ...
+
+    async def exists(self, path: str) -> bool:
+        """Whether there is an object at `path`."""
+        ...
+
+    async def sign(self, path: str, ttl_seconds: int) -> str:
+        """A link to the object that works for so long."""
+        ...
+
+
+class SupabaseBucket:
+    """A bucket of Supabase Storage."""
+
+    def __init__(self, client: AsyncClient, name: str) -> None:
+        self._client = client
+        self._name = name
+
+    async def check(self) -> None:
+        """See `Bucket`."""
+        try:
+            await ask(self._client.storage.get_bucket, self._name)
+        except SupabaseUnavailable as error:
+            if _status(error) == "404":
+                raise BucketMissing(
+                    f"bucket {self._name} does not exist: create it or set STORAGE_BUCKET"
+                ) from error
+            raise
+
+    async def upload(self, path: str, data: bytes, mime: str) -> None:
+        """See `Bucket`."""
+        # Without a content type Storage keeps text/plain; without upsert an existing path can hang.
+        options: Any = {"content-type": mime, "upsert": "true"}
+        try:
+            stored = await ask(self._objects.upload, path, data, options)
+        except SupabaseUnavailable as error:
+            if _status(error) in _REFUSED_FOR_GOOD:
+                raise ResultRefused(str(error)) from error
+            raise
+        # The client takes over whatever the answer says.
+        if stored.full_path != f"{self._name}/{path}":
+            raise SupabaseUnavailable("the upload's answer does not name the object")
+
+    async def exists(self, path: str) -> bool:
+        """See `Bucket`."""
+        try:
+            # `exists` of the client takes any answer with status 200 for a yes.
+            info: Any = await ask(self._objects.info, path)
+        except SupabaseUnavailable as error:
+            cause = error.__cause__
+            # As in the client's `exists`: another 404 tells of a missing bucket or a refused key.
+            if isinstance(cause, StorageApiError) and cause.code in _MISSING and str(cause.status) == "404":
+                return False
+            raise
+        if not isinstance(info, dict) or not info.keys() & {"id", "name"}:
+            raise SupabaseUnavailable("the answer does not describe the object")
+        return True
+
+    async def sign(self, path: str, ttl_seconds: int) -> str:
+        """See `Bucket`."""
+        signed: Any = await ask(self._objects.create_signed_url, path, ttl_seconds)
+        url = signed["signedURL"]
+        if not isinstance(url, str):
+            raise SupabaseUnavailable("Storage signed nothing")
+        return url
+
+    @property
+    def _objects(self) -> Any:
+        return self._client.storage.from_(self._name)
+
+
+def _status(error: SupabaseUnavailable) -> str | None:
+    cause = error.__cause__
+    return str(cause.status) if isinstance(cause, StorageApiError) else None
+
+
 class ResultStore:
-    """Results in one bucket of Supabase Storage."""
+    """Results in one bucket; repeats calls as `retry` says."""
 
     def __init__(
-        self, client: AsyncClient, bucket: str, ttl_seconds: int, *, origin: str, public_origin: str | None
+        self,
+        bucket: Bucket,
+        ttl_seconds: int,
+        *,
+        origin: str,
+        public_origin: str | None = None,
+        retry: RetryPolicy | None = None,
     ) -> None:
-        self._client = client
+        """`origin`: of Supabase for the generator; `public_origin`: for browsers, if it differs."""
         self._bucket = bucket
         self._ttl_seconds = ttl_seconds
         self._origin = origin
         self._public_origin = public_origin or origin
+        self._retry = retry or Once()
+
+    def with_retry(self, retry: RetryPolicy) -> ResultStore:
+        """The same store with another policy."""
+        return ResultStore(
+            self._bucket,
+            self._ttl_seconds,
+            origin=self._origin,
+            public_origin=self._public_origin,
+            retry=retry,
+        )
 
     async def check_bucket(self) -> None:
         """Raise `BucketMissing`, naming it, if the bucket is not there."""
-        try:
-            await self._client.storage.get_bucket(self._bucket)
-        except StorageApiError as error:
-            if str(error.status) == "404":
-                raise BucketMissing(
-                    f"bucket {self._bucket} does not exist: create it or set STORAGE_BUCKET"
-                ) from error
-            raise
+        await self._retry.call("check_bucket", self._bucket.check)
 
     async def upload(self, path: str, data: bytes) -> None:
         """Store `data` unchanged, over whatever an earlier attempt left there.
 
         Raises `ResultRefused` if the bucket will never take it.
         """
-        mime = content_type(data)
-        # Without a content type Storage keeps text/plain; without upsert an existing path can hang.
-        options = {"content-type": mime or "application/octet-stream", "upsert": "true"}
-        try:
-            await self._client.storage.from_(self._bucket).upload(path, data, options)  # type: ignore[arg-type]
-        except StorageApiError as error:
-            if str(error.status) in _REFUSED_FOR_GOOD:
-                raise ResultRefused(f"storage error {error.status} {error.code}") from error
-            raise
+        mime = content_type(data) or "application/octet-stream"
+        await self._retry.call("upload", self._bucket.upload, path, data, mime)
 
     async def exists(self, path: str) -> bool:
         """Whether an earlier attempt has stored its result."""
-        return await self._client.storage.from_(self._bucket).exists(path)
+        return await self._retry.call("look_for_result", self._bucket.exists, path)
 
     async def sign(self, path: str) -> str:
         """A link to the object that works for the configured time, as browsers reach it."""
-        signed = await self._client.storage.from_(self._bucket).create_signed_url(path, self._ttl_seconds)
-        url = signed["signedURL"]
-        if url is None:
-            raise StorageApiError("Storage signed nothing", "no_signed_url", 502)
+        url = await self._retry.call("sign", self._bucket.sign, path, self._ttl_seconds)
         return self._public_origin + url.removeprefix(self._origin)

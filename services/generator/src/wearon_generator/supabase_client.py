@@ -1,34 +1,45 @@
-"""The one Supabase client of the process, and what counts as Supabase being away."""
+"""The Supabase clients of the process, and what counts as Supabase being unavailable."""
 
 from __future__ import annotations
 
-import asyncio
-import random
-import time
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import httpx
-import structlog
 from postgrest.exceptions import APIError
 from storage3.exceptions import StorageApiError
 from supabase import AsyncClient, AsyncClientOptions
 
-log = structlog.get_logger()
 T = TypeVar("T")
-
-_FIRST_PAUSE: Final = 0.2
-_LONGEST_PAUSE: Final = 5.0
+P = ParamSpec("P")
 
 
 class SupabaseUnavailable(Exception):
     """Supabase did not do what it was asked for a reason that may pass; the change may have happened."""
 
 
-def connect_supabase(url: str, service_role_key: str, *, connections: int) -> AsyncClient:
-    """Build the client. HTTP/1.1: over HTTP/2 one GOAWAY fails every request in flight."""
+class RetryPolicy(Protocol):
+    """Makes calls of Supabase, repeated or not."""
+
+    async def call(self, step: str, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """What `function` returns; raises `SupabaseUnavailable` once it is not worth trying any more."""
+        ...
+
+
+class Once:
+    """Makes each call once."""
+
+    async def call(self, step: str, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """What `function` returns or raises."""
+        return await function(*arguments)
+
+
+def connect_supabase(
+    url: str, service_role_key: str, *, connections: int, timeout: float = 15.0
+) -> AsyncClient:
+    """Build a client, `timeout` in seconds. HTTP/1.1: over HTTP/2 one GOAWAY fails every open request."""
     http = httpx.AsyncClient(
-        timeout=httpx.Timeout(15.0, connect=5.0, pool=30.0),
+        timeout=httpx.Timeout(timeout, connect=min(5.0, timeout), pool=2 * timeout),
         limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         http2=False,
         trust_env=False,
@@ -39,47 +50,17 @@ def connect_supabase(url: str, service_role_key: str, *, connections: int) -> As
     return AsyncClient(url, service_role_key, options)
 
 
-async def ask(call: Callable[[], Awaitable[T]]) -> T:
-    """Make one call; every failure of Supabase or of the way there becomes `SupabaseUnavailable`.
+async def ask(call: Callable[P, Awaitable[T]], *arguments: P.args, **options: P.kwargs) -> T:
+    """Make one call of a client; whatever it raises, but for a cancellation, becomes `SupabaseUnavailable`.
 
-    The ledger's functions answer with verdicts and raise nothing themselves, so an error is operational:
-    it is said in the log, and the caller decides how long to keep trying.
+    A client raises what it meets: errors of the network and of TLS, and errors of its own when the answer
+    is not of the shape it expects. None of them says that the change was not made.
     """
     try:
-        return await call()
+        return await call(*arguments, **options)
     except APIError as error:
         raise SupabaseUnavailable(f"database error {error.code}") from error
     except StorageApiError as error:
         raise SupabaseUnavailable(f"storage error {error.status} {error.code}") from error
-    except httpx.HTTPError as error:
+    except Exception as error:
         raise SupabaseUnavailable(type(error).__name__) from error
-    except ValueError as error:
-        # 200 with something else than Supabase's answer: the page of a proxy, or a body that was cut off.
-        raise SupabaseUnavailable("not an answer of Supabase's") from error
-
-
-async def keep_asking(
-    call: Callable[[], Awaitable[T]],
-    *,
-    what: str,
-    until: float | None,
-    worth_it: Callable[[], bool],
-    on_failure: Callable[[], None],
-) -> T:
-    """Repeat `call` with growing, jittered pauses while it raises `SupabaseUnavailable`.
-
-    `until`: monotonic time after which the last failure is raised; None: for as long as `worth_it()`.
-    """
-    pause = _FIRST_PAUSE
-    while True:
-        try:
-            return await ask(call)
-        except SupabaseUnavailable as error:
-            on_failure()
-            wait = pause * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, not a secret
-            out_of_time = until is not None and time.monotonic() + wait > until
-            if out_of_time or not worth_it():
-                raise
-            log.warning("supabase_unavailable", step=what, reason=str(error), retry_in_seconds=round(wait, 2))
-            await asyncio.sleep(wait)
-            pause = min(pause * 2, _LONGEST_PAUSE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any
 
 import structlog
 from celery import Celery, Task
@@ -12,17 +12,27 @@ from pydantic import ValidationError
 
 from wearon_contracts.queues import CELERY_AGAIN_QUEUE, PROCESS_GENERATION_TASK, REJECT_GENERATION_TASK
 from wearon_contracts.tasks import GenerationTask, RejectedTask
-from wearon_generator.jobs import Ending, JobRunner, Retry
+from wearon_generator.endings import Ending, Retry, RetryReason
+from wearon_generator.rejection import Rejections
+from wearon_generator.waiting import JobRunner
 
 log = structlog.get_logger()
-
-CRASH_PAUSE: Final = 10
 
 RunOnLoop = Callable[[Coroutine[Any, Any, Ending]], Ending]
 
 
-def register_tasks(app: Celery, runner: JobRunner, run_on_loop: RunOnLoop) -> None:
-    """Give `app` its two tasks."""
+def register_tasks(
+    app: Celery, jobs: JobRunner, rejections: Rejections, run_on_loop: RunOnLoop, *, crash_pause: int
+) -> None:
+    """Give `app` its two tasks; a delivery that crashes is tried again after `crash_pause` seconds."""
+
+    def finish(celery_task: Task, job: Coroutine[Any, Any, Ending]) -> None:
+        try:
+            ending = run_on_loop(job)
+        except Exception:
+            log.exception("delivery_crashed")
+            ending = Retry(RetryReason.CRASHED, crash_pause)
+        _acknowledge_or_retry(celery_task, ending)
 
     @app.task(name=PROCESS_GENERATION_TASK, bind=True, max_retries=None)  # type: ignore[untyped-decorator]
     def process_generation(self: Task, payload: Any) -> None:
@@ -33,23 +43,18 @@ def register_tasks(app: Celery, runner: JobRunner, run_on_loop: RunOnLoop) -> No
         except ValidationError as error:
             # Only a program other than our consumer publishes such a thing.
             fields = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
-            _finish(self, run_on_loop, runner.refuse(payload, fields))
+            finish(self, rejections.refuse(payload, fields))
             return
-        _finish(self, run_on_loop, runner.process(task, returned=returned))
+        finish(self, jobs.process(task, returned=returned))
 
     @app.task(name=REJECT_GENERATION_TASK, bind=True, max_retries=None)  # type: ignore[untyped-decorator]
     def reject_generation(self: Task, payload: dict[str, Any]) -> None:
         """Fail and refund the session of an element that the consumer set aside."""
-        _finish(self, run_on_loop, runner.reject(RejectedTask.model_validate(payload)))
+        finish(self, rejections.reject_element(RejectedTask.model_validate(payload)))
 
 
-def _finish(celery_task: Task, run_on_loop: RunOnLoop, job: Coroutine[Any, Any, Ending]) -> None:
-    """Run `job`; acknowledge its message only when it is settled or published again."""
-    try:
-        ending = run_on_loop(job)
-    except Exception:
-        log.exception("delivery_crashed")
-        ending = Retry("crashed", CRASH_PAUSE)
+def _acknowledge_or_retry(celery_task: Task, ending: Ending) -> None:
+    """Return, which acknowledges the message, only when the job is settled or published again."""
     if not isinstance(ending, Retry):
         return
     try:

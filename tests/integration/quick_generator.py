@@ -1,6 +1,6 @@
-"""`python -m wearon_generator` with shorter patience, and an internet that consists of this machine.
+"""`python -m wearon_generator` with shorter periods, and an internet that consists of this machine.
 
-    HURRY      JSON: constants of wearon_generator's modules and what they are here, {"jobs.LONGEST_WAIT": 3}
+    TIMING     JSON: periods that differ from those of `Timing`, {"longest_wait": 3}
     INTERNET   JSON: host names and the loopback ports that play them, {"shop.example": 8100}
 
 Every such host has a public address, as far as the downloader can tell, and any port leads to the given one.
@@ -9,8 +9,6 @@ Nothing else differs: the same process, the same way in.
 
 from __future__ import annotations
 
-import functools
-import importlib
 import json
 import os
 import sys
@@ -19,9 +17,12 @@ from ipaddress import IPv4Address, ip_address
 from typing import Any
 
 import httpcore
+from prometheus_client import CollectorRegistry
 
-from wearon_generator import runtime
 from wearon_generator.__main__ import main
+from wearon_generator.bootstrap import Generator, bootstrap, build_fetcher
+from wearon_generator.settings import GeneratorSettings
+from wearon_generator.timing import Timing
 from wearon_service_kit.images.addresses import Address
 
 _FIRST_ADDRESS = int(ip_address("93.184.216.1"))
@@ -53,22 +54,14 @@ class _Internet(httpcore.AnyIOBackend):
         return await super().connect_tcp(*there, timeout, local_address, socket_options)
 
 
-def hurry(constants: dict[str, float]) -> None:
-    """Set constants; raises AttributeError for one that does not exist (any more)."""
-    for name, value in constants.items():
-        module_name, _, constant = name.partition(".")
-        module = importlib.import_module(f"wearon_generator.{module_name}")
-        getattr(module, constant)
-        setattr(module, constant, value)
+async def build(settings: GeneratorSettings, registry: CollectorRegistry, **options: Any) -> Generator:
+    """A generator that downloads from this internet."""
+    internet = _Internet(json.loads(os.environ["INTERNET"]))
+    fetcher = build_fetcher(
+        settings, resolve=internet.resolve, network=internet, total_timeout=DOWNLOAD_SECONDS
+    )
+    return await bootstrap(settings, registry, fetcher=fetcher, **options)
 
 
 if __name__ == "__main__":
-    hurry(json.loads(os.environ["HURRY"]))
-    internet = _Internet(json.loads(os.environ.get("INTERNET", "{}")))
-    runtime.ImageFetcher = functools.partial(  # type: ignore[misc, assignment]
-        runtime.ImageFetcher,
-        resolve=internet.resolve,
-        network=internet,
-        total_timeout=DOWNLOAD_SECONDS,
-    )
-    sys.exit(main())
+    sys.exit(main(timing=Timing(**json.loads(os.environ["TIMING"])), build=build))

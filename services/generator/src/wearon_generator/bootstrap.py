@@ -1,0 +1,285 @@
+"""Composes a generator from its parts; every part that reaches outside the process can be replaced."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
+from supabase import AsyncClient
+
+from wearon_generator.attempt import Breaker, Images, Workshop
+from wearon_generator.breaker import ProviderBreaker
+from wearon_generator.dead_letters import DeadLetters
+from wearon_generator.end_users import hash_key
+from wearon_generator.image_processor import ImageProcessor
+from wearon_generator.keep_trying import Stopping
+from wearon_generator.leases import LeaseKeeper
+from wearon_generator.ledger import Database, Ledger, SupabaseDatabase
+from wearon_generator.metrics import Metrics, gauge_value
+from wearon_generator.models import find_model
+from wearon_generator.openai_provider import OpenAIProvider, connect_openai
+from wearon_generator.presence import Presence
+from wearon_generator.provider import Provider
+from wearon_generator.queue_scan import QueueScan
+from wearon_generator.recovery import Broker, Sweeper, cleanup_stuck_sessions
+from wearon_generator.rejection import LetterBox, Rejections
+from wearon_generator.settings import GeneratorSettings
+from wearon_generator.slots import RedisSlots, SlotLine, SlotSource
+from wearon_generator.storage import Bucket, ResultStore, SupabaseBucket
+from wearon_generator.supabase_client import connect_supabase
+from wearon_generator.timing import Clock, Now, Timing, utc_now
+from wearon_generator.waiting import JobRunner
+from wearon_service_kit.images.fetch import ImageFetcher
+from wearon_service_kit.redis_clients import connect_async
+
+SUPABASE_CONNECTIONS: Final = 64
+RENEWAL_CONNECTIONS: Final = 2
+MOST_DECODE_THREADS: Final = 4
+
+
+class ProviderGuard(Breaker, Protocol):
+    """A breaker as the whole process uses it."""
+
+    reason: str | None
+
+    def start(self) -> None:
+        """Begin to look how things stand."""
+        ...
+
+    async def stop(self) -> None:
+        """Look no more."""
+        ...
+
+    async def wait_until_closed(self) -> None:
+        """Return when a job may start."""
+        ...
+
+    def given_to(self, holder: str) -> None:
+        """`holder` starts."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generator:
+    """The parts of one generator that its process starts, stops and asks."""
+
+    settings: GeneratorSettings
+    metrics: Metrics
+    redis: Redis
+    ledger: Ledger
+    store: ResultStore
+    jobs: JobRunner
+    rejections: Rejections
+    presence: Presence
+    breaker: ProviderGuard
+    leases: LeaseKeeper
+    line: SlotLine
+    sweeper: Sweeper
+    stopping: Stopping
+
+    async def start(self) -> None:
+        """Begin to renew leases, hand out slots and sweep."""
+        await self.presence.start()
+        self.breaker.start()
+        self.leases.start()
+        self.line.start()
+        self.sweeper.start()
+
+    async def stop(self) -> None:
+        """End what `start` began, once no job is left."""
+        await self.sweeper.stop()
+        await self.line.stop()
+        await self.leases.stop()
+        await self.breaker.stop()
+        await self.presence.stop()
+        await self.redis.aclose()
+
+
+def provider_scope(settings: GeneratorSettings) -> str:
+    """Stands for what a refusal of every job may depend on: address, key and model."""
+    parts = (
+        settings.openai_base_url or "",
+        settings.openai_api_key.get_secret_value(),
+        settings.openai_model,
+        settings.openai_quality or "",
+        settings.openai_size or "",
+        settings.openai_complexity or "",
+    )
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def decode_threads() -> int:
+    """Threads for decoding pictures: the cores this process may use, but no more than memory is meant for."""
+    return min(MOST_DECODE_THREADS, len(os.sched_getaffinity(0)))
+
+
+async def bootstrap(
+    settings: GeneratorSettings,
+    registry: CollectorRegistry,
+    *,
+    replica: str,
+    broker: Broker,
+    timing: Timing | None = None,
+    clock: Clock = time.monotonic,
+    now: Now = utc_now,
+    database: Database | None = None,
+    renewals: Database | None = None,
+    bucket: Bucket | None = None,
+    fetcher: ImageFetcher | None = None,
+    images: Images | None = None,
+    provider: Provider | None = None,
+    slots: SlotSource | None = None,
+    line_class: type[SlotLine] = SlotLine,
+    breaker: ProviderGuard | None = None,
+    dead_letters: LetterBox | None = None,
+) -> Generator:
+    """Build a generator; what is None is the real thing. On the event loop, to which some clients bind.
+
+    `broker`: publishes what the sweeper recovers. `renewals`: the database through connections of their own.
+    """
+    timing = timing or Timing()
+    metrics = Metrics(registry)
+    redis = connect_async(settings.redis_url, name="wearon-generator")
+    supabase = functools.cache(lambda: connect_to_supabase(settings))
+    ledger = Ledger(database or SupabaseDatabase(supabase()), timing)
+    store = ResultStore(
+        bucket or SupabaseBucket(supabase(), settings.storage_bucket),
+        settings.signed_url_ttl_seconds,
+        origin=settings.supabase_url,
+        public_origin=settings.supabase_public_url,
+    )
+    guard = breaker or ProviderBreaker(
+        redis, replica, provider_scope(settings), metrics, probe_seconds=timing.probe
+    )
+    stopping = Stopping(clock, timing.stop_patience)
+
+    def describe() -> dict[str, Any]:
+        return {
+            "concurrency": settings.generator_concurrency,
+            "waiting": gauge_value(metrics.waiting),
+            "working": gauge_value(metrics.working),
+            "provider_pause": guard.reason,
+        }
+
+    presence = Presence(redis, replica, describe)
+
+    async def admission() -> None:
+        await presence.wait_until_resumed()
+        await guard.wait_until_closed()
+
+    line = line_class(
+        slots or RedisSlots(redis, settings.generations_per_minute),
+        clock,
+        admission=admission,
+        unused=guard.inconclusive,
+        given=guard.given_to,
+    )
+    workshop = Workshop(
+        ledger=ledger,
+        store=store,
+        images=images or _image_processor(settings, fetcher, metrics, timing, clock),
+        provider=provider or _connect_provider(settings),
+        max_calls=settings.openai_max_retries,
+        hash_key=hash_key(settings.supabase_service_role_key.get_secret_value()),
+        line=line,
+        breaker=guard,
+        stopping=stopping,
+        metrics=metrics,
+        timing=timing,
+        clock=clock,
+    )
+    queues = QueueScan(redis)
+
+    async def show_backlog() -> None:
+        metrics.show_backlog(await ledger.backlog())
+
+    async def sweep() -> None:
+        await cleanup_stuck_sessions(
+            ledger,
+            queues,
+            broker=broker,
+            is_held_here=leases.holds,
+            stuck_after=settings.stuck_after_seconds,
+            timing=timing,
+            now=now,
+            metrics=metrics,
+        )
+
+    sweeper = Sweeper(timing, clock, look=show_backlog, sweep=sweep)
+    renewing = renewals or SupabaseDatabase(
+        connect_to_supabase(settings, RENEWAL_CONNECTIONS, timeout=timing.renewal_timeout)
+    )
+    leases = LeaseKeeper(
+        Ledger(renewing, timing), metrics, timing, on_failure=sweeper.supabase_was_unavailable
+    )
+    rejections = Rejections(
+        ledger,
+        dead_letters or DeadLetters(redis, replica),
+        metrics,
+        workshop.keep_trying(for_seconds=timing.patience_before_hold, until_stop=True),
+    )
+    return Generator(
+        settings=settings,
+        metrics=metrics,
+        redis=redis,
+        ledger=ledger,
+        store=store,
+        jobs=JobRunner(workshop, leases, rejections, replica=replica),
+        rejections=rejections,
+        presence=presence,
+        breaker=guard,
+        leases=leases,
+        line=line,
+        sweeper=sweeper,
+        stopping=stopping,
+    )
+
+
+def connect_to_supabase(
+    settings: GeneratorSettings, connections: int = SUPABASE_CONNECTIONS, **options: Any
+) -> AsyncClient:
+    """A client of the Supabase that the settings name; `options`: see `connect_supabase`."""
+    key = settings.supabase_service_role_key.get_secret_value()
+    return connect_supabase(settings.supabase_url, key, connections=connections, **options)
+
+
+def _connect_provider(settings: GeneratorSettings) -> Provider:
+    client = connect_openai(
+        settings.openai_api_key.get_secret_value(),
+        settings.openai_base_url,
+        settings.openai_timeout_seconds,
+    )
+    model = find_model(settings.openai_model)
+    fields = model.fields(settings.openai_quality, settings.openai_size, settings.openai_complexity)
+    return OpenAIProvider(client, model, fields)
+
+
+def build_fetcher(
+    settings: GeneratorSettings, fetcher_class: type[ImageFetcher] = ImageFetcher, **options: Any
+) -> ImageFetcher:
+    """The downloader of input pictures; our own Storage is trusted."""
+    return fetcher_class(
+        trusted_origins=(settings.supabase_url, *settings.image_fetch_trusted_origins),
+        rewrite_origins=(
+            {settings.supabase_public_url: settings.supabase_url} if settings.supabase_public_url else {}
+        ),
+        **options,
+    )
+
+
+def _image_processor(
+    settings: GeneratorSettings,
+    fetcher: ImageFetcher | None,
+    metrics: Metrics,
+    timing: Timing,
+    clock: Clock,
+) -> ImageProcessor:
+    decoders = ThreadPoolExecutor(decode_threads(), thread_name_prefix="decode")
+    return ImageProcessor(fetcher or build_fetcher(settings), decoders, metrics, timing, clock)

@@ -1,0 +1,87 @@
+"""Every period of a generator, and the relations between them that must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from typing import Final
+
+Now = Callable[[], datetime]
+"""The time of day, with a zone."""
+Clock = Callable[[], float]
+"""Seconds that only go forward, from any beginning; `time.monotonic` but for tests."""
+
+RENEWALS_IN_A_LEASE: Final = 3
+"""So many renewals in a row may time out before a lease runs out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """All in seconds. Raises `ValueError` for periods that do not fit each other.
+
+    Those that the database computes with are whole numbers.
+    """
+
+    # How a session stays with its holder
+    lease: int = 30
+    renewal_interval: float = 8.0
+    renewal_timeout: float = 6.0
+    """For one call; a renewal that failed is repeated after `renewal_pause`."""
+    renewal_pause: float = 0.5
+
+    # How sessions and messages that nobody has come back
+    sweep_interval: float = 10.0
+    recovery_grace: int = 60
+    """For a recovered job to be picked up before it is recovered again."""
+
+    # For how long a job tries
+    deadline: int = 300
+    """For one attempt, from its claim to the provider's answer."""
+    patience_before_hold: float = 60.0
+    """With Supabase, before the message goes back to the queue."""
+    release_patience: float = 5.0
+    """With Supabase, to give a session back; if that fails, its lease runs out."""
+    own_storage_patience: float = 300.0
+    """With our own Storage, for an input picture."""
+    foreign_host_patience: float = 60.0
+    """With a host that is not ours, for an input picture."""
+    stop_patience: float = 30.0
+    """With Supabase, after the process was asked to stop."""
+    crash_pause: int = 10
+    """Before a delivery that ended in an unexpected error is tried again."""
+
+    # What the broker and the breaker wait for
+    visibility_timeout: int = 3600
+    """After this the broker hands out an unacknowledged message again."""
+    longest_wait: float = 2700.0
+    """A job that waits longer to begin goes back to the queue: the broker would redeliver it."""
+    probe: int = 330
+    """After this a probe of the provider's quota that brought no answer is forgotten."""
+
+    def __post_init__(self) -> None:
+        """Check that the periods fit each other."""
+        for field in fields(self):
+            if getattr(self, field.name) <= 0:
+                raise ValueError(f"{field.name} must be above 0")
+        _must(
+            self.renewal_interval + RENEWALS_IN_A_LEASE * (self.renewal_timeout + self.renewal_pause)
+            <= self.lease,
+            f"a renewal interval and {RENEWALS_IN_A_LEASE} renewals that time out must fit a lease",
+        )
+        _must(self.recovery_grace > self.sweep_interval, "a recovery grace must outlast a sweep interval")
+        _must(self.probe > self.deadline, "a probe must outlive a deadline")
+        _must(
+            self.longest_wait + 2 * self.deadline < self.visibility_timeout,
+            "the longest wait and two deadlines (one for storing) must fit a visibility timeout",
+        )
+
+
+def utc_now() -> datetime:
+    """The time of day by this machine's clock."""
+    return datetime.now(UTC)
+
+
+def _must(holds: bool, relation: str) -> None:
+    if not holds:
+        raise ValueError(relation)

@@ -1,0 +1,226 @@
+"""A job from a task in hand until it may be worked on: hold, prepare the pictures, wait for a slot, claim.
+
+It may also be turned away, or give the task back to the queue; `attempt` has what follows a claim.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, TypeVar, assert_never
+from uuid import uuid4
+
+import structlog
+
+from wearon_contracts.errors import ErrorCode
+from wearon_contracts.tasks import DeadLetterReason, GenerationTask
+from wearon_generator.attempt import Attempt, Failure, Workshop, prepare_pictures
+from wearon_generator.end_users import end_user
+from wearon_generator.endings import Done, Ending, Outcome, Retry, RetryReason
+from wearon_generator.leases import Lease, LeaseKeeper
+from wearon_generator.ledger import Claim, ClaimVerdict, Decision, Held, HoldVerdict, Session
+from wearon_generator.rejection import Rejections
+from wearon_generator.slots import Priority
+from wearon_generator.supabase_client import SupabaseUnavailable
+from wearon_service_kit.background import end
+from wearon_service_kit.logs import job_context
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+
+class _LeaseLost(Exception):
+    """Another replica has taken the session over."""
+
+
+class _GiveBack(Exception):
+    """The task is to go back to the queue."""
+
+    def __init__(self, reason: RetryReason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+class JobRunner:
+    """Runs the jobs that Celery delivers."""
+
+    def __init__(
+        self, workshop: Workshop, leases: LeaseKeeper, rejections: Rejections, *, replica: str
+    ) -> None:
+        self._workshop = workshop
+        self._leases = leases
+        self._rejections = rejections
+        self._replica = replica
+        self._ledger = workshop.ledger.with_retry(
+            workshop.keep_trying(for_seconds=workshop.timing.patience_before_hold, until_stop=True)
+        )
+
+    async def process(self, task: GenerationTask, *, returned: bool) -> Ending:
+        """Do everything for one delivery of `task`; `returned`: it has waited in the queue before."""
+        with job_context(
+            request_id=task.request_id, session_id=str(task.session_id), channel=task.channel.value
+        ):
+            ending = await self._process(task, returned)
+            label = ending.outcome if isinstance(ending, Done) else ending.reason
+            self._workshop.metrics.jobs.labels(channel=task.channel.value, outcome=label.value).inc()
+            return ending
+
+    async def _process(self, task: GenerationTask, returned: bool) -> Ending:
+        held = Held(Session(task.channel, task.session_id), f"{self._replica}/{uuid4().hex}")
+        try:
+            decision = await self._ledger.hold(task, held.holder)
+        except SupabaseUnavailable as error:
+            log.warning("job_given_back", reason=RetryReason.SUPABASE_UNAVAILABLE.value, detail=str(error))
+            return Retry(RetryReason.SUPABASE_UNAVAILABLE)
+        match decision.verdict:
+            case "held":
+                log.info("job_held", attempts_so_far=decision.attempt)
+                person = end_user(self._workshop.hash_key, task, decision.shopper_email)
+                return await self._run_held(task, replace(held, end_user=person), decision, returned)
+            case "session_not_found":
+                detail = "no session row with this id and channel"
+                return await self._rejections.set_aside(task, DeadLetterReason.SESSION_NOT_FOUND, detail)
+            case "owner_mismatch":
+                detail = "the session belongs to another owner"
+                await self._rejections.set_aside(task, DeadLetterReason.OWNER_MISMATCH, detail)
+                return await self._rejections.reject(held.session, ErrorCode.INVALID_TASK)
+            case "settled":
+                log.info("job_turned_away", verdict=decision.verdict)
+                return Done(Outcome.SETTLED)
+            case "held_elsewhere":
+                log.info("job_turned_away", verdict=decision.verdict)
+                return Done(Outcome.HELD_ELSEWHERE)
+            case other:
+                assert_never(other)
+
+    async def _run_held(
+        self, task: GenerationTask, held: Held, decision: Decision[HoldVerdict], returned: bool
+    ) -> Ending:
+        priority = Priority.RETURNED_JOB if returned or decision.attempt > 0 else Priority.NEW_JOB
+        with self._leases.keep(held) as lease:
+            try:
+                return await HeldJob(self._workshop, task, lease, priority).run(decision.due_in)
+            finally:
+                await self._workshop.breaker.inconclusive(held.holder)
+
+
+class HeldJob:
+    """A job whose session this process holds."""
+
+    def __init__(self, workshop: Workshop, task: GenerationTask, lease: Lease, priority: Priority) -> None:
+        self._workshop = workshop
+        self._task = task
+        self._lease = lease
+        self._held = lease.held
+        self._priority = priority
+        self._metrics = workshop.metrics
+        timing = workshop.timing
+        self._keep_trying = workshop.keep_trying(lease, for_seconds=timing.deadline)
+        self._ledger = workshop.ledger.with_retry(self._keep_trying)
+        self._releasing = workshop.ledger.with_retry(
+            workshop.keep_trying(for_seconds=timing.release_patience)
+        )
+        self._held_at = workshop.clock()
+        self._give_up_at = self._held_at + timing.longest_wait
+
+    async def run(self, due_in: float | None) -> Ending:
+        """Wait (at least until the job is due, in so many seconds), claim, and work on it."""
+        self._metrics.waiting.inc()
+        try:
+            claimed = await self._until_claimed(due_in)
+        except _LeaseLost:
+            return self._lost()
+        except _GiveBack as giving_back:
+            return await self._give_back(giving_back.reason)
+        except SupabaseUnavailable:
+            if self._lease.lost.is_set():
+                return self._lost()
+            return await self._give_back(RetryReason.SUPABASE_UNAVAILABLE)
+        finally:
+            self._metrics.waiting.dec()
+            self._metrics.steps.labels(step="wait").observe(self._workshop.clock() - self._held_at)
+        if isinstance(claimed, Done):
+            return claimed
+        attempt, number = claimed
+        with job_context(attempt=number):
+            waited = round(self._workshop.clock() - self._held_at, 2)
+            log.info("session_processing", waited_seconds=waited)
+            return await attempt.run()
+
+    async def _until_claimed(self, due_in: float | None) -> tuple[Attempt, int] | Done:
+        pictures: list[bytes] | Failure | None = None
+        while True:
+            if due_in is not None:
+                await self._unless_interrupted(asyncio.sleep(due_in))
+            if pictures is None:
+                pictures = await self._unless_interrupted(self._prepare())
+            has_slot = not isinstance(pictures, Failure)
+            if has_slot:
+                await self._unless_interrupted(self._workshop.line.take(self._priority, self._held.holder))
+            decision, was_repeated = await self._claim()
+            match decision.verdict:
+                case "claimed" | "poison":
+                    attempt = Attempt(
+                        self._workshop,
+                        self._task,
+                        Claim(self._held, decision.attempt),
+                        self._lease,
+                        pictures=pictures,
+                        has_slot=has_slot and not was_repeated,
+                        poison=decision.verdict == "poison",
+                    )
+                    return attempt, decision.attempt
+                case "not_due":
+                    due_in = decision.due_in
+                case "settled":
+                    log.info("job_turned_away", verdict=decision.verdict)
+                    return Done(Outcome.SETTLED)
+                case "lost":
+                    raise _LeaseLost
+                case other:
+                    assert_never(other)
+
+    async def _prepare(self) -> list[bytes] | Failure:
+        try:
+            return await prepare_pictures(self._workshop, self._task)
+        except Failure as failure:
+            return failure  # the session can be failed once it is claimed
+
+    async def _claim(self) -> tuple[Decision[ClaimVerdict], bool]:
+        """The decision, and whether the claim had to be repeated: then the slot is for a time gone by."""
+        failures = self._keep_trying.failures
+        decision = await self._ledger.claim(self._held)
+        return decision, self._keep_trying.failures > failures
+
+    async def _unless_interrupted(self, wanted: Coroutine[Any, Any, T]) -> T:
+        """What `wanted` returns, unless there is a reason not to wait for it any longer."""
+        work = asyncio.create_task(wanted)
+        lost = asyncio.create_task(self._lease.lost.wait())
+        stopping = asyncio.create_task(self._workshop.stopping.event.wait())
+        try:
+            left = max(0.0, self._give_up_at - self._workshop.clock())
+            await asyncio.wait({work, lost, stopping}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if lost.done():
+                raise _LeaseLost
+            if stopping.done():
+                raise _GiveBack(RetryReason.STOPPING)
+            if not work.done():
+                raise _GiveBack(RetryReason.TOO_LONG)
+            return work.result()
+        finally:
+            for task in (work, lost, stopping):
+                await end(task)
+
+    def _lost(self) -> Ending:
+        self._metrics.leases_lost.inc()
+        log.warning("lease_lost", while_doing="waiting")
+        return Done(Outcome.LOST)
+
+    async def _give_back(self, reason: RetryReason) -> Ending:
+        log.info("job_given_back", reason=reason.value)
+        # If the release does not arrive, the lease runs out and the task is recovered from the ledger.
+        with suppress(SupabaseUnavailable):
+            await self._releasing.release(self._held)
+        return Retry(reason)
