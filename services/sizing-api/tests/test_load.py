@@ -19,6 +19,7 @@ from wearon_service_kit.images.fetch import ImageFetcher
 from wearon_sizing.app import RefusedError, Sizer
 from wearon_sizing.measuring import Method
 from wearon_sizing.metrics import Metrics
+from wearon_sizing.middleware import BODY_SECONDS
 from wearon_sizing.pose import Landmarker
 from wearon_sizing.settings import SizingSettings
 from wearon_sizing.workers import QueueFullError, Workers
@@ -45,6 +46,22 @@ def test_the_surplus_is_turned_away_at_once(
         assert max(seconds for _, seconds, _ in answers) < 3
         assert service.estimate(url, sitter.height).status_code == 200
         assert service.counter("wearon_sizing_queue_depth") == 0
+
+
+def test_a_body_that_stalls_is_answered_408_and_cut(service: Service) -> None:
+    address = service.client.base_url.host, service.client.base_url.port
+    head = b"POST /estimate-body HTTP/1.1\r\nHost: sizing\r\nContent-Length: 60\r\n"
+    head += b"Content-Type: application/json\r\n\r\n"
+    start = time.monotonic()
+    with socket.create_connection(address, timeout=15) as stalled:
+        stalled.sendall(head + b'{"height_cm"')
+        answer = b""
+        # Until the service closes the connection.
+        while part := stalled.recv(65536):
+            answer += part
+    assert BODY_SECONDS <= time.monotonic() - start < BODY_SECONDS + 5
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"code":"request_timeout"' in answer
 
 
 def test_health_answers_while_everybody_waits(service: Service, image_host: ImageHost) -> None:

@@ -10,9 +10,9 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from wearon_contracts.errors import ErrorCode, sentence
 from wearon_contracts.sizing import BodySeen
-from wearon_sizing.measuring import Method
-from wearon_sizing.photo_check import look, refuse_sizing, refuse_try_on
+from wearon_sizing.photo_check import look, refuse_try_on
 from wearon_sizing.pose import Landmarker
+from wearon_sizing.sizing import refuse_photo
 
 from .studio import SITTERS, ImageHost, Service, Sitter, body_of, jpeg, pixels
 
@@ -53,7 +53,6 @@ def far_away(picture: Image.Image) -> Image.Image:
 )
 def test_a_photo_is_refused_for_what_is_wrong_with_it(
     landmarker: Landmarker,
-    method: Method,
     sitter: Sitter,
     make: Callable[[Image.Image], Image.Image],
     seen: BodySeen | None,
@@ -66,26 +65,26 @@ def test_a_photo_is_refused_for_what_is_wrong_with_it(
     if seen is not None:
         assert sight.body is seen
     assert refuse_try_on(picture, people) is try_on
-    assert refuse_sizing(picture, people, method) is sizing
+    assert refuse_photo(picture, people) is sizing
     assert (sight.people == 2) == (try_on is E.SEVERAL_PEOPLE)
 
 
-def test_somebody_far_away_is_too_small_for_both(landmarker: Landmarker, method: Method) -> None:
+def test_somebody_far_away_is_too_small_for_both(landmarker: Landmarker) -> None:
     picture = pixels(far_away(SITTERS[0].picture))
     people = landmarker.detect(picture)
     unfit = (E.PERSON_TOO_SMALL, E.NO_PERSON)
     assert refuse_try_on(picture, people) in unfit
-    assert refuse_sizing(picture, people, method) in unfit
+    assert refuse_photo(picture, people) in unfit
 
 
-def test_nobody_is_no_person(landmarker: Landmarker, method: Method) -> None:
+def test_nobody_is_no_person(landmarker: Landmarker) -> None:
     # Stripes with sharp edges: nothing but the missing person is wrong with them.
     picture = np.zeros((640, 480, 3), np.uint8)
     picture[:, ::40] = 255
     people = landmarker.detect(picture)
     sight = look(picture, people)
     assert (sight.people, sight.body) == (0, BodySeen.NONE)
-    assert refuse_try_on(picture, people) is refuse_sizing(picture, people, method) is E.NO_PERSON
+    assert refuse_try_on(picture, people) is refuse_photo(picture, people) is E.NO_PERSON
 
 
 def test_a_usable_photo_is_answered_with_what_was_seen(service: Service, image_host: ImageHost) -> None:

@@ -27,10 +27,9 @@ from PIL import Image, ImageEnhance, ImageFilter
 from wearon_contracts.errors import ErrorCode
 from wearon_contracts.sizing import PhotoPurpose
 from wearon_service_kit.images.decode import open_rgb
-from wearon_sizing.measuring import Method, load_method
-from wearon_sizing.photo_check import look, refuse_sizing, refuse_try_on
+from wearon_sizing.photo_check import look, refuse_try_on
 from wearon_sizing.pose import Landmarker
-from wearon_sizing.sizing import LONG_SIDE
+from wearon_sizing.sizing import LONG_SIDE, refuse_photo
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 E = ErrorCode
@@ -134,9 +133,8 @@ SITUATIONS = (
 class Judge:
     """Checks pictures as the service does, and keeps the time."""
 
-    def __init__(self, landmarker: Landmarker, method: Method) -> None:
+    def __init__(self, landmarker: Landmarker) -> None:
         self._landmarker = landmarker
-        self._method = method
         self.seconds: list[float] = []
 
     def check(self, data: bytes) -> tuple[dict[PhotoPurpose, ErrorCode | None], str]:
@@ -147,7 +145,7 @@ class Judge:
         codes = {PhotoPurpose.TRY_ON: refuse_try_on(picture, people)}
         sight = look(picture, people)
         self.seconds.append(time.perf_counter() - start)
-        codes[PhotoPurpose.SIZING] = refuse_sizing(picture, people, self._method)
+        codes[PhotoPurpose.SIZING] = refuse_photo(picture, people)
         seen = (
             f"{sight.people} people, {sight.body.value}, light {sight.light:.2f}, sharp {sight.sharpness:.2f}"
         )
@@ -222,7 +220,7 @@ def main() -> None:
     if not photos:
         raise SystemExit(f"no photographs in {options.photos}")
     with Landmarker(options.model) as landmarker:
-        judge = Judge(landmarker, load_method())
+        judge = Judge(landmarker)
         measured = show_photos(judge, photos)
         if options.renders:
             fronts = read_fronts(options.renders)

@@ -79,6 +79,7 @@ class ErrorCode(StrEnum):
     # The sizing API as a service
     REQUEST_INVALID = "request_invalid"
     SIZE_CHART_INVALID = "size_chart_invalid"
+    REQUEST_TIMEOUT = "request_timeout"
     UNAUTHORIZED = "unauthorized"
     MODEL_NOT_LOADED = "model_not_loaded"
     OVERLOADED = "overloaded"
@@ -452,6 +453,13 @@ _TABLE: Final = (
     ),
     ErrorInfo(_C.REQUEST_INVALID, "The request is not valid.", False, 422, _F.SERVICE),
     ErrorInfo(_C.SIZE_CHART_INVALID, "The size chart cannot be used.", False, 422, _F.SERVICE),
+    ErrorInfo(
+        _C.REQUEST_TIMEOUT,
+        "The request did not arrive in time. Please try again.",
+        True,
+        408,
+        _F.SERVICE,
+    ),
     ErrorInfo(_C.UNAUTHORIZED, "A valid API key is needed.", False, 401, _F.SERVICE),
     ErrorInfo(
         _C.MODEL_NOT_LOADED, "Sizing is starting up. Please try again in a moment.", True, 503, _F.SERVICE

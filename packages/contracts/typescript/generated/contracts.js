@@ -413,6 +413,11 @@ export const ERRORS = {
     "retryable": false,
     "family": "service"
   },
+  "request_timeout": {
+    "sentence": "The request did not arrive in time. Please try again.",
+    "retryable": true,
+    "family": "service"
+  },
   "unauthorized": {
     "sentence": "A valid API key is needed.",
     "retryable": false,

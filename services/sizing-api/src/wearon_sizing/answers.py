@@ -27,6 +27,7 @@ WILL_DO: Final = "This photo will do."
 _DESCRIPTIONS: Final = {
     400: "The photo cannot be downloaded or is not a picture.",
     401: "API keys are in use and the request brings none of them.",
+    408: "The body of the request did not arrive within five seconds.",
     413: "The request is larger than any valid one.",
     422: "The photo cannot be measured, or the request is not valid.",
     500: "A fault of this service.",

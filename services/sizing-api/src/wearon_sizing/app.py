@@ -41,13 +41,13 @@ from wearon_sizing.estimates import Estimate, with_photo, without_photo
 from wearon_sizing.measuring import Method, load_method
 from wearon_sizing.metrics import Metrics
 from wearon_sizing.middleware import RequestMiddleware, request_id_of
-from wearon_sizing.photo_check import look, refuse_sizing, refuse_try_on
+from wearon_sizing.photo_check import look, refuse_try_on
 from wearon_sizing.population import Population, load_population
 from wearon_sizing.pose import Landmarker, ModelMissingError
 from wearon_sizing.redis_watch import RedisWatch
 from wearon_sizing.settings import SizingSettings
 from wearon_sizing.size_charts import Chart, ChartError, choose, read_chart
-from wearon_sizing.sizing import LONG_SIDE, PhotoRefusedError, Shopper, assess, find_person
+from wearon_sizing.sizing import LONG_SIDE, PhotoRefusedError, Shopper, assess, find_person, refuse_photo
 from wearon_sizing.workers import QueueFullError, Workers
 
 # The client gives up after 5 s; what it has not been told by then is lost.
@@ -189,7 +189,7 @@ class Sizer:
                 if body.purpose is PhotoPurpose.TRY_ON:
                     refusal = refuse_try_on(picture, people)
                 else:
-                    refusal = refuse_sizing(picture, people, self._method)
+                    refusal = refuse_photo(picture, people)
                 return checked(look(picture, people), refusal)
 
         answer = await self._with_picture(body.image_url, deadline, work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 import uuid
@@ -19,6 +20,9 @@ from wearon_sizing.metrics import Metrics
 
 # A request holds one URL of at most 8,192 characters and a few numbers.
 MOST_BYTES: Final = 64 * 1024
+# Seconds from the first to the last byte of a body. Its client gives up after 5 s altogether; what drips in
+# more slowly only keeps a connection.
+BODY_SECONDS: Final = 5.0
 _ACCEPTABLE_ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 # Called every few seconds by machines; a line for each would bury the others.
 _QUIET: Final = frozenset({"/health", "/live", "/ready", "/metrics"})
@@ -30,6 +34,10 @@ def request_id_of(scope: Scope) -> str:
     """The id that `RequestMiddleware` gave this request."""
     request_id: str = scope["state"]["request_id"]
     return request_id
+
+
+class StalledBodyError(Exception):
+    """The body of a request is not complete after `BODY_SECONDS`."""
 
 
 class RequestMiddleware:
@@ -67,6 +75,10 @@ class RequestMiddleware:
                     await JSONResponse(answer, 413)(scope, receive, note_status)
                 else:
                     await self._app(scope, _replayed(body, receive), note_status)
+            except StalledBodyError:
+                # With the connection closed after it, so that the rest of the body is not waited for.
+                answer = problem(ErrorCode.REQUEST_TIMEOUT, request_id)
+                await JSONResponse(answer, 408, {"Connection": "close"})(scope, receive, note_status)
             except Exception:
                 _log.exception("request_failed", path=path)
                 if status:
@@ -80,16 +92,23 @@ class RequestMiddleware:
 
 
 async def _read(receive: Receive) -> bytes | None:
-    """The body of a request, or None once there is more of it than any valid one has."""
+    """The body of a request, or None once there is more of it than any valid one has.
+
+    Raises StalledBodyError when it is not there in time.
+    """
     body = b""
-    while True:
-        message = await receive()
-        part: bytes = message.get("body", b"")
-        body += part
-        if len(body) > MOST_BYTES:
-            return None
-        if not message.get("more_body", False):
-            return body
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while True:
+                message = await receive()
+                part: bytes = message.get("body", b"")
+                body += part
+                if len(body) > MOST_BYTES:
+                    return None
+                if not message.get("more_body", False):
+                    return body
+    except TimeoutError as error:
+        raise StalledBodyError from error
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

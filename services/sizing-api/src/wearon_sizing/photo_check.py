@@ -21,7 +21,6 @@ from wearon_sizing.gates import (
     sharpness,
     yaw,
 )
-from wearon_sizing.measuring import Method
 from wearon_sizing.silhouette import (
     ANKLE_L,
     ANKLE_R,
@@ -34,7 +33,6 @@ from wearon_sizing.silhouette import (
     Person,
     middle,
 )
-from wearon_sizing.sizing import PhotoRefusedError, Shopper, assess, refuse_photo
 
 # A joint counts as seen when the detector is this sure that it is neither hidden nor a guess.
 SEEN_VISIBILITY: Final = 0.5
@@ -44,10 +42,6 @@ WAIST_SHARE: Final = 0.5
 LEAST_TRY_ON_PIXELS: Final = 128
 # A shoulder line turned by more than this shows the back; 90 is a profile.
 MOST_TRY_ON_YAW_DEGREES: Final = 110.0
-
-
-# What a photo is refused for are proportions, so that any height will do to look for them.
-ANY_HEIGHT_CM: Final = 170.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +81,6 @@ def refuse_try_on(picture: NDArray[np.uint8], people: Sequence[Person]) -> Error
     if not len(rows) or np.ptp(rows) < LEAST_TRY_ON_PIXELS:
         return ErrorCode.PERSON_TOO_SMALL
     return ErrorCode.FACING_AWAY if yaw(person) > MOST_TRY_ON_YAW_DEGREES else None
-
-
-def refuse_sizing(picture: NDArray[np.uint8], people: Sequence[Person], method: Method) -> ErrorCode | None:
-    """Why nobody can be measured in `picture`; None if somebody can."""
-    refusal = refuse_photo(picture, people)
-    if refusal:
-        return refusal
-    try:
-        assess(by_size(people)[0], Shopper(ANY_HEIGHT_CM), method)
-    except PhotoRefusedError as refused:
-        # Whether the girths go with the height cannot be said before the height is known.
-        return None if refused.code is ErrorCode.IMPLAUSIBLE_BODY else refused.code
-    return None
 
 
 def body_seen(person: Person) -> BodySeen:
