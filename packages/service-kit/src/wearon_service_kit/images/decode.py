@@ -146,7 +146,7 @@ def _open_png(data: bytes, sizes: _Sizes) -> Image.Image:
         last = image.crop((0, image.height - 1, *image.size)).tobytes()
         if (file.interlaced or last.count(0) == len(last)) and not file.rows_are_whole():
             raise ImageRefused(ErrorCode.IMAGE_DAMAGED, "cut off")
-        small = _shrink(image, sizes.largest, depth=file.depth)
+        small = _shrink(image, sizes.largest, depth=file.depth, grey=file.grey)
     return _finish(small, file.exif, file.profile)
 
 
@@ -189,8 +189,11 @@ def _turn(format_: ImageFormat, pixels: int) -> AbstractContextManager[object]:
     return _heavy if pixels * _BYTES_PER_PIXEL[format_] > _HEAVY_BYTES else nullcontext()
 
 
-def _shrink(image: ImageFile, max_side: int, *, depth: int = 8) -> Image.Image:
-    """Decoded at its final size, still on its side; L, LA, RGB, RGBA or CMYK. `depth`: bits a sample."""
+def _shrink(image: ImageFile, max_side: int, *, depth: int = 8, grey: bool = False) -> Image.Image:
+    """Decoded at its final size, still on its side; L, LA, RGB, RGBA or CMYK. `depth`: bits a sample.
+
+    `grey`: Pillow opens grey with alpha and 16 bits as if it had colours.
+    """
     whole = image.size
     scale = min(1.0, max_side / max(whole))
     target = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -200,7 +203,7 @@ def _shrink(image: ImageFile, max_side: int, *, depth: int = 8) -> Image.Image:
     image.load()
     if image.mode not in ("L", "RGB", "CMYK") or image.has_transparency_data:
         _scale_transparent_colour(image, depth)
-        return _unify_and_resize(image, target)
+        return _unify_and_resize(image, target, grey=grey)
     if image.size == target:
         return image.copy()
     # What libjpeg has reduced has lost the detail that Lanczos keeps: the same within 1 dB in half the time.
@@ -208,14 +211,14 @@ def _shrink(image: ImageFile, max_side: int, *, depth: int = 8) -> Image.Image:
     return image.resize(target, resampling, box, _REDUCING_GAP)
 
 
-def _unify_and_resize(image: ImageFile, target: tuple[int, int]) -> Image.Image:
+def _unify_and_resize(image: ImageFile, target: tuple[int, int], *, grey: bool) -> Image.Image:
     """L, LA, RGB or RGBA, strip by strip, so that the whole is never held a second time at full size."""
     width, height = image.size
     across = max(1, int(width / target[0] / _REDUCING_GAP))
     down = max(1, int(height / target[1] / _REDUCING_GAP))
     rows = max(1, _STRIP_PIXELS // (width * down)) * down
     pieces = (
-        _unify(image.crop((0, top, width, min(top + rows, height)))).reduce((across, down))
+        _unify(image.crop((0, top, width, min(top + rows, height))), grey=grey).reduce((across, down))
         for top in range(0, height, rows)
     )
     first = next(pieces)
@@ -237,11 +240,11 @@ def _scale_transparent_colour(image: Image.Image, depth: int) -> None:
         image.info["transparency"] = round(key * 255 / (2**depth - 1))
 
 
-def _unify(image: Image.Image) -> Image.Image:
+def _unify(image: Image.Image, *, grey: bool) -> Image.Image:
     """Grey stays grey, so that a profile for grey fits."""
     if image.mode == "I;16":  # Pillow's own conversion clips instead of scaling
         image = image.point(lambda value: value * (1 / 257) + 0.5).convert("L")
-    grey = image.mode in ("1", "L", "LA")
+    grey = grey or image.mode in ("1", "L", "LA")
     if image.has_transparency_data:
         return image.convert("LA" if grey else "RGBA")
     return image.convert("L" if grey else "RGB")

@@ -43,7 +43,7 @@ _ADAM7: Final = (
 class PngFile:
     """`data`: what the decoder gets. `exif`: TIFF structure or None. `profile`: ICC profile or None.
 
-    `depth`: bits of a sample. `interlaced`: whether the rows come in seven passes.
+    `depth`: bits of a sample. `grey`: without colours. `interlaced`: the rows come in seven passes.
     """
 
     data: bytes
@@ -52,6 +52,7 @@ class PngFile:
     width: int
     height: int
     depth: int
+    grey: bool
     interlaced: bool
     _samples: int
     _pixels: tuple[memoryview, ...]
@@ -107,13 +108,15 @@ def read_png(data: bytes) -> PngFile:
     if _is_transparency(transparent, colour):
         parts.append(_chunk(b"tRNS", transparent))
     parts += [*strict[b"IDAT"], _chunk(b"IEND", b"")]
+    grey = colour in (0, 4)
     return PngFile(
         data=b"".join(parts),
         exif=notes.get(b"eXIf"),
-        profile=_profile(notes, grey=colour in (0, 4)),
+        profile=_profile(notes, grey=grey),
         width=width,
         height=height,
         depth=depth,
+        grey=grey,
         interlaced=bool(interlace),
         _samples=_SAMPLES[colour],
         _pixels=tuple(pixels),
