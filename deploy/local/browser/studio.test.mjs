@@ -211,6 +211,12 @@ for (const [device, options] of Object.entries(DEVICES)) {
       await page.waitForFunction((wanted) => document.getElementById("balance").textContent === wanted, String(had + 10));
     });
 
+    test("a photo is looked at before a credit is taken", async () => {
+      await openTab("Try on");
+      await chooseSample("Person", "Person two");
+      await page.locator("#photo-check", { hasText: "This photo will do." }).waitFor();
+    });
+
     test("a photo is measured, and what is measured is drawn onto it", async () => {
       await openTab("Sizing");
       await chooseSample("Photo", "Person two");
@@ -221,7 +227,8 @@ for (const [device, options] of Object.entries(DEVICES)) {
       await page.locator(".size strong").waitFor();
       assert.match(await page.locator(".size").textContent(), /^Size (XS|S|M|L|XL|XXL)\d+% suremost likely/);
       const rows = await page.locator(".measures tbody tr").allTextContents();
-      assert.deepEqual(rows.map((row) => row.match(/^[A-Z][a-z]+?(?=girth|breadth)/)[0]), ["Chest", "Waist", "Hip", "Shoulder"]);
+      assert.deepEqual(rows.map((row) => row.match(/^[A-Z][a-z]+?(?=girth|breadth|crotch)/)[0]),
+        ["Chest", "Waist", "Hip", "Shoulder", "Inseam"]);
       for (const row of rows) {
         const [value, lower, upper] = row.match(/\d+\.\d/g).map(Number);
         assert.ok(lower < value && value < upper, row);
@@ -245,11 +252,27 @@ for (const [device, options] of Object.entries(DEVICES)) {
       await page.waitForFunction((old) => document.querySelector(".measures .chest_cm .value").textContent !== old, without);
     });
 
+    test("the garment's own sizes are answered beside the letter size", async () => {
+      await page.getByRole("combobox", { name: "Size chart" }).selectOption("uk_women");
+      await page.getByRole("button", { name: "Find the size" }).click();
+      await page.locator(".advice.chart").waitFor();
+      assert.equal(await page.locator(".chart-sizes tbody tr").count(), 9);
+      await page.getByText("The garment's own chart").click();
+      await page.getByRole("textbox", { name: "One size per line" }).fill("small chest 70-90\nlarge chest 90-120");
+      await page.getByRole("button", { name: "Find the size" }).click();
+      await page.locator(".chart-sizes tbody th", { hasText: "large" }).waitFor();
+      assert.equal(await page.locator(".chart-sizes tbody tr").count(), 2);
+      await isAccessible();
+      await fitsTheScreen();
+    });
+
     test("a photo that cannot be measured says what to change", async () => {
       await chooseSample("Photo", "Feet cut off");
       await page.getByRole("button", { name: "Find the size" }).click();
       await page.getByText("Your feet are cut off. Please step back until they are in the photo.").waitFor();
       await page.getByRole("img", { name: "The skeleton that was found" }).waitFor();
+      await page.getByRole("heading", { name: "Without the photo" }).waitFor();
+      assert.equal(await page.locator(".measures tbody tr").count(), 5);
       await isAccessible();
       await shoot(page, `${device}-sizing-refused`, { fullPage: true });
     });

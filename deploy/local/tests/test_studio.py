@@ -188,6 +188,20 @@ def test_sizing_without_a_sizing_api_says_so(studio: httpx.Client) -> None:
     assert without_height.status_code == 422 and "height" in without_height.json()["sentence"]
 
 
+def test_a_photo_check_without_a_sizing_api_stops_nobody(studio: httpx.Client) -> None:
+    answer = studio.post("/api/check-photo", files={"person_sample": (None, "person-1")}).json()
+    assert answer == {"usable": True, "sentence": "No sizing API runs in this stack."}
+
+
+@pytest.mark.parametrize(
+    "chart", ["{", '{"rows": []}', '{"rows": [{"label": "M", "chest_cm": {"lower": null}}']
+)
+def test_a_size_chart_that_cannot_be_read_is_refused(studio: httpx.Client, chart: str) -> None:
+    fields = {"photo_sample": "person-1", "height_cm": "161.3", "size_chart": chart}
+    answer = studio.post("/api/sizing", files={name: (None, value) for name, value in fields.items()})
+    assert answer.status_code == 422 and "size chart" in answer.json()["sentence"]
+
+
 def test_the_queue_shows_the_consumer_and_what_it_set_aside(stack: Stack, studio: httpx.Client) -> None:
     consumer = stack.start_service("consumer")
     try:

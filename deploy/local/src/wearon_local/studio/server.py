@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from wearon_contracts.sizing import FitPreference, Gender
+from wearon_contracts.sizing import FitPreference, Gender, SizeChart
 from wearon_local.app.next_app import (
     SAMPLE_GARMENT,
     SAMPLE_PERSON,
@@ -40,7 +41,12 @@ from wearon_local.app.next_app import (
 )
 from wearon_local.paths import STUDIO_PAGE_DIR
 from wearon_local.studio.queue import ContainerWorkers, Events, Queue, Workers
-from wearon_local.studio.sizing import Draughtsman, Fitting, SizingDraughtsman, without_feet
+from wearon_local.studio.sizing import (
+    OverlayRenderer,
+    SizingOverlayRenderer,
+    SizingService,
+    without_feet,
+)
 from wearon_local.studio.try_ons import PROMPTS, TryOns
 
 CREDITS: Final = 10
@@ -54,6 +60,9 @@ _HEADERS: Final = {
     b"referrer-policy": b"no-referrer",
     b"cache-control": b"no-store",
 }
+
+
+_CHART_UNREADABLE: Final = "A line of the size chart cannot be read, such as: M chest 96-104 waist 81-89."
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +99,7 @@ class Shopper(BaseModel):
     weight_kg: float | None = Field(default=None, allow_inf_nan=False)
     gender: Gender | None = None
     fit_preference: FitPreference | None = None
+    size_chart: SizeChart | None = None
 
 
 class Refusal(Exception):
@@ -104,9 +114,9 @@ class Refusal(Exception):
 class Studio:
     """What the page asks for."""
 
-    def __init__(self, try_ons: TryOns, fitting: Fitting, queue: Queue) -> None:
+    def __init__(self, try_ons: TryOns, sizing: SizingService, queue: Queue) -> None:
         self._try_ons = try_ons
-        self._fitting = fitting
+        self._sizing = sizing
         self._queue = queue
         self._samples = {sample.name: sample for sample in SAMPLES}
 
@@ -119,6 +129,7 @@ class Studio:
             Route("/api/try-ons", self.start_try_on, methods=["POST"]),
             Route("/api/try-ons/{id:uuid}", self.try_on),
             Route("/api/try-ons/{id:uuid}/picture", self.picture),
+            Route("/api/check-photo", self.check_photo, methods=["POST"]),
             Route("/api/sizing", self.size, methods=["POST"]),
             Route("/api/queue", self.queue),
             Route("/api/queue/try-ons", self.fill, methods=["POST"]),
@@ -171,16 +182,30 @@ class Studio:
     async def size(self, request: Request) -> Response:
         form = await _form(request)
         data, content_type = await self._picture(form, "photo")
-        given = {key: value for key, value in form.items() if isinstance(value, str) and value}
+        given: dict[str, Any] = {
+            key: value for key, value in form.items() if isinstance(value, str) and value
+        }
         try:
+            if "size_chart" in given:
+                given["size_chart"] = json.loads(given["size_chart"])
             shopper = Shopper.model_validate(given).model_dump(mode="json", exclude_none=True)
-        except ValidationError:
-            raise Refusal(422, "Please give the height in centimetres.") from None
+        except ValidationError as error:
+            about_chart = any(item["loc"][:1] == ("size_chart",) for item in error.errors())
+            sentence = _CHART_UNREADABLE if about_chart else "Please give the height in centimetres."
+            raise Refusal(422, sentence) from None
+        except ValueError:
+            raise Refusal(422, _CHART_UNREADABLE) from None
 
         def work() -> dict[str, Any]:
-            return self._fitting.size(data, self._try_ons.upload(data, content_type), shopper)
+            return self._sizing.size(data, self._try_ons.upload(data, content_type), shopper)
 
         return JSONResponse(await asyncio.to_thread(work))
+
+    async def check_photo(self, request: Request) -> Response:
+        """Whether the person's photo will do for a try-on, before a credit is taken."""
+        data, content_type = await self._picture(await _form(request), "person")
+        url = await asyncio.to_thread(self._try_ons.upload, data, content_type)
+        return JSONResponse(await asyncio.to_thread(self._sizing.check, url))
 
     def queue(self, _: Request) -> Response:
         return JSONResponse(self._queue.view())
@@ -214,7 +239,7 @@ class Studio:
         return JSONResponse(self._queue.events.all())
 
     def close(self) -> None:
-        self._fitting.close()
+        self._sizing.close()
         self._queue.close()
 
     def _start(self, pictures: list[tuple[bytes, str]], behaviour: str) -> UUID:
@@ -303,13 +328,13 @@ def open_studio(
     app: NextApp,
     *,
     sizing_url: str | None,
-    draughtsman: Draughtsman | None,
+    renderer: OverlayRenderer | None,
     workers: Workers,
     events: Events,
 ) -> Studio:
     """The studio of one stack, with a user of its own."""
     queue = Queue(app, app.redis_url, workers, events)
-    return Studio(TryOns(app, credits=CREDITS), Fitting(sizing_url, draughtsman), queue)
+    return Studio(TryOns(app, credits=CREDITS), SizingService(sizing_url, renderer), queue)
 
 
 def main() -> None:
@@ -335,7 +360,7 @@ def main() -> None:
     studio = open_studio(
         app,
         sizing_url=env["SIZING_URL"],
-        draughtsman=SizingDraughtsman(Path(model)) if model else None,
+        renderer=SizingOverlayRenderer(Path(model)) if model else None,
         workers=ContainerWorkers({"consumer": env["CONSUMER_URL"], "generator": env["GENERATOR_URL"]}),
         events=Events(),
     )

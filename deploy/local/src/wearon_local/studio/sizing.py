@@ -14,14 +14,14 @@ _TIMEOUT: Final = 10.0
 _TO_PIXEL: Final = 0.5
 
 
-class Draughtsman(Protocol):
+class OverlayRenderer(Protocol):
     """Finds what to draw on a photo: outline, skeleton and measured lines, in the photo's own proportions."""
 
     def draw(self, data: bytes, height_cm: float | None) -> dict[str, Any] | None:
         """None if there is no picture or nobody in it; without a height no measured lines."""
 
 
-class SizingDraughtsman:
+class SizingOverlayRenderer:
     """Uses wearon_sizing, which is loaded at the first drawing: that takes a second or two."""
 
     def __init__(self, model: Path) -> None:
@@ -67,36 +67,63 @@ class SizingDraughtsman:
         }
 
 
-class Fitting:
-    """Sizes one photo after the other through the sizing API."""
+class SizingUnavailableError(Exception):
+    """There is no answer of the sizing API; the text says so to the person in front of the page."""
 
-    def __init__(self, sizing_url: str | None, draughtsman: Draughtsman | None) -> None:
-        """`sizing_url`: None where no sizing API runs. `draughtsman`: None where nothing can be drawn."""
+
+class SizingService:
+    """Sizes and checks one photo after the other through the sizing API."""
+
+    def __init__(self, sizing_url: str | None, renderer: OverlayRenderer | None) -> None:
+        """`sizing_url`: None where no sizing API runs. `renderer`: None where nothing can be drawn."""
         self._client = httpx.Client(base_url=sizing_url or "", timeout=_TIMEOUT, trust_env=False)
         self._known = sizing_url is not None
-        self._draughtsman = draughtsman
+        self._renderer = renderer
 
     def size(self, data: bytes, image_url: str, shopper: dict[str, Any]) -> dict[str, Any]:
         """`outcome` sized (with the API's `answer`) or refused (with its `sentence` and `code`); `drawing`.
 
         `shopper`: the fields of `EstimateBodyRequest` beside the address.
         """
-        if not self._known:
-            return _refused("No sizing API runs in this stack.", None)
         try:
-            response = self._client.post("/estimate-body", json={"image_url": image_url, **shopper})
-            answer = cast(dict[str, Any], response.json())
-        except (httpx.HTTPError, ValueError):
-            return _refused("The sizing API does not answer.", None)
+            response, answer = self._ask("/estimate-body", {"image_url": image_url, **shopper})
+        except SizingUnavailableError as error:
+            return _refused(str(error), None)
         result = (
             {"outcome": "sized", "answer": answer}
             if response.is_success
-            else _refused(answer.get("detail", "The sizing API refused."), answer.get("code"))
+            else {
+                **_refused(answer.get("detail", "The sizing API refused."), answer.get("code")),
+                "fallback": answer.get("fallback"),
+            }
         )
         height_cm = shopper["height_cm"] if response.is_success else None
-        drawing = self._draughtsman.draw(data, height_cm) if self._draughtsman else None
+        drawing = self._renderer.draw(data, height_cm) if self._renderer else None
         milliseconds = round(response.elapsed.total_seconds() * 1000)
         return {**result, "drawing": drawing, "milliseconds": milliseconds, "status": response.status_code}
+
+    def check(self, image_url: str) -> dict[str, Any]:
+        """Whether a photo will do for a try-on: `usable`, true where nobody can tell, and a `sentence`."""
+        try:
+            response, answer = self._ask("/check-photo", {"image_url": image_url, "purpose": "try_on"})
+        except SizingUnavailableError as error:
+            return {"usable": True, "sentence": str(error)}
+        if response.is_success:
+            return {"usable": answer["usable"], "sentence": answer["sentence"]}
+        return {
+            "usable": response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR,
+            "sentence": answer.get("detail", "The sizing API refused."),
+        }
+
+    def _ask(self, path: str, body: dict[str, Any]) -> tuple[httpx.Response, dict[str, Any]]:
+        """The answer and its JSON. Raises SizingUnavailableError."""
+        if not self._known:
+            raise SizingUnavailableError("No sizing API runs in this stack.")
+        try:
+            response = self._client.post(path, json=body)
+            return response, cast(dict[str, Any], response.json())
+        except (httpx.HTTPError, ValueError) as error:
+            raise SizingUnavailableError("The sizing API does not answer.") from error
 
     def close(self) -> None:
         self._client.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 from wearon_local.stack import Stack
 from wearon_local.studio.queue import Events, StackWorkers
 from wearon_local.studio.server import open_studio, serving
-from wearon_local.studio.sizing import SizingDraughtsman
+from wearon_local.studio.sizing import SizingOverlayRenderer
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def serving_studio(stack: Stack, port: int) -> Iterator[str]:
     studio = open_studio(
         stack.app,
         sizing_url=sizing[0] if sizing else None,
-        draughtsman=SizingDraughtsman(Path(stack.env_for("sizing-api")["MEDIAPIPE_MODEL_PATH"])),
+        renderer=SizingOverlayRenderer(Path(stack.env_for("sizing-api")["MEDIAPIPE_MODEL_PATH"])),
         workers=workers,
         events=events,
     )

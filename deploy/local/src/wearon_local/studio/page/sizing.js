@@ -27,15 +27,35 @@ export function setUpSizing() {
         weight_kg: fields.weight_kg,
         gender: fields.gender,
         fit_preference: fields.fit_preference,
+        size_chart: chartOf(fields),
       });
       showDrawing(url, result);
       reveal(figure);
-      story.replaceChildren(...(result.outcome === "sized" ? sized(result) : refused(result)));
+      story.replaceChildren(...(result.outcome === "sized"
+        ? [...sized(result.answer), answeredIn(result)]
+        : refused(result)));
     });
   });
 }
 
-function sized({ answer, milliseconds }) {
+/** The size chart as JSON: the lines that were written, else the standard that was chosen, else none. */
+function chartOf({ size_rows: lines, size_standard: standard }) {
+  if (lines.trim()) return JSON.stringify({ rows: lines.trim().split("\n").map(rowOf) });
+  return standard ? JSON.stringify({ standard }) : "";
+}
+
+/** `M chest 96-104 waist 81-89` as a row of a chart. */
+function rowOf(line) {
+  const [label, ...words] = line.trim().split(/\s+/);
+  const row = { label };
+  for (let at = 0; at < words.length; at += 2) {
+    const [lower, upper = lower] = (words[at + 1] ?? "").split("-").map(Number);
+    row[`${words[at].toLowerCase()}_cm`] = { lower, upper };
+  }
+  return row;
+}
+
+function sized(answer) {
   const { recommended_size: size, confidence, size_range: range, measurements, intervals } = answer;
   const span = range.lower === range.upper ? range.lower : `${range.lower} to ${range.upper}`;
   const rows = Object.entries(measurements).map(([key, value]) => {
@@ -57,18 +77,39 @@ function sized({ answer, milliseconds }) {
       el("caption", {}, "Measurements, and the range that holds the true value four times out of five"),
       el("thead", { class: "unseen" }, el("tr", {}, ...["Measure", "Value", "Range"].map((name) => el("th", { scope: "col" }, name)))),
       el("tbody", {}, ...rows)),
+    ...charted(answer.chart_size),
     el("ul", { class: "notes" },
       el("li", {}, `Build: ${answer.body_type}.`),
-      ...answer.warnings.map((warning) => el("li", {}, warning)),
-      el("li", {}, `Answered in ${milliseconds} ms by method ${answer.method_version}.`)),
+      ...answer.warnings.map((warning) => el("li", {}, warning))),
   ];
 }
 
-function refused({ sentence, code }) {
+function answeredIn({ answer, milliseconds }) {
+  return el("p", { class: "notes" }, `Answered in ${milliseconds} ms by method ${answer.method_version}.`);
+}
+
+/** The sizes of the garment's own chart: what is advised, and how likely each is. */
+function charted(chart) {
+  if (!chart) return [];
+  const rows = chart.labels.map(({ label, probability }) => {
+    const bar = el("span", { class: "share", "aria-hidden": "true" });
+    bar.style.setProperty("--share", probability);
+    return el("tr", { class: label === chart.recommended ? "chosen" : null },
+      el("th", { scope: "row" }, label), el("td", {}, `${Math.round(probability * 100)}%`, bar));
+  });
+  return [
+    el("p", { class: "advice chart" }, el("b", {}, `${chart.recommended} of this chart. `), chart.explanation),
+    el("table", { class: "chart-sizes" }, el("caption", { class: "unseen" }, "Sizes of the chart, and how likely each is"),
+      el("tbody", {}, ...rows)),
+  ];
+}
+
+function refused({ sentence, code, fallback }) {
   return [
     el("p", { class: "verdict bad" }, "This photo cannot be measured."),
     el("p", { class: "advice" }, sentence),
     ...(code ? [el("dl", { class: "facts" }, el("dt", {}, "Code"), el("dd", {}, code))] : []),
+    ...(fallback ? [el("h3", {}, "Without the photo"), ...sized(fallback)] : []),
   ];
 }
 

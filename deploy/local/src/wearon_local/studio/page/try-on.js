@@ -1,4 +1,4 @@
-import { busy, el, get, post, reveal, seconds } from "./api.js";
+import { Refused, busy, el, get, post, reveal, seconds } from "./api.js";
 
 const LABELS = {
   queued: "Waiting in the queue",
@@ -19,9 +19,11 @@ const outcome = document.getElementById("outcome");
 const facts = document.getElementById("try-on-facts");
 const spoken = document.getElementById("spoken");
 const complaint = document.getElementById("try-on-complaint");
+const photoCheck = document.getElementById("photo-check");
 
 export function setUpTryOn(showBalance) {
   const [person, garment] = form.querySelectorAll("studio-picker");
+  person.addEventListener("chosen", () => checkPhoto(person));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     const behaviour = new FormData(form).get("behaviour");
@@ -46,6 +48,20 @@ export function setUpTryOn(showBalance) {
       showOutcome(view, before);
     });
   });
+}
+
+/** Says whether the person's photo will do, before a credit is taken for it. */
+async function checkPhoto(person) {
+  const shown = person.url;
+  photoCheck.textContent = "";
+  const { usable, sentence } = await post("api/check-photo", person.fields()).catch((error) => {
+    if (error instanceof Refused) return { usable: false, sentence: error.message };
+    throw error;
+  });
+  // Another picture may have been chosen meanwhile.
+  if (person.url !== shown) return;
+  photoCheck.textContent = sentence;
+  photoCheck.classList.toggle("bad", !usable);
 }
 
 function showSteps(view) {
