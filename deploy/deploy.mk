@@ -4,12 +4,12 @@ IMAGE_BASE ?= python:3.11-slim-bookworm
 VERSION ?= $(shell cat VERSION)
 REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 SOURCE ?= $(shell git config --get remote.origin.url 2>/dev/null || echo unknown)
-BUILD = docker build --quiet --build-arg BASE=$(IMAGE_BASE) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg SOURCE=$(SOURCE)
-DEPLOY_SCRIPTS = deploy/migrate deploy/rollout deploy/ship deploy/container-engine deploy/changed-images deploy/local/compose/prepare-database .ci/run
+BUILD = docker build --quiet $(if $(PULL),--pull) --build-arg BASE=$(IMAGE_BASE) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg SOURCE=$(SOURCE)
+DEPLOY_SCRIPTS = deploy/migrate deploy/rollout deploy/wearon deploy/server.sh deploy/nginx/ready deploy/nginx/check deploy/ship deploy/cd tests/rollout/docker-standin deploy/container-engine deploy/changed-images deploy/local/compose/prepare-database .ci/run
 
 .PHONY: images smoke test-containers image-sizes try-real lint-deploy lock-local notices
 
-images: ## Build the images of the three services, and of the local stack's stand-ins
+images: ## Build the images of the services and the local stack's stand-ins; PULL=1: on the newest base
 	@deploy/container-engine
 	$(BUILD) -f services/consumer/Dockerfile -t wearon-consumer:dev .
 	$(BUILD) -f services/generator/Dockerfile -t wearon-generator:dev .
@@ -20,10 +20,10 @@ smoke: setup ## Try the images in docker-compose.yml: a job, sizing, scaling, ki
 	@deploy/container-engine
 	BASE=$(IMAGE_BASE) $(PY) -m pytest -q -s tests/containers/check_images.py tests/containers/check_compose.py
 
-test-containers: setup ## Run the integration tests on real Redis, PostgreSQL and PostgREST containers and the images
+test-containers: setup ## The integration tests on containers, dry runs of a deployment, the documents' commands
 	@deploy/container-engine
 	TESTCONTAINERS_RYUK_DISABLED=true $(PY) -m pytest -q -p tests.containers.servers tests/integration
-	BASE=$(IMAGE_BASE) $(PY) -m pytest -q -s tests/containers/check_rollout.py
+	BASE=$(IMAGE_BASE) $(PY) -m pytest -q -s tests/containers/check_rollout.py tests/containers/check_documents.py
 
 image-sizes: setup ## Each image's size beside that of one image holding all three services
 	@deploy/container-engine
@@ -35,7 +35,7 @@ try-real: setup ## One try-on with a real OpenAI key (costs a few cents): pictur
 lint-deploy: setup ## Dockerfiles, workflows, shell, compose and Kubernetes files, alerts, notices
 	$(PY) deploy/tools/notices.py --check
 	.venv/bin/hadolint --failure-threshold warning services/*/Dockerfile deploy/local/*ockerfile tests/containers/*.Dockerfile
-	.venv/bin/shellcheck $(DEPLOY_SCRIPTS)
+	.venv/bin/shellcheck -x $(DEPLOY_SCRIPTS)
 	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.override.yml deploy/compose.*.yml
 	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	.venv/bin/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml

@@ -1,12 +1,15 @@
 """A dry run of the deployment: `deploy/ship` over SSH to a container that plays the server.
 
-In this order: first deployment, upgrade under load, one that fails and goes back, one taken back by hand.
+In this order: first deployments that cannot work and one that does, an upgrade under load, one that fails and
+goes back, one that is killed, one taken back by hand, changes of the edge. Every interleaving of two rollouts
+and a kill is tried in tests/rollout, on a stand-in of the engine.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import subprocess
 import threading
 import time
@@ -62,16 +65,36 @@ class Server:
     directory: Path
     project: str
     ssh_options: str
-    port: int
+    http_port: int
     https_port: int
     database_url: str
     app: NextApp
     stack: ComposeStack
 
+    def ssh(self, command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command on the server."""
+        argv = ["ssh", *self.ssh_options.split(), "root@127.0.0.1", command]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=600, check=False)
+
+    def on_server(self, command: str) -> str:
+        """What a command prints that is run in the server's folder, with nothing set; it must succeed."""
+        done = self.ssh(f"cd {self.directory} && WEARON_PROJECT={self.project} {command}")
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    def state(self) -> dict[str, str]:
+        """images.env."""
+        file = self.directory / "images.env"
+        return dict(line.split("=", 1) for line in file.read_text().splitlines()) if file.exists() else {}
+
     def ship(
-        self, *arguments: str, scale: str = "generator=2", ready_seconds: int = 90
+        self,
+        *arguments: str,
+        scale: str = "generator=2",
+        ready_seconds: int = 90,
+        deploy: Path = ROOT / "deploy",
     ) -> subprocess.CompletedProcess[str]:
-        """Run deploy/ship with these arguments."""
+        """Run ship of this folder with these arguments."""
         env = {
             "DATABASE_URL": self.database_url,
             "REMOTE_DIR": str(self.directory),
@@ -83,7 +106,7 @@ class Server:
         }
         started = time.monotonic()
         done = subprocess.run(
-            [str(ROOT / "deploy" / "ship"), "root@127.0.0.1", *arguments],
+            [str(deploy / "ship"), "root@127.0.0.1", *arguments],
             env={**os.environ, **env},
             capture_output=True,
             text=True,
@@ -139,22 +162,11 @@ def server(stack: ComposeStack, tmp_path_factory: pytest.TempPathFactory) -> Ite
     port, http_port, https_port, redis_port = (free_port() for _ in range(4))
     password = secrets.token_hex(12)
     project = f"wearon-dry-{secrets.token_hex(3)}"
-    _prepare(directory, stack, project, password, (http_port, https_port, redis_port))
+    _prepare(directory, stack, password, (http_port, https_port, redis_port))
     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(home / "key")])
-    vps = docker(
-        *("run", "--detach", "--publish", f"127.0.0.1:{port}:22"),
-        *(
-            "--volume",
-            "/var/run/docker.sock:/var/run/docker.sock",
-            "--volume",
-            f"{directory}:{directory}",
-            VPS,
-        ),
-    )
-    docker("cp", str(home / "key.pub"), f"{vps}:/root/.ssh/authorized_keys")
-    docker("exec", vps, "chown", "root:root", "/root/.ssh/authorized_keys")
-    host_key = docker("exec", vps, "cat", "/etc/ssh/ssh_host_ed25519_key.pub")
-    (home / "known_hosts").write_text(f"[127.0.0.1]:{port} {host_key}\n")
+    volume = f"{directory}:{directory}"
+    socket = "/var/run/docker.sock:/var/run/docker.sock"
+    vps = docker("run", "-d", "-p", f"127.0.0.1:{port}:22", "-v", socket, "-v", volume, VPS)
     app = NextApp(
         database_url=stack.app.database_url,
         redis_url=f"redis://:{password}@127.0.0.1:{redis_port}/0",
@@ -163,24 +175,27 @@ def server(stack: ComposeStack, tmp_path_factory: pytest.TempPathFactory) -> Ite
         jwt_secret=stack.app.jwt_secret,
         bucket="images",
     )
-    options = f"-p {port} -i {home / 'key'} -o UserKnownHostsFile={home / 'known_hosts'}"
-    yield Server(directory, project, options, port, https_port, stack.app.database_url, app, stack)
-    app.close()
-    left = docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={project}").split()
-    docker("rm", "-f", "-v", vps, *left)
-    for kind in ("network", "volume"):
-        for name in docker(
-            kind, "ls", "-q", "--filter", f"label=com.docker.compose.project={project}"
-        ).split():
-            docker(kind, "rm", name)
+    try:
+        docker("cp", str(home / "key.pub"), f"{vps}:/root/.ssh/authorized_keys")
+        docker("exec", vps, "chown", "root:root", "/root/.ssh/authorized_keys")
+        host_key = docker("exec", vps, "cat", "/etc/ssh/ssh_host_ed25519_key.pub")
+        (home / "known_hosts").write_text(f"[127.0.0.1]:{port} {host_key}\n")
+        options = f"-p {port} -i {home / 'key'} -o UserKnownHostsFile={home / 'known_hosts'}"
+        yield Server(directory, project, options, http_port, https_port, stack.app.database_url, app, stack)
+    finally:
+        app.close()
+        of_project = ("--filter", f"label=com.docker.compose.project={project}")
+        docker("rm", "-f", "-v", vps, *docker("ps", "-aq", *of_project).split())
+        for kind in ("network", "volume"):
+            for name in docker(kind, "ls", "-q", *of_project).split():
+                docker(kind, "rm", name)
 
 
-def _prepare(
-    directory: Path, stack: ComposeStack, project: str, password: str, ports: tuple[int, int, int]
-) -> None:
-    for folder in ("env", "certs", "acme"):
-        (directory / folder).mkdir()
-    directory.chmod(0o755)
+def _prepare(directory: Path, stack: ComposeStack, password: str, ports: tuple[int, int, int]) -> None:
+    # As docs/deployment.md says.
+    for folder, mode in ((".", 0o750), ("env", 0o750), ("certs", 0o750), ("acme", 0o755)):
+        (directory / folder).mkdir(exist_ok=True)
+        (directory / folder).chmod(mode)
     redis_url = f"REDIS_URL=redis://:{password}@own-redis:6379/0\n"
     supabase = f"SUPABASE_URL=http://gateway:8100\nSUPABASE_PUBLIC_URL={stack.gateway_url}\n"
     keys = f"SUPABASE_SERVICE_ROLE_KEY={stack.app.service_role_key}\nOPENAI_API_KEY=sk-stand-in\n"
@@ -220,14 +235,46 @@ networks:
     ]
     certs = directory / "certs"
     run([*certificate, "-keyout", str(certs / "privkey.pem"), "-out", str(certs / "fullchain.pem")])
+    os.chown(certs, -1, 101)
     for file in certs.iterdir():
-        file.chmod(0o644)
+        os.chown(file, 101, 101)
+        file.chmod(0o400)
+
+
+def _dry(version: str) -> list[str]:
+    return [_derive(service, version) for service in SERVICES]
+
+
+@pytest.mark.parametrize(
+    ("folder", "group", "mode", "said"),
+    [("certs", 0, 0o750, "cannot read certs"), ("acme", 0, 0o750, "cannot enter acme")],
+)
+def test_first_deployment_with_an_edge_that_cannot_work(
+    server: Server, folder: str, group: int, mode: int, said: str
+) -> None:
+    """It says which folder is to blame, that nothing is in service, and leaves nothing behind."""
+    path = server.directory / folder
+    before = path.stat()
+    os.chown(path, -1, group)
+    path.chmod(mode)
+    done = server.ship(*_dry("dry1"))
+    os.chown(path, -1, before.st_gid)
+    path.chmod(before.st_mode & 0o777)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "this was the first deployment, nothing is in service" in done.stderr
+    assert server.images() == {s: set() for s in SERVICES}
+    assert server.containers("edge") == []
+    assert server.state() == {}
 
 
 def test_first_deployment(server: Server) -> None:
     """Migrations, own Redis, three services and nginx; a job and a size; nothing else listens outside."""
-    images = [_derive(service, "dry1") for service in SERVICES]
-    assert server.ship(*images).returncode == 0
+    assert server.ship(*_dry("dry1")).returncode == 0
+    status = server.on_server("./rollout --status").splitlines()
+    assert sorted(line.split()[0] for line in status if line.endswith(" ready")) == sorted(
+        ["consumer", "generator", "generator", "sizing-api", "edge", "redis"]
+    )
     assert {s: len(server.containers(s)) for s in SERVICES} == {
         "consumer": 1,
         "generator": 2,
@@ -243,6 +290,11 @@ def test_first_deployment(server: Server) -> None:
         assert client.get("/health").json()["redis_connected"] is True
         assert [client.get(path).status_code for path in ("/metrics", "/ready", "/docs", "/")] == [404] * 4
         assert client.post("/estimate-body", content=b"x" * 20_000).status_code == 413
+    challenge = server.directory / "acme/.well-known/acme-challenge/token"
+    challenge.parent.mkdir(parents=True)
+    challenge.write_text("of the certificate authority")
+    answer = httpx.get(f"http://127.0.0.1:{server.http_port}/.well-known/acme-challenge/token")
+    assert (answer.status_code, answer.text) == (200, "of the certificate authority")
     edge, redis = (server.containers(name)[0] for name in ("edge", "redis"))
     published = {
         name: sorted(inspect(container)["NetworkSettings"]["Ports"])
@@ -309,7 +361,7 @@ def test_upgrade_under_load(server: Server) -> None:
     loading.start()
     try:
         wait_until(lambda: len(load.jobs) >= 4, timeout=60, what="load")
-        done = server.ship(*(_derive(service, "dry2") for service in SERVICES))
+        done = server.ship(*_dry("dry2"))
     finally:
         load.stop.set()
         loading.join()
@@ -336,10 +388,94 @@ def test_failing_upgrade_goes_back(server: Server) -> None:
     assert server.app.wait_settled(job, timeout=60)[0]["status"] == "completed"
 
 
+def test_killed_rollout_is_taken_back(server: Server) -> None:
+    """Killed beside two sets of generators: images.env is right at once, and --back leaves one set."""
+    before = server.state()
+    killed: list[str] = []
+
+    def kill() -> None:
+        wait_until(lambda: len(server.containers("generator")) > 2, timeout=120, what="new generators")
+        killed.append(server.ssh("pkill -KILL -o -f '/rollout '").stderr)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    assert server.ship(*_dry("dry4")).returncode != 0
+    killer.join()
+    assert killed == [""]
+    state = server.state()
+    assert state["CONSUMER_IMAGE"].endswith(":dry4")
+    assert state["GENERATOR_IMAGE"] == before["GENERATOR_IMAGE"]
+    assert server.images()["consumer"] == {state["CONSUMER_IMAGE"]}
+    status = server.ssh(f"WEARON_PROJECT={server.project} {server.directory}/wearon ps")
+    assert status.returncode == 1
+    assert "left over by a rollout that was killed" in status.stdout
+    # Until what compose was still doing has ended, the lock is its.
+    wait_until(lambda: server.ship("--back").returncode == 0, timeout=60, what="back", every=1)
+    assert server.images() == {s: {f"{IMAGES[s].partition(':')[0]}:dry2"} for s in SERVICES}
+    assert len(server.containers("generator")) == 2
+
+
 def test_back_by_hand(server: Server) -> None:
     """`--back` brings the images before the last successful deployment into service."""
     assert server.ship("--back").returncode == 0
     assert server.images() == {s: {f"{IMAGES[s].partition(':')[0]}:dry1"} for s in SERVICES}
+
+
+def test_operators_commands(server: Server) -> None:
+    """Stop and start, a log, a command in a container, wearonctl; new keys with the scale that was."""
+    assert "stopped" in server.on_server("./wearon stop consumer")
+    assert server.containers("consumer") == []
+    assert "consumer stopped by hand" in server.on_server("./wearon ps")
+    server.on_server("./wearon start consumer")
+    assert len(server.containers("consumer")) == 1
+    assert "consumer_started" in server.on_server("./wearon logs consumer --tail 50")
+    assert "PONG" in server.on_server(
+        "./wearon exec redis sh -c 'REDISCLI_AUTH=$REDIS_PASSWORD redis-cli ping'"
+    )
+    assert "waiting" in server.on_server("./wearon ctl status")
+    before = server.containers("generator")
+    server.on_server("./rollout --same")
+    after = server.containers("generator")
+    assert len(after) == 2
+    assert not set(after) & set(before)
+
+
+def test_changes_of_the_edge_arrive(server: Server, tmp_path: Path) -> None:
+    """A changed nginx.conf by a reload, in the same container; a new image by a new one."""
+    deploy = tmp_path / "deploy"
+    shutil.copytree(ROOT / "deploy", deploy, ignore=shutil.ignore_patterns("local", "node_modules"))
+    conf = deploy / "nginx/nginx.conf"
+    conf.write_text(
+        conf.read_text().replace("location / { return 404; }\n  }\n}", "location / { return 410; }\n  }\n}")
+    )
+    before = server.containers("edge")
+    images = [server.state()[f"{name}_IMAGE"] for name in ("CONSUMER", "GENERATOR", "SIZING")]
+    assert server.ship(*images, deploy=deploy).returncode == 0
+    with server.client() as client:
+        assert client.get("/").status_code == 410
+    assert server.containers("edge") == before
+    subprocess.run(
+        ["docker", "build", "-q", "-t", NGINX, "-"],
+        input=f"FROM {NGINX}\nLABEL wearon.test=newer",
+        text=True,
+        check=True,
+        capture_output=True,
+    )
+    server.on_server("WEARON_PULL=0 ./rollout --only edge")
+    assert server.containers("edge") != before
+    with server.client() as client:
+        assert client.get("/health").status_code == 200
+
+
+def test_own_redis_obeys_sigterm(server: Server) -> None:
+    """It writes what it has and ends with 0, long before it would be killed."""
+    (redis,) = server.containers("redis")
+    started = time.monotonic()
+    server.on_server("./wearon stop redis")
+    assert inspect(redis)["State"]["ExitCode"] == 0
+    assert time.monotonic() - started < 10
+    server.on_server("./wearon start redis")
+    assert server.containers("redis") == [redis[:12]]
 
 
 def test_a_key_in_the_wrong_place_is_refused(server: Server) -> None:

@@ -86,14 +86,6 @@ class ContainerProcess(Process):
         self.signal(signal.SIGKILL)
         self.wait(10)
 
-    def terminate(self, *, timeout: float = 10) -> int:
-        self.signal(signal.SIGTERM)
-        try:
-            return self.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            return self.wait(10)
-
     def pause(self) -> None:
         """A freeze of everything in the container, since a signal would only reach its init."""
         if self.running:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.containers.servers import ContainerProcess
+
+from wearon_local.processes import Process
 
 ROOT = Path(__file__).parents[2]
 SERVED_BY_TWO_WORKERS = 35
@@ -14,7 +19,7 @@ SERVED_BY_TWO_WORKERS = 35
 
 def test_nginx_tells_the_application_that_it_is_busy_and_not_that_the_request_is_bad() -> None:
     """The application's server asks for all shoppers, from one address."""
-    conf = (ROOT / "deploy/nginx.conf").read_text()
+    conf = (ROOT / "deploy/nginx/nginx.conf").read_text()
     assert re.findall(r"limit_(?:req|conn)_status (\d+);", conf) == ["503", "503"]
     assert all(int(rate) > SERVED_BY_TWO_WORKERS for rate in re.findall(r"rate=(\d+)r/s", conf))
     assert all(int(burst) > SERVED_BY_TWO_WORKERS for burst in re.findall(r"burst=(\d+)", conf))
@@ -34,3 +39,14 @@ def test_the_generators_image_has_wearonctl_in_its_path(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout.startswith("Usage: wearonctl ")
+
+
+def test_container_answers_everything_that_a_process_answers() -> None:
+    """A method that uses the child process itself must have a form of its own for containers."""
+    methods = {
+        name: member.fget if isinstance(member, property) else member
+        for name, member in vars(Process).items()
+        if callable(member) or isinstance(member, property)
+    }
+    of_the_child = {name for name, method in methods.items() if "self._popen" in inspect.getsource(method)}
+    assert of_the_child - vars(ContainerProcess).keys() == set()

@@ -122,10 +122,10 @@ class Process:
     def wait_or_kill(self, timeout: float) -> int:
         """Wait for it to end by itself, SIGKILL after `timeout` seconds; returns the exit code."""
         try:
-            return self._popen.wait(timeout)
+            return self.wait(timeout)
         except subprocess.TimeoutExpired:
             self.kill()
-            return self._popen.wait(10)
+            return self.wait(10)
 
     def pause(self) -> None:
         """SIGSTOP."""

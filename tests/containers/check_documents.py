@@ -1,0 +1,237 @@
+"""The commands of the operator's documents, run as written: a newcomer's walk from an empty server to live.
+
+Then cut-over, rotation of a key, upgrade and roll-back. One container plays the server, with an engine of its
+own inside; another plays the operator's machine. Images come by digest from a registry; Supabase, OpenAI and
+Redis are those of docker-compose.yml.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import pytest
+from tests.containers.conftest import ComposeStack
+from tests.containers.documents import STEPS, Step, block_of
+from tests.containers.engine import BASE_IMAGE, IMAGES, ROOT, docker, inspect
+
+from wearon_local.app.next_app import SAMPLE_PERSON
+from wearon_local.processes import wait_until
+
+pytestmark = pytest.mark.timeout(1800)
+
+NAME: Final = "sizing.example.com"
+VARIABLES: Final = {"consumer": "CONSUMER", "generator": "GENERATOR", "sizing-api": "SIZING"}
+LIVE: Final = f"/etc/letsencrypt/live/{NAME}"
+
+
+def _build(target: str, dockerfile: str) -> str:
+    tag = f"wearon-test-{target}:dev"
+    docker("build", "-q", "-t", tag, "--target", target, "--build-arg", f"BASE={BASE_IMAGE}",
+           "-f", f"tests/containers/{dockerfile}", ".")  # fmt: skip
+    return tag
+
+
+@dataclass
+class Walk:
+    """Both machines, and what the operator knows."""
+
+    server: str
+    workstation: str
+    registry_port: int
+    stack: ComposeStack
+    images: dict[str, dict[str, str]] = field(default_factory=dict)
+    version: str = "1"
+    done: list[str] = field(default_factory=list)
+
+    def push(self, image: str, name: str) -> str:
+        """Put an image into the registry; returns its name there, by digest."""
+        tag = f"127.0.0.1:{self.registry_port}/{name}"
+        docker("tag", image, tag)
+        docker("push", "-q", tag)
+        (digest,) = (d for d in inspect(tag)["RepoDigests"] if d.startswith("127.0.0.1"))
+        docker("rmi", tag)
+        return "registry:5000/" + digest.partition("/")[2]
+
+    def run(self, place: str, text: str) -> str:
+        """Run a piece of shell; it must end with 0. Returns what it printed."""
+        environment = {
+            "SERVER": f"deploy@{NAME}",
+            "DATABASE_URL": "postgresql://postgres:local@postgres:5432/postgres",
+            "CURL_CA_BUNDLE": f"{LIVE}/fullchain.pem",
+            **{VARIABLES[service]: image for service, image in self.images[self.version].items()},
+        }
+        user = "deploy" if place == "deploy" else "root"
+        machine, folder = {
+            "root": (self.server, "/root"),
+            "deploy": (self.server, "/opt/wearon"),
+            "workstation": (self.workstation, "/repo"),
+            "database": (self.workstation, "/repo"),
+        }[place]
+        if place == "database":
+            text = f"psql -v ON_ERROR_STOP=1 --no-align --tuples-only \"$DATABASE_URL\" <<'SQL'\n{text}\nSQL"
+        settings = [word for name, value in environment.items() for word in ("-e", f"{name}={value}")]
+        argv = ["docker", "exec", "-u", user, "-w", folder, *settings, machine, "bash", "-euo", "pipefail"]
+        done = subprocess.run([*argv, "-c", text], capture_output=True, text=True, timeout=900, check=False)
+        said = done.stdout + done.stderr
+        assert done.returncode == 0, f"{place}: {text}\nended with {done.returncode}:\n{said}"
+        return said
+
+    def step(self, step: Step) -> str:
+        """Run the step's block as it stands in its document, and note what it took."""
+        block, started = block_of(step), time.monotonic()
+        said = "" if step.place in ("reader", "skipped") else self.run(step.place, block.text)
+        how = {"reader": "filled in", "skipped": f"skipped: {step.note}"}.get(
+            step.place, f"run ({step.place})"
+        )
+        self.done.append(
+            f"{time.monotonic() - started:6.1f} s  {step.document:<10}  {step.begins[:70]:<70}  {how}"
+        )
+        return said
+
+    def running(self, service: str) -> int:
+        """Containers of a service on the server."""
+        label = f"label=com.docker.compose.service={service}"
+        return len(self.run("root", f"docker ps -q --filter {label}").split())
+
+    def try_on(self) -> None:
+        """One job of the application, completed."""
+        user = self.stack.app.create_user()
+        job = self.stack.app.b2c_job(user, image_urls=self.stack.app.upload_inputs(user, [SAMPLE_PERSON] * 2))
+        self.stack.app.push(job)
+        (row,) = self.stack.app.wait_settled(job, timeout=60)
+        assert row["status"] == "completed", row["error_message"]
+
+    # ------------------------------------------------ what happens before a step, outside the documents
+
+    def start_engine(self) -> None:
+        """A server starts it by itself; a container has no init that would."""
+        mirror = "--registry-mirror http://registry:5000 --insecure-registry registry:5000"
+        self.run("root", f"nohup dockerd {mirror} >/var/log/dockerd.log 2>&1 & sleep 0.1")
+        wait_until(lambda: self._answers("docker info"), timeout=60, what="engine of the server", every=0.5)
+
+    def _answers(self, command: str) -> bool:
+        with contextlib.suppress(AssertionError):
+            self.run("root", command)
+            return True
+        return False
+
+    def make_certificate(self) -> None:
+        """What certbot would have left; the operator's machine trusts it."""
+        command = (
+            f"mkdir -p {LIVE} /etc/letsencrypt/renewal-hooks/deploy &&"
+            f" openssl req -x509 -newkey rsa:2048 -nodes -days 2"
+            f" -subj /CN={NAME} -addext subjectAltName=DNS:{NAME}"
+            f" -keyout {LIVE}/privkey.pem -out {LIVE}/fullchain.pem 2>/dev/null"
+        )
+        self.run("root", command)
+        certificate = self.run("root", f"cat {LIVE}/fullchain.pem")
+        self.run("workstation", f"mkdir -p {LIVE} && echo {shlex.quote(certificate)} >{LIVE}/fullchain.pem")
+
+    def fill_in_secrets(self) -> None:
+        """As the table in deployment.md says."""
+        redis = "REDIS_URL=redis://redis:6379/0"
+        supabase = f"SUPABASE_URL=http://gateway:8100\nSUPABASE_PUBLIC_URL={self.stack.gateway_url}"
+        keys = f"SUPABASE_SERVICE_ROLE_KEY={self.stack.app.service_role_key}\nOPENAI_API_KEY=sk-stand-in"
+        bucket = "STORAGE_BUCKET=images\nOPENAI_BASE_URL=http://openai:8200/v1"
+        for service, text in (
+            ("consumer", redis),
+            ("generator", "\n".join([redis, supabase, keys, bucket])),
+            ("sizing-api", "\n".join([redis, supabase])),
+        ):
+            self.run("deploy", f"echo {shlex.quote(text)} >env/{service}.env")
+
+    def start_old_worker(self) -> None:
+        """Something of that name which a stop ends."""
+        self.run("root", "docker run -d --restart always --name wearon-worker redis:7-bookworm sleep 900")
+
+    def make_upgrade(self) -> None:
+        """Newer images."""
+        self.version = "2"
+
+
+@pytest.fixture(scope="module")
+def walk(stack: ComposeStack) -> Iterator[Walk]:
+    """Both machines as they are at the beginning: nothing but SSH from one to the other."""
+    for service in IMAGES:
+        stack.project("stop", "--timeout", "20", service)
+    network = f"{stack.project.name}_default"
+    machines: list[str] = []
+
+    def start(image: str, name: str, *options: str) -> str:
+        container = docker("run", "-d", "--network", network, "--network-alias", name, *options, image)
+        machines.append(container)
+        return container
+
+    try:
+        docker("build", "-q", "-t", "wearon-test-registry:dev", "--build-arg", f"BASE={BASE_IMAGE}",
+               "-f", "tests/containers/registry.Dockerfile", ".")  # fmt: skip
+        registry = start("wearon-test-registry:dev", "registry", "-p", "127.0.0.1::5000")
+        port = int(inspect(registry)["NetworkSettings"]["Ports"]["5000/tcp"][0]["HostPort"])
+        server = start(_build("fresh", "vps.Dockerfile"), NAME, "--privileged", "-v", "/var/lib/docker")
+        workstation = start(_build("workstation", "vps.Dockerfile"), "workstation", "-v", f"{ROOT}:/repo:ro")
+        walk = Walk(server, workstation, port, stack)
+        for version in ("1", "2"):
+            walk.images[version] = {}
+            for service, image in IMAGES.items():
+                text = f"FROM {image}\nLABEL wearon.test={version}"
+                tag = f"{image.partition(':')[0]}:walk{version}"
+                subprocess.run(["docker", "build", "-q", "-t", tag, "-"], input=text, text=True, check=True)
+                walk.images[version][service] = walk.push(tag, f"wearon/{tag}")
+        # What the documents take from Docker Hub, through a mirror of it.
+        docker("build", "-q", "-t", "wearon-test-nginx:dev", "--build-arg", f"BASE={BASE_IMAGE}",
+               "-f", "tests/containers/nginx.Dockerfile", ".")  # fmt: skip
+        walk.push("wearon-test-nginx:dev", "library/nginx:1.28-bookworm")
+        walk.push("redis:7-bookworm", "library/redis:7-bookworm")
+        key = walk.run(
+            "workstation", "ssh-keygen -q -t ed25519 -N '' -f ~/.ssh/id_ed25519; cat ~/.ssh/id_ed25519.pub"
+        )
+        walk.run("root", f"echo {shlex.quote(key)} >~/.ssh/authorized_keys")
+        host_key = walk.run("root", "cat /etc/ssh/ssh_host_ed25519_key.pub")
+        walk.run("workstation", f"echo {shlex.quote(f'{NAME} {host_key}')} >~/.ssh/known_hosts")
+        yield walk
+    finally:
+        docker("rm", "-f", "-v", *machines)
+
+
+def test_documents_run_as_written(walk: Walk) -> None:
+    """In the order of STEPS; after some, what the document promises is looked at."""
+    before: dict[str, Callable[[], None]] = {
+        "ufw allow": walk.start_engine,
+        "cat > /etc/letsencrypt": walk.make_certificate,
+        "export SERVER": walk.fill_in_secrets,
+        "docker update --restart no": walk.start_old_worker,
+    }
+    started = time.monotonic()
+    try:
+        for step in STEPS:
+            for beginning, prepare in before.items():
+                if step.begins.startswith(beginning):
+                    prepare()
+            if step.document == "upgrade":
+                walk.version = "2"
+            said = walk.step(step)
+            _look(walk, step, said)
+    finally:
+        print(f"\n{time.monotonic() - started:.0f} s in all", *walk.done, sep="\n")
+
+
+def _look(walk: Walk, step: Step, said: str) -> None:
+    match step.document, step.begins.split()[0], step.place:
+        case "cutover", "deploy/ship", _ if "--only" in step.begins:
+            assert [walk.running(s) for s in ("consumer", "generator", "sizing-api", "edge")] == [0, 0, 1, 1]
+        case "cutover", "docker", _:
+            assert walk.run("root", "docker inspect -f '{{.State.Running}}' wearon-worker").strip() == "false"
+        case "cutover", "select", _:
+            assert said.strip() == "0"
+        case (("cutover" | "deployment" | "upgrade"), "deploy/ship", _):
+            walk.try_on()
+        case "security", "/opt/wearon/rollout", _:
+            walk.try_on()
+        case "cutover", "/opt/wearon/wearon", _ if " stop " in step.begins:
+            assert walk.running(step.begins.split()[-1]) == 0
