@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 
 import httpx
 import pytest
@@ -108,3 +108,15 @@ def test_service_listens_on_ipv6_and_ipv4_when_told_to(
     port = service.url.rpartition(":")[2]
     for address in ("127.0.0.1", "[::1]"):
         assert httpx.get(f"http://{address}:{port}/live").status_code == 200
+
+
+def test_consumer_says_in_ready_why_its_loop_stands_still(stack: Stack) -> None:
+    consumer = stack.start_service("consumer", {"REDIS_URL": "redis://127.0.0.1:1/0"}, wait=False)
+
+    def says_why() -> bool:
+        with suppress(httpx.HTTPError):
+            detail = consumer.readiness()["checks"]["loop"]["detail"]
+            return bool(detail == "the connection was refused: nothing listens there")
+        return False
+
+    consumer.process.wait_until(says_why, what="the reason")

@@ -58,7 +58,8 @@ def main(
         return CheckResult(True)
 
     def loop_progresses() -> CheckResult:
-        return CheckResult(bridge.progresses())
+        stuck = bridge.why_stuck()
+        return CheckResult(stuck is None, stuck or "")
 
     checks = {"redis": redis_answers, "loop": loop_progresses}
     with HealthServer(settings.health_port, checks, registry, host=settings.health_host) as health:

@@ -17,6 +17,7 @@ from wearon_consumer.inflight import BATCH_ELEMENTS, InFlight, Turn
 from wearon_consumer.metrics import Metrics
 from wearon_consumer.timing import ConsumerTiming
 from wearon_contracts.tasks import GenerationTask
+from wearon_service_kit.connection_errors import why_unreachable
 
 _NAP_SECONDS: Final = 0.1  # a pause is slept in naps of this length, so that a stop is noticed
 
@@ -41,6 +42,7 @@ class Bridge:
         self._invalid_in_a_row = 0
         self._intake_stopped = b""
         self._last_progress = -math.inf
+        self._last_failure = "Redis has not answered yet"
         self._stopping = False
 
     def stop(self) -> None:
@@ -50,6 +52,10 @@ class Bridge:
     def progresses(self) -> bool:
         """Whether Redis did what the loop asked of it lately (`timing.stalled_after`). From any thread."""
         return time.monotonic() - self._last_progress < self._timing.stalled_after
+
+    def why_stuck(self) -> str | None:
+        """Why `progresses` is false, for an operator; None while it is true. From any thread."""
+        return None if self.progresses() else self._last_failure
 
     def run(self) -> None:
         """Bridge until `stop`, then finish the batch and leave nothing in flight. Never raises an error."""
@@ -165,6 +171,8 @@ class Bridge:
 
     def _failed(self, error: Exception, failures: int, pause: float) -> None:
         self._metrics.loop_errors.inc()
+        away = isinstance(error, redis.ConnectionError | redis.TimeoutError)
+        self._last_failure = why_unreachable(error) if away else f"{type(error).__name__}: {error}"
         # What Redis says needs no traceback; anything else is a defect of this program.
         unexpected = None if isinstance(error, redis.RedisError) else error
         _log.error(

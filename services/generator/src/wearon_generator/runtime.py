@@ -23,6 +23,7 @@ from wearon_generator.storage import BucketMissing
 from wearon_generator.supabase_client import SupabaseUnavailable
 from wearon_generator.tasks import register_tasks
 from wearon_generator.timing import Timing
+from wearon_service_kit.connection_errors import why_unreachable
 from wearon_service_kit.health import CheckResult
 
 T = TypeVar("T")
@@ -151,5 +152,5 @@ class Runtime:
         except SupabaseUnavailable as error:
             return CheckResult(False, str(error))
         except (RedisError, TimeoutError, OSError) as error:
-            return CheckResult(False, type(error).__name__)
+            return CheckResult(False, why_unreachable(error))
         return CheckResult(True)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 import httpx
 from postgrest.exceptions import APIError
 from storage3.exceptions import StorageApiError
 from supabase import AsyncClient, AsyncClientOptions
+
+from wearon_service_kit.connection_errors import why_unreachable
+
+_PAUSED: Final = "540"  # the status with which Supabase answers for a project that is paused
+_LONGEST_REASON: Final = 200  # characters; a proxy's page may be long
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -59,8 +64,16 @@ async def ask(call: Callable[P, Awaitable[T]], *arguments: P.args, **options: P.
     try:
         return await call(*arguments, **options)
     except APIError as error:
-        raise SupabaseUnavailable(f"database error {error.code}") from error
+        raise SupabaseUnavailable(f"database: {_said(error.code, error.message)}") from error
     except StorageApiError as error:
-        raise SupabaseUnavailable(f"storage error {error.status} {error.code}") from error
+        raise SupabaseUnavailable(f"storage: {_said(error.status, error.message)}") from error
     except Exception as error:
-        raise SupabaseUnavailable(type(error).__name__) from error
+        raise SupabaseUnavailable(why_unreachable(error)) from error
+
+
+def _said(code: object, message: object) -> str:
+    """What Supabase said, for an operator: a refused key and a paused project look alike by their codes."""
+    if str(code) == _PAUSED:
+        return f"the Supabase project is paused ({code})"
+    text = " ".join(str(message or "no reason given").split())[:_LONGEST_REASON]
+    return text if code in (None, "") else f"{text} ({code})"
