@@ -24,7 +24,7 @@ from wearon_local.stack import end_on_sigterm
 
 _COPIED: Final = ("packages", "services", "deploy", "tests", "pyproject.toml")
 _SOURCES: Final = ("packages/*/src", "services/*/src", "deploy/local/src")
-_JOBS: Final = "services/generator/src/wearon_generator/jobs.py"
+_ATTEMPT: Final = "services/generator/src/wearon_generator/attempt.py"
 _LEDGER: Final = "services/generator/src/wearon_generator/ledger.py"
 _STORAGE: Final = "services/generator/src/wearon_generator/storage.py"
 _RECOVERY: Final = "services/generator/src/wearon_generator/recovery.py"
@@ -76,7 +76,7 @@ MUTATIONS: Final = (
     Mutation("nothing", {}),
     Mutation(
         "the fencing check before an upload",
-        {_JOBS: {'if verdict.name != "current":': "if False:"}},
+        {_ATTEMPT: {'if decision.verdict != "current":': "if False:"}},
     ),
     Mutation(
         "the fencing token of complete, fail and requeue",
@@ -100,9 +100,9 @@ MUTATIONS: Final = (
         "the transaction around fail",
         {
             _LEDGER: {
-                'return await self._decide("generation_fail", params)': (
-                    'await self._decide("generation_refund", claim.held.session.params())\n'
-                    '        return await self._decide("generation_fail", params)'
+                'return await self._decide("fail", params, _FAIL)': (
+                    'await self._call("refund", claim.held.session.params(), dict)\n'
+                    '        return await self._decide("fail", params, _FAIL)'
                 )
             },
             f"{_SQL}/030_settling.sql": {
@@ -118,7 +118,7 @@ MUTATIONS: Final = (
     Mutation("upsert", {_STORAGE: {'"upsert": "true"': '"upsert": "false"'}}),
     Mutation(
         "the look for a stored picture",
-        {_JOBS: {"if claim.attempt > 1 and await self._stored_before(task, lease):": "if False:"}},
+        {_ATTEMPT: {"if self._claim.attempt > 1 and await self._store.exists(self._path):": "if False:"}},
     ),
     Mutation(
         "the second delivery of what a dead worker took",
