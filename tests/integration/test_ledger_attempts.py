@@ -451,3 +451,23 @@ def test_postpone_of_a_session_that_was_settled_meanwhile_says_so(
     ledger.fail(session, "a", attempt)
 
     assert ledger.postpone(session, "a", attempt)["verdict"] == "settled"
+
+
+def test_hold_tells_how_many_holders_vanished(ledger: LedgerDatabase) -> None:
+    """One that gave the session up, or came back, did not vanish."""
+    session = ledger.b2c()
+    assert ledger.hold(session, "a")["holders_lost"] == 0
+    ledger.release(session, "a")
+    assert ledger.hold(session, "b")["holders_lost"] == 0
+    ledger.expire(session)
+    assert ledger.hold(session, "b")["holders_lost"] == 0
+    ledger.expire(session)
+    ledger.recover()
+    assert ledger.hold(session, "c")["holders_lost"] == 1
+    ledger.claim(session, "c")
+    ledger.requeue(session, "c", 1)
+    ledger.make_due(session)
+    found = ledger.hold(session, "d")
+    assert (found["holders_lost"], found["rate_limit_retries"], found["postponed"]) == (1, 1, 0)
+    ledger.expire(session)
+    assert ledger.hold(session, "e")["holders_lost"] == 2

@@ -58,6 +58,8 @@ create table if not exists public.generation_ledger (
 
 -- Attempts that ended without an outcome because the provider refused every job: no sign of a poisoned task.
 alter table public.generation_ledger add column if not exists postponed integer not null default 0;
+-- Holders that vanished without giving the session up, waiting or working: the job may be what killed them.
+alter table public.generation_ledger add column if not exists holders_lost integer not null default 0;
 
 -- One row per answer of the image provider, whatever became of the attempt: what was really paid.
 create table if not exists public.generation_usage (

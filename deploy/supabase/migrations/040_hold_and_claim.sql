@@ -58,6 +58,7 @@ begin
     -- not its holder: its token is no longer good.
     update public.generation_ledger
        set holder = p_holder, state = 'waiting', deadline_at = null,
+           holders_lost = holders_lost + (holder is not null)::integer,
            task = p_task, request_id = p_task ->> 'request_id'
      where channel = v_channel and session_id = v_session_id;
   end if;
@@ -66,7 +67,8 @@ begin
    where channel = v_channel and session_id = v_session_id
   returning * into v_row;
   return generation_private.answer('held', v_row) || jsonb_build_object(
-    'status', v_session.status, 'shopper_email', v_session.shopper_email
+    'status', v_session.status, 'shopper_email', v_session.shopper_email,
+    'postponed', v_row.postponed, 'holders_lost', v_row.holders_lost
   );
 end
 $$;

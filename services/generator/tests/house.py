@@ -85,7 +85,12 @@ class House:
 
 @asynccontextmanager
 async def open_house(
-    beside: House | None = None, *, timing: Timing | None = None, replica: str = "one"
+    beside: House | None = None,
+    *,
+    timing: Timing | None = None,
+    replica: str = "one",
+    images: InMemoryImages | None = None,
+    provider: ScriptedProvider | None = None,
 ) -> AsyncIterator[House]:
     """A replica that renews leases and hands out slots; `beside` another one, it shares the world."""
     clock = asyncio.get_running_loop().time
@@ -93,8 +98,8 @@ async def open_house(
     database = beside.database if beside else InMemoryDatabase(clock)
     bucket = beside.bucket if beside else InMemoryBucket()
     slots = beside.slots if beside else InMemorySlots(clock)
-    provider = beside.provider if beside else ScriptedProvider(clock)
-    images, breaker, letters = InMemoryImages(), InMemoryBreaker(), InMemoryLetterBox()
+    provider = provider or (beside.provider if beside else ScriptedProvider(clock))
+    images, breaker, letters = images or InMemoryImages(), InMemoryBreaker(), InMemoryLetterBox()
     generator = await bootstrap(
         SETTINGS,
         registry,

@@ -108,6 +108,7 @@ class LedgerRow:
     attempt: int = 0
     rate_limit_retries: int = 0
     postponed: int = 0
+    holders_lost: int = 0
     recovering: bool = False
     due_at: float | None = None
     outcome: str | None = None
@@ -177,9 +178,14 @@ class InMemoryDatabase:
         if row.holder != holder:
             if row.holder is not None and not row.recovering and self._lease_runs(row):
                 return self._answer("held_elsewhere", row)
+            row.holders_lost += row.holder is not None
             row.holder, row.state, row.task = holder, "waiting", task
         row.lease_expires_at, row.recovering = now + lease_seconds, False
-        return self._answer("held", row)
+        return {
+            **self._answer("held", row),
+            "postponed": row.postponed,
+            "holders_lost": row.holders_lost,
+        }
 
     def _claim(
         self,

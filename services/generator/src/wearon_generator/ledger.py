@@ -106,6 +106,8 @@ class Decision(Generic[V]):
     verdict: V
     attempt: int = 0
     rate_limit_retries: int = 0
+    postponed: int = 0
+    holders_lost: int = 0
     due_in: float | None = None
     """Seconds, by the database's clock: ours may be off."""
     outcome: str | None = None
@@ -169,6 +171,8 @@ def _decision(data: dict[str, Any], verdict: V) -> Decision[V]:
         verdict=verdict,
         attempt=data.get("attempt") or 0,
         rate_limit_retries=data.get("rate_limit_retries") or 0,
+        postponed=data.get("postponed") or 0,
+        holders_lost=data.get("holders_lost") or 0,
         due_in=data.get("due_in_seconds"),
         outcome=data.get("outcome"),
         refund=refund.get("state"),

@@ -98,6 +98,12 @@ class Metrics:
         self.recovered = Counter(
             "wearon_generator_recovered", "Jobs of dead holders put back on the queue.", registry=registry
         )
+        self.quarantined = Counter(
+            "wearon_generator_quarantined",
+            "Jobs begun after a process died with them: among few such jobs, or alone, after two deaths.",
+            ["company"],
+            registry=registry,
+        )
         self.redelivered = Counter(
             "wearon_generator_redelivered",
             "Messages of dead workers put back on the queue before their session was held.",
@@ -137,6 +143,8 @@ class Metrics:
         for outcome in (*Outcome, *RetryReason):
             for channel in Channel:
                 self.jobs.labels(channel=channel.value, outcome=outcome.value)
+        for company in ("few", "alone"):
+            self.quarantined.labels(company=company)
         for state in _REFUND_STATES:
             self.refunds.labels(state=state)
         for code in ErrorCode:

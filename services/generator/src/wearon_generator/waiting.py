@@ -21,6 +21,7 @@ from wearon_generator.end_users import end_user
 from wearon_generator.endings import Done, Ending, Outcome, Retry, RetryReason
 from wearon_generator.leases import Lease, LeaseKeeper
 from wearon_generator.ledger import Claim, ClaimVerdict, Decision, Held, HoldVerdict, Session
+from wearon_generator.quarantine import Quarantine, QuarantinePlace
 from wearon_generator.rejection import Rejections
 from wearon_generator.slots import Priority
 from wearon_generator.supabase_client import SupabaseUnavailable
@@ -51,6 +52,7 @@ class JobRunner:
     ) -> None:
         self._workshop = workshop
         self._leases = leases
+        self._quarantine = Quarantine(workshop.metrics)
         self._rejections = rejections
         self._replica = replica
         self._ledger = workshop.ledger.with_retry(
@@ -99,22 +101,32 @@ class JobRunner:
         self, task: GenerationTask, held: Held, decision: Decision[HoldVerdict], returned: bool
     ) -> Ending:
         priority = Priority.RETURNED_JOB if returned or decision.attempt > 0 else Priority.NEW_JOB
+        place = self._quarantine.place(decision)
         with self._leases.keep(held) as lease:
             try:
-                return await HeldJob(self._workshop, task, lease, priority).run(decision.due_in)
+                return await HeldJob(self._workshop, task, lease, priority, place).run(decision.due_in)
             finally:
+                place.leave()
                 await self._workshop.breaker.inconclusive(held.holder)
 
 
 class HeldJob:
     """A job whose session this process holds."""
 
-    def __init__(self, workshop: Workshop, task: GenerationTask, lease: Lease, priority: Priority) -> None:
+    def __init__(
+        self,
+        workshop: Workshop,
+        task: GenerationTask,
+        lease: Lease,
+        priority: Priority,
+        place: QuarantinePlace,
+    ) -> None:
         self._workshop = workshop
         self._task = task
         self._lease = lease
         self._held = lease.held
         self._priority = priority
+        self._place = place
         self._metrics = workshop.metrics
         timing = workshop.timing
         self._keep_trying = workshop.keep_trying(lease, for_seconds=timing.deadline)
@@ -151,10 +163,12 @@ class HeldJob:
 
     async def _until_claimed(self, due_in: float | None) -> tuple[Attempt, int] | Done:
         pictures: list[bytes] | Failure | None = None
+        if self._place.is_suspect:
+            await self._unless_interrupted(self._place.enter())
         while True:
             if due_in is not None:
                 await self._unless_interrupted(asyncio.sleep(due_in))
-            if pictures is None:
+            if pictures is None and not self._place.is_suspect:
                 pictures = await self._unless_interrupted(self._prepare())
             has_slot = not isinstance(pictures, Failure)
             if has_slot:
