@@ -17,21 +17,37 @@ from typing import Annotated
 from PIL import Image
 from pydantic import Field, SecretStr
 
+from wearon_generator.models import DEFAULT_MODEL
+from wearon_generator.settings import ProxySettings
 from wearon_local.app.next_app import SAMPLE_GARMENT, SAMPLE_PERSON
 from wearon_local.paths import LOCAL_DIR
 from wearon_local.stack import Stack, end_on_sigterm
-from wearon_service_kit.settings import HttpUrl, ServiceSettings, load_settings
+from wearon_service_kit.settings import HttpUrl, Secret, load_settings
 
 _LONGEST = 400.0
 """Seconds until it is given up: the job's own deadline, and some for what comes before and after."""
 
 
-class TryRealSettings(ServiceSettings):
-    """What differs from the local stack."""
+class TryRealSettings(ProxySettings):
+    """What differs from the local stack, as in the generator's settings."""
 
-    openai_api_key: Annotated[SecretStr, Field(min_length=1, description="Your own key; this costs money.")]
+    openai_api_key: Annotated[Secret, Field(description="Your own key; this costs money.")]
     openai_base_url: Annotated[HttpUrl | None, Field(description="Another server than OpenAI's.")] = None
-    openai_model: Annotated[str, Field(min_length=1, description="Image model.")] = "gpt-image-1.5"
+    openai_org_id: str | None = None
+    openai_project_id: str | None = None
+    openai_model: Annotated[str, Field(min_length=1, description="Image model.")] = DEFAULT_MODEL
+    openai_quality: str | None = None
+    openai_size: str | None = None
+    openai_complexity: str | None = None
+
+    def environment(self) -> dict[str, str]:
+        """What the generator is given; a blank variable counts as not set."""
+        values = {name.upper(): getattr(self, name) for name in type(self).model_fields}
+        return {
+            name: value.get_secret_value() if isinstance(value, SecretStr) else str(value or "")
+            for name, value in values.items()
+            if not name.startswith("LOG_")
+        }
 
 
 def main() -> int:
@@ -47,12 +63,7 @@ def main() -> int:
         stack.start_service("consumer")
         stack.start_service(
             "generator",
-            {
-                "OPENAI_API_KEY": settings.openai_api_key.get_secret_value(),
-                # Blank counts as not set, which is OpenAI's own address.
-                "OPENAI_BASE_URL": settings.openai_base_url or "",
-                "OPENAI_MODEL": settings.openai_model,
-            },
+            settings.environment(),
         )
         app = stack.app
         user = app.create_user(credits=1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +13,7 @@ import jwt
 import pytest
 from tests.integration.tryons import PAYERS, Payer, TryOn, TryOns
 
+from wearon_contracts.errors import ErrorCode, sentence
 from wearon_local.app.next_app import SAMPLE_ACCESSORY, SAMPLE_GARMENT, SAMPLE_PERSON
 from wearon_local.stack import Stack
 
@@ -73,8 +77,61 @@ def test_provider_is_sent_the_images_in_order_by_their_names(tryons: TryOns) -> 
     assert [image["name"] for image in call["images"]] == ["model.jpg", "image_1.jpg", "image_2.jpg"]
     assert {image["content_type"] for image in call["images"]} == {"image/jpeg"}
     assert all(max(image["width"], image["height"]) <= 1024 for image in call["images"])
-    wanted = {"model": "gpt-image-1.5", "quality": "medium", "size": "1024x1536", "n": "1"}
+    wanted = {"model": "gpt-image-2.6-sunburst", "quality": "medium", "size": "1024x1536", "n": "1"}
     assert call["parameters"].items() >= {**wanted, "output_format": "jpeg"}.items()
+
+
+def test_content_credentials_of_the_answer_survive_byte_for_byte(tryons: TryOns) -> None:
+    tryon = tryons.make()
+    call = the_call(tryons, tryon)
+    delivered = tryons.app.download(tryons.row(tryon)["generated_image_url"]).content
+    assert b"jumdc2pa" in delivered
+    assert hashlib.sha256(delivered).hexdigest() == call["result_sha256"]
+
+
+def test_provider_can_tell_people_apart_and_learns_no_id(tryons: TryOns) -> None:
+    user, store = tryons.app.create_user(credits=2), tryons.app.create_store(credits=9)
+    options: dict[str, Any] = {"image_urls": tryons.inputs(), "prompt": "a coat"}
+    jobs = {
+        "user": tryons.app.b2c_job(user, **options),
+        "user again": tryons.app.b2c_job(user, **options),
+        "shopper": tryons.app.b2b_job(store, shopper_email="a@example.com", **options),
+        "shopper again": tryons.app.b2b_job(store, shopper_email="A@example.com", **options),
+        "other shopper": tryons.app.b2b_job(store, shopper_email="b@example.com", **options),
+        "nobody known": tryons.app.b2b_job(store, **options),
+        "nobody known again": tryons.app.b2b_job(store, **options),
+    }
+    hashes = {}
+    for name, job in jobs.items():
+        tryons.stack.openai.reset()
+        tryons.app.push(job)
+        tryons.app.wait_settled(job)
+        (call,) = tryons.stack.openai.calls()
+        hashes[name] = call["parameters"]["safety_identifier"]
+        told = json.dumps({**call, "images": []}).lower()
+        assert not any(str(secret) in told for secret in (user, store, job.session_id, "example.com"))
+    assert all(re.fullmatch("[0-9a-f]{64}", value) for value in hashes.values())
+    assert hashes["user"] == hashes["user again"]
+    assert hashes["shopper"] == hashes["shopper again"]
+    assert len(set(hashes.values())) == len(hashes) - 2
+
+
+@pytest.mark.parametrize("word", ["cut_off", "tiny", "blank"])
+def test_unusable_picture_is_refunded_and_its_tokens_are_recorded(tryons: TryOns, word: str) -> None:
+    tryon = tryons.order(prompt=f"[[standin:{word}]]")
+    tryons.wait_settled(tryon)
+    code = ErrorCode.PROVIDER_BAD_ANSWER
+    tryons.assert_failed(tryon, code, sentence(code))
+    (usage,) = tryons.usage(tryon)
+    assert usage["output_tokens"] > 0
+    assert usage["cost_usd"] > 0
+
+
+def test_flagged_picture_is_named_where_the_provider_tells(tryons: TryOns) -> None:
+    tryon = tryons.order(prompt="[[standin:invalid_image]]")
+    tryons.wait_settled(tryon)
+    code = ErrorCode.PROVIDER_REFUSED
+    tryons.assert_failed(tryon, code, sentence(code, "photo of the garment"))
 
 
 def test_provider_is_given_the_prompt_or_else_the_services_own(tryons: TryOns) -> None:

@@ -225,7 +225,7 @@ class LedgerDatabase:
             **session.named,
             p_call_id=str(call_id),
             p_attempt=1,
-            p_model="gpt-image-1.5",
+            p_model="gpt-image-2.6-sunburst",
             p_input_tokens=tokens_in,
             p_output_tokens=2000,
             p_cost_usd="0.064321",

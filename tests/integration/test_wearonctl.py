@@ -571,7 +571,7 @@ def test_a_session_tells_its_whole_story_without_links_that_work(
     assert [entry["type"] for entry in story["money"]] == ["deduction", "refund"]
     assert story["task_in_redis"] is False
     finished = ask("session", done.id)
-    assert [answer["model"] for answer in finished["provider_answers"]] == ["gpt-image-1.5"]
+    assert [answer["model"] for answer in finished["provider_answers"]] == ["gpt-image-2.6-sunburst"]
     assert finished["row"]["generated_image_url"].endswith(".jpg")
     assert "token=" not in ctl("session", done.id).stdout
     unknown = ctl("session", str(uuid4()))
@@ -616,7 +616,7 @@ def test_costs_are_told_by_day_channel_and_model(ctl: Ctl, ask: Callable[..., An
     assert (answers("b2c"), answers("b2b")) == (before[0] + 2, before[1] + 1)
     (row, *_) = ask("costs")
     assert row["cost_usd"] > 0 and row["unpriced"] == 0
-    assert "gpt-image-1.5" in ctl("costs").stdout
+    assert "gpt-image-2.6-sunburst" in ctl("costs").stdout
 
 
 # ------------------------------------------------------------------ erasing

@@ -15,6 +15,8 @@ from PIL import Image
 from wearon_local.app.next_app import SAMPLE_ACCESSORY, SAMPLE_GARMENT, SAMPLE_PERSON
 from wearon_local.stack import Stack
 
+MODEL = "gpt-image-2.6-sunburst"
+
 
 def pictures(count: int = 2) -> list[tuple[str, bytes, str]]:
     names = ["model.jpg", "image_1.jpg", "image_2.jpg"]
@@ -29,7 +31,7 @@ def client(stack: Stack) -> openai.OpenAI:
 
 def edit(client: openai.OpenAI, prompt: str = "Dress them", count: int = 2) -> openai.types.ImagesResponse:
     return client.images.edit(
-        model="gpt-image-1.5",
+        model=MODEL,
         image=pictures(count),
         prompt=prompt,
         size="1024x1536",
@@ -190,13 +192,13 @@ def test_what_the_real_api_refuses_is_refused(stack: Stack, client: openai.OpenA
         edit(client, "")
     assert no_prompt.value.param == "prompt"
     with pytest.raises(openai.BadRequestError) as wrong_type:
-        client.images.edit(model="gpt-image-1.5", image=[("a.txt", b"hello", "text/plain")], prompt="x")
+        client.images.edit(model=MODEL, image=[("a.txt", b"hello", "text/plain")], prompt="x")
     assert wrong_type.value.code == "unsupported_file_mimetype"
     with pytest.raises(openai.BadRequestError) as no_picture:
-        client.images.edit(model="gpt-image-1.5", image=[("a.jpg", b"hello", "image/jpeg")], prompt="x")
+        client.images.edit(model=MODEL, image=[("a.jpg", b"hello", "image/jpeg")], prompt="x")
     assert no_picture.value.code == "invalid_image_file"
     with pytest.raises(openai.BadRequestError) as wrong_size:
-        client.images.edit(model="gpt-image-1.5", image=pictures(), prompt="x", size="256x256")
+        client.images.edit(model=MODEL, image=pictures(), prompt="x", size="256x256")
     assert wrong_size.value.param == "size"
     assert {c["outcome"] for c in stack.openai.calls()} == {"refused"}
 

@@ -50,6 +50,7 @@ def test_unknown_model_gets_the_common_fields_and_has_no_price() -> None:
         ("gpt-image-2", None, "624x1024", {"size"}),
         ("gpt-image-2", None, "1000x1000", {"size"}),
         ("gpt-image-2", None, "512x1552", {"size"}),
+        ("gpt-image-2", None, "496x1440", {"size"}),
         ("gpt-image-2", None, "2880x2880", set()),
         ("gpt-image-2", None, "2896x2880", {"size"}),
         ("gpt-image-2", None, "01024x1024", {"size"}),

@@ -15,13 +15,13 @@ from wearon_contracts.errors import ErrorCode
 from wearon_contracts.queues import DEAD_LETTER_LIST
 from wearon_contracts.tasks import DeadLetter, DeadLetterReason
 from wearon_generator.dead_letters import DeadLetters
-from wearon_generator.models import MODELS
+from wearon_generator.models import DEFAULT_MODEL, MODELS
 from wearon_generator.openai_provider import OpenAIProvider
 from wearon_generator.prices import Usage
 from wearon_generator.provider import Generated, ProviderError
 from wearon_service_kit.redis_clients import connect_async
 
-MODEL = MODELS["gpt-image-1.5"]
+MODEL = MODELS[DEFAULT_MODEL]
 PICTURE = b"\xff\xd8\xff picture"
 DATA = [{"b64_json": base64.b64encode(PICTURE).decode()}]
 

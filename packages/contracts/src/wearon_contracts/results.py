@@ -14,6 +14,12 @@ RESULT_PATHS: Final[dict[Channel, str]] = {
 """Path inside the bucket by channel; ids in small letters. The owner is the user or the store."""
 
 DEFAULT_BUCKET: Final = "images"
+AI_GENERATED: Final = {
+    "label": "ai-generated",
+    "text": "This picture was made by AI. It shows how the item may look, not how it fits.",
+}
+"""What a page that shows a result has to say; see docs/ai-labels.md."""
+
 SIGNED_URL_SECONDS: Final = 6 * 60 * 60
 """How long a link to a result works unless the services are told otherwise."""
 

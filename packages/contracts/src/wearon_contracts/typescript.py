@@ -15,7 +15,7 @@ from wearon_contracts import queues
 from wearon_contracts.errors import ErrorCode, Family, describe
 from wearon_contracts.fields import MAX_URL_LENGTH
 from wearon_contracts.outcomes import OUTCOME_FUNCTION, RefundState
-from wearon_contracts.results import DEFAULT_BUCKET, RESULT_PATHS, SIGNED_URL_SECONDS
+from wearon_contracts.results import AI_GENERATED, DEFAULT_BUCKET, RESULT_PATHS, SIGNED_URL_SECONDS
 from wearon_contracts.schemas import MESSAGES, JsonSchema, json_schema
 from wearon_contracts.sessions import SESSION_TABLES, SETTLED, TRANSITIONS, SessionStatus, SessionUpdate
 from wearon_contracts.sizing import BodyType, FitPreference, Gender, Measured, Size
@@ -127,6 +127,12 @@ def constants() -> Iterator[Constant]:
         "DEFAULT_BUCKET", DEFAULT_BUCKET, "Bucket of results unless the services are told another."
     )
     yield Constant("SIGNED_URL_SECONDS", SIGNED_URL_SECONDS, "How long a link to a result works by default.")
+    yield Constant(
+        "AI_GENERATED",
+        AI_GENERATED,
+        "What has to stand beside every result: a machine-readable label, and the sentence for people.",
+        "Readonly<{ label: string; text: string }>",
+    )
     yield Constant("SESSION_STATUSES", [*_STATUSES], "", "readonly SessionStatus[]")
     yield Constant(
         "SETTLED_STATUSES",

@@ -96,6 +96,11 @@ exports.DEFAULT_BUCKET = "images";
 
 exports.SIGNED_URL_SECONDS = 21600;
 
+exports.AI_GENERATED = {
+  "label": "ai-generated",
+  "text": "This picture was made by AI. It shows how the item may look, not how it fits."
+};
+
 exports.SESSION_STATUSES = [
   "queued",
   "pending",

@@ -387,6 +387,9 @@ export declare const DEFAULT_BUCKET: "images";
 /** How long a link to a result works by default. */
 export declare const SIGNED_URL_SECONDS: 21600;
 
+/** What has to stand beside every result: a machine-readable label, and the sentence for people. */
+export declare const AI_GENERATED: Readonly<{ label: string; text: string }>;
+
 export declare const SESSION_STATUSES: readonly SessionStatus[];
 
 /** A session in one of these states never changes again. */

@@ -96,6 +96,11 @@ export const DEFAULT_BUCKET = "images";
 
 export const SIGNED_URL_SECONDS = 21600;
 
+export const AI_GENERATED = {
+  "label": "ai-generated",
+  "text": "This picture was made by AI. It shows how the item may look, not how it fits."
+};
+
 export const SESSION_STATUSES = [
   "queued",
   "pending",

@@ -6,17 +6,25 @@ file in the working directory is read too, real variables win over it. Blank cou
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from ipaddress import ip_address
-from typing import Annotated, Any, Final, Literal, TypeVar
-from urllib.parse import quote
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
+from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
+from wearon_service_kit.environment import (
+    Refused,
+    check_cert_file,
+    check_proxy,
+    refusals,
+    show_cert_file_to_openssl,
+)
 from wearon_service_kit.origins import parse_base_url, parse_origin
 from wearon_service_kit.redis_address import parse_redis_url
 
@@ -86,8 +94,22 @@ ListenAddress = Annotated[str, AfterValidator(_check_listen_address)]
 """An IPv4 or IPv6 address to listen on; `::` is every address of both kinds."""
 
 
+def _check_proxy(url: SecretStr) -> SecretStr:
+    return SecretStr(check_proxy(url.get_secret_value()))
+
+
+ProxyUrl = Annotated[SecretStr, AfterValidator(_check_proxy)]
+"""A proxy for HTTP; secret, since it may hold a password."""
+
+
 class ServiceSettings(BaseSettings):
     """What every service can be told. Subclasses add their own fields, each with a description."""
+
+    refused_variables: ClassVar[Mapping[str, Refused]] = {
+        name: Refused("the metrics are of this one process", even_blank=True)
+        for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
+    }
+    """Variables by which a library would change what the service does, unseen by these settings."""
 
     model_config = SettingsConfigDict(
         env_file=".env",
@@ -106,6 +128,11 @@ class ServiceSettings(BaseSettings):
     log_format: Annotated[
         Literal["json", "console"], Field(description="json for machines, console for people.")
     ] = "json"
+    ssl_cert_file: Annotated[
+        str | None,
+        AfterValidator(check_cert_file),
+        Field(description="File of certificate authorities (PEM) to trust besides the public ones."),
+    ] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -131,7 +158,10 @@ class ServiceSettings(BaseSettings):
 def _parts_to_hide(text: str) -> tuple[str, ...]:
     if "://" not in text:
         return (text,)
-    passwords = parse_redis_url(text).secrets
+    if text.startswith("http"):
+        passwords: tuple[str, ...] = (unquote(urlsplit(text).password or ""),)
+    else:
+        passwords = tuple(parse_redis_url(text).secrets)
     # As they stand in the URL, and as they are sent.
     return (*passwords, *(quote(password, safe="") for password in passwords))
 
@@ -145,14 +175,18 @@ def load_settings(cls: type[Settings]) -> Settings:
     When anything is missing or malformed, prints one line to stderr that names every offending variable, what
     is wrong with it and what to set (never a value that was given), and raises SystemExit(2).
     """
+    problems = refusals(cls.refused_variables, os.environ)
     try:
-        return cls()
+        settings = cls()
+        if not problems:
+            show_cert_file_to_openssl(settings.ssl_cert_file)
+            return settings
     except ValidationError as error:
-        problems = [_problem(cls, detail) for detail in error.errors(include_input=False, include_url=False)]
+        problems += [_problem(cls, detail) for detail in error.errors(include_input=False, include_url=False)]
     except SettingsError as error:
-        problems = [str(error)]
+        problems += [str(error)]
     except (OSError, UnicodeDecodeError) as error:
-        problems = [f"the file .env cannot be read ({type(error).__name__})"]
+        problems += [f"the file .env cannot be read ({type(error).__name__})"]
     one_line = "; ".join(dict.fromkeys(" ".join(problem.split()) for problem in problems))
     print(f"Configuration error: {one_line}", file=sys.stderr)  # noqa: T201
     raise SystemExit(2)

@@ -107,6 +107,8 @@ def provider_scope(settings: GeneratorSettings) -> str:
     parts = (
         settings.openai_base_url or "",
         settings.openai_api_key.get_secret_value(),
+        settings.openai_org_id or "",
+        settings.openai_project_id or "",
         settings.openai_model,
         settings.openai_quality or "",
         settings.openai_size or "",
@@ -247,14 +249,19 @@ def connect_to_supabase(
 ) -> AsyncClient:
     """A client of the Supabase that the settings name; `options`: see `connect_supabase`."""
     key = settings.supabase_service_role_key.get_secret_value()
-    return connect_supabase(settings.supabase_url, key, connections=connections, **options)
+    return connect_supabase(
+        settings.supabase_url, key, connections=connections, proxies=settings.proxies, **options
+    )
 
 
 def _connect_provider(settings: GeneratorSettings) -> Provider:
     client = connect_openai(
         settings.openai_api_key.get_secret_value(),
-        settings.openai_base_url,
-        settings.openai_timeout_seconds,
+        base_url=settings.openai_base_url,
+        organization=settings.openai_org_id,
+        project=settings.openai_project_id,
+        proxies=settings.proxies,
+        timeout_seconds=settings.openai_timeout_seconds,
     )
     model = find_model(settings.openai_model)
     fields = model.fields(settings.openai_quality, settings.openai_size, settings.openai_complexity)

@@ -18,12 +18,13 @@ from redis.exceptions import RedisError, ResponseError
 from storage3.exceptions import StorageApiError
 
 from wearon_generator.operations import Letter, Operations, Refused
+from wearon_generator.settings import ProxySettings
 from wearon_generator.supabase_client import SupabaseUnavailable, connect_supabase
 from wearon_service_kit.redis_clients import connect_async
-from wearon_service_kit.settings import HttpOrigin, RedisUrl, ServiceSettings, load_settings
+from wearon_service_kit.settings import HttpOrigin, RedisUrl, load_settings
 
 
-class OperatorSettings(ServiceSettings):
+class OperatorSettings(ProxySettings):
     """The part of the generator's environment that an operator needs."""
 
     redis_url: Annotated[RedisUrl, Field(description="Redis of the services.")]
@@ -46,7 +47,7 @@ class Desk:
         async def connected() -> Any:
             redis = connect_async(settings.redis_url, name="wearonctl")
             key = settings.supabase_service_role_key.get_secret_value()
-            supabase = connect_supabase(settings.supabase_url, key, connections=4)
+            supabase = connect_supabase(settings.supabase_url, key, connections=4, proxies=settings.proxies)
             try:
                 return await work(
                     Operations(redis, supabase, settings.storage_bucket, settings.stuck_after_seconds)

@@ -21,6 +21,7 @@ COMPLEXITIES: Final = ("low", "medium", "high")
 # OpenAI's limits for models that take any size: multiples of 16, at most three times as long as wide.
 _SIDE_STEP: Final = 16  # pixels
 _LONGEST_RATIO: Final = 3
+_SHORTEST_SIDE: Final = 512  # pixels; a smaller picture would not be delivered
 _FEWEST_PIXELS: Final = 655_360
 _MOST_PIXELS: Final = 8_294_400
 _SIZE: Final = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
@@ -74,13 +75,15 @@ class Model:
         fits = (
             match is not None
             and width % _SIDE_STEP == height % _SIDE_STEP == 0
+            and min(width, height) >= _SHORTEST_SIDE
             and max(width, height) <= _LONGEST_RATIO * min(width, height)
             and _FEWEST_PIXELS <= width * height <= _MOST_PIXELS
         )
         if fits:
             return None
         return (
-            f"WIDTHxHEIGHT in multiples of {_SIDE_STEP}, at most {_LONGEST_RATIO}:1, "
+            f"WIDTHxHEIGHT in multiples of {_SIDE_STEP}, at least {_SHORTEST_SIDE}, "
+            f"at most {_LONGEST_RATIO}:1, "
             f"{_FEWEST_PIXELS} to {_MOST_PIXELS} pixels"
         )
 

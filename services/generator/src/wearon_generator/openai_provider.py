@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from typing import Final
 
-from openai import APIConnectionError, APIStatusError, AsyncOpenAI, OpenAIError
+import httpcore
+from openai import APIConnectionError, APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
 from openai.types import ImagesResponse
 
 from wearon_generator.models import Model
@@ -16,13 +18,36 @@ from wearon_generator.prompts import default_prompt, file_names
 from wearon_generator.provider import Generated, ProviderError
 from wearon_generator.refusals import Refusal
 from wearon_generator.storage import content_type
+from wearon_service_kit.environment import Proxies
 
-_MOST_TOKENS = 2**31 - 1  # the ledger's columns are integers
+OPENAI_URL: Final = "https://api.openai.com/v1"
+_MOST_TOKENS: Final = 2**31 - 1  # the ledger's columns are integers
 
 
-def connect_openai(api_key: str, base_url: str | None, timeout_seconds: float) -> AsyncOpenAI:
-    """Build the client; its own retries are off, because every call needs a slot of the global limit."""
-    return AsyncOpenAI(api_key=api_key, base_url=base_url, timeout=timeout_seconds, max_retries=0)
+def connect_openai(
+    api_key: str,
+    *,
+    base_url: str | None,
+    organization: str | None,
+    project: str | None,
+    proxies: Proxies,
+    timeout_seconds: float,
+) -> AsyncOpenAI:
+    """Build the client; `base_url`: another server that speaks OpenAI's API.
+
+    Its own retries are off, because every call needs a slot of the global limit. Nothing is left for the SDK
+    to take from the environment.
+    """
+    url = base_url or OPENAI_URL
+    http = DefaultAsyncHttpxClient(
+        trust_env=False, proxy=proxies.between_us_and(url), verify=httpcore.default_ssl_context()
+    )
+    client = AsyncOpenAI(
+        api_key=api_key, base_url=url, timeout=timeout_seconds, max_retries=0, http_client=http
+    )
+    # Given as arguments, None would mean the environment's.
+    client.organization, client.project = organization, project
+    return client
 
 
 class OpenAIProvider:

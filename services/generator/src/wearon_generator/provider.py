@@ -16,6 +16,7 @@ from typing import Final, Protocol
 import structlog
 
 from wearon_contracts.errors import ErrorCode, Family, describe
+from wearon_generator.answer_check import why_unusable
 from wearon_generator.metrics import Metrics
 from wearon_generator.prices import Usage
 from wearon_generator.refusals import CONSEQUENCES, Consequence, Refusal
@@ -91,6 +92,18 @@ class Provider(Protocol):
         ...
 
 
+async def _check(generated: Generated) -> None:
+    problem = await asyncio.to_thread(why_unusable, generated.data)
+    if problem is not None:
+        raise ProviderError(
+            Refusal.BAD_ANSWER,
+            f"the picture is unusable: {problem}",
+            model=generated.model,
+            usage=generated.usage,
+            cost=generated.cost,
+        )
+
+
 async def edit_with_retries(
     provider: Provider,
     pictures: Sequence[bytes],
@@ -112,6 +125,7 @@ async def edit_with_retries(
         try:
             with metrics.provider_seconds.time():
                 generated = await provider.edit(pictures, prompt, end_user)
+            await _check(generated)
         except ProviderError as error:
             metrics.provider_calls.labels(outcome=error.refusal.value).inc()
             if call == max_calls or not error.consequence.call_again:

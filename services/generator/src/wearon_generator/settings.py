@@ -2,26 +2,72 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from wearon_contracts.results import DEFAULT_BUCKET, SIGNED_URL_SECONDS
 from wearon_generator.models import DEFAULT_MODEL, find_model
+from wearon_service_kit.environment import Proxies, Refused
 from wearon_service_kit.health import ANY_ADDRESS
 from wearon_service_kit.settings import (
     HttpOrigin,
     HttpUrl,
     ListenAddress,
     OriginList,
+    ProxyUrl,
     RedisUrl,
     Secret,
     ServiceSettings,
 )
 
+OpenAIId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$", max_length=200)]
+"""It becomes an HTTP header."""
 
-class GeneratorSettings(ServiceSettings):
+
+class ProxySettings(ServiceSettings):
+    """How Supabase and the image provider are reached."""
+
+    http_proxy: Annotated[
+        ProxyUrl | None, Field(description="Proxy for http:// calls of Supabase and OpenAI.")
+    ] = None
+    https_proxy: Annotated[
+        ProxyUrl | None, Field(description="Proxy for https:// calls of Supabase and OpenAI.")
+    ] = None
+    all_proxy: Annotated[
+        ProxyUrl | None, Field(description="Proxy for both where they have none of their own.")
+    ] = None
+    no_proxy: Annotated[str, Field(description="Comma-separated hosts that are called without a proxy.")] = ""
+
+    @property
+    def proxies(self) -> Proxies:
+        """Between the generator, Supabase and the provider."""
+        http, https, every = (
+            url.get_secret_value() if url else None
+            for url in (self.http_proxy, self.https_proxy, self.all_proxy)
+        )
+        return Proxies(http, https, every, self.no_proxy)
+
+
+class GeneratorSettings(ProxySettings):
     """Environment of `python -m wearon_generator`."""
+
+    refused_variables: ClassVar[Mapping[str, Refused]] = {
+        **ServiceSettings.refused_variables,
+        **{
+            name: Refused("the broker is REDIS_URL")
+            for name in ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
+        },
+        **{
+            name: Refused("Celery is configured by this service alone")
+            for name in ("CELERY_RESULT_BACKEND", "CELERY_LOADER", "CELERY_CONFIG_MODULE")
+        },
+        **{
+            name: Refused("calls of OpenAI are configured by the other OPENAI variables alone")
+            for name in ("OPENAI_CUSTOM_HEADERS", "OPENAI_ADMIN_KEY", "OPENAI_LOG")
+        },
+    }
 
     redis_url: Annotated[RedisUrl, Field(description="Redis that the consumer and all generators share.")]
     supabase_url: Annotated[HttpOrigin, Field(description="Supabase project, as the generator reaches it.")]
@@ -35,6 +81,12 @@ class GeneratorSettings(ServiceSettings):
     openai_api_key: Annotated[Secret, Field(description="Key for the image model.")]
     openai_base_url: Annotated[
         HttpUrl | None, Field(description="Another server that speaks OpenAI's API; with its /v1.")
+    ] = None
+    openai_org_id: Annotated[
+        OpenAIId | None, Field(description="Organisation to bill, for a key that belongs to several.")
+    ] = None
+    openai_project_id: Annotated[
+        OpenAIId | None, Field(description="Project to bill, for a key that belongs to several.")
     ] = None
     openai_model: Annotated[str, Field(min_length=1, description="Image model.")] = DEFAULT_MODEL
     openai_quality: Annotated[

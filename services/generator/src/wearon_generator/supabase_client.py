@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
+import httpcore
 import httpx
 from postgrest.exceptions import APIError
 from storage3.exceptions import StorageApiError
 from supabase import AsyncClient, AsyncClientOptions
 
 from wearon_service_kit.connection_errors import why_unreachable
+from wearon_service_kit.environment import Proxies
 
 _PAUSED: Final = "540"  # the status with which Supabase answers for a project that is paused
 _LONGEST_REASON: Final = 200  # characters; a proxy's page may be long
@@ -40,7 +42,7 @@ class Once:
 
 
 def connect_supabase(
-    url: str, service_role_key: str, *, connections: int, timeout: float = 15.0
+    url: str, service_role_key: str, *, connections: int, proxies: Proxies, timeout: float = 15.0
 ) -> AsyncClient:
     """Build a client, `timeout` in seconds. HTTP/1.1: over HTTP/2 one GOAWAY fails every open request."""
     http = httpx.AsyncClient(
@@ -48,6 +50,8 @@ def connect_supabase(
         limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         http2=False,
         trust_env=False,
+        proxy=proxies.between_us_and(url),
+        verify=httpcore.default_ssl_context(),
     )
     options = AsyncClientOptions(
         httpx_client=http, auto_refresh_token=False, persist_session=False, postgrest_client_retry=False

@@ -91,6 +91,9 @@ def serve(_options: argparse.Namespace) -> int:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=5,
+        # Without these two uvicorn asks the environment.
+        workers=1,
+        forwarded_allow_ips="127.0.0.1,::1",
     )
     server = uvicorn.Server(config)
     # uvicorn itself would listen on `::` for IPv6 alone.

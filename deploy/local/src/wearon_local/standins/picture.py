@@ -16,6 +16,11 @@ _QUALITY: Final = 85
 _LABEL_HEIGHT: Final = 56
 _INSET: Final = 150
 
+_COMMENT: Final = b"\xff\xfe"
+_APP11: Final = b"\xff\xeb"
+_CREDENTIALS: Final = b"JP\x00\x01\x00\x00\x00\x01\x00\x00\x00\x1ejumb\x00\x00\x00\x16jumdc2pa stand-in\x00"
+"""Where real answers carry their content credentials (C2PA): a JUMBF box in this segment."""
+
 _cache: OrderedDict[str, bytes] = OrderedDict()
 _cache_lock = threading.Lock()
 
@@ -24,7 +29,7 @@ def draw(images: Sequence[bytes], size: tuple[int, int], output_format: str, *, 
     """The combination of `images` (person, garment, accessories) as JPEG, PNG or WebP.
 
     The same inputs give the same picture, which is drawn once; `mark` goes into a JPEG comment, so that two
-    sessions with the same inputs get different bytes. Raises OSError for an input that is not a picture.
+    sessions with the same inputs get different bytes. A JPEG carries content credentials as real answers do. Raises OSError for an input that is not a picture.
     """
     digest = hashlib.sha256(repr((size, output_format)).encode())
     for image in images:
@@ -40,7 +45,9 @@ def draw(images: Sequence[bytes], size: tuple[int, int], output_format: str, *, 
             _cache[key] = drawn
             if len(_cache) > _CACHED:
                 _cache.popitem(last=False)
-    return _with_comment(drawn, mark) if output_format == "jpeg" else drawn
+    if output_format != "jpeg":
+        return drawn
+    return _with_segment(_with_segment(drawn, _COMMENT, mark.encode()), _APP11, _CREDENTIALS)
 
 
 def _open(data: bytes, size: tuple[int, int]) -> Image.Image:
@@ -117,7 +124,6 @@ def _encode(image: Image.Image, output_format: str) -> bytes:
     return buffer.getvalue()
 
 
-def _with_comment(jpeg: bytes, text: str) -> bytes:
-    comment = text.encode()
-    segment = b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment
+def _with_segment(jpeg: bytes, marker: bytes, content: bytes) -> bytes:
+    segment = marker + (len(content) + 2).to_bytes(2, "big") + content
     return jpeg[:2] + segment + jpeg[2:]
