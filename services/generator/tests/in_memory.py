@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import uuid
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
+
+from PIL import Image
 
 from wearon_contracts.tasks import Channel, DeadLetterReason, GenerationTask, RejectedTask
 from wearon_generator.ledger import SCHEMA_VERSION
@@ -22,7 +25,15 @@ from wearon_generator.storage import BucketMissing, ResultRefused
 from wearon_generator.supabase_client import SupabaseUnavailable
 from wearon_generator.timing import Clock
 
-PICTURE: Final = b"\xff\xd8\xff a picture"
+
+def _picture() -> bytes:
+    encoded = io.BytesIO()
+    Image.linear_gradient("L").resize((512, 512)).save(encoded, "JPEG")
+    return encoded.getvalue()
+
+
+PICTURE: Final = _picture()
+"""The least that can be delivered."""
 SETTLED: Final = ("completed", "failed")
 
 Answer = dict[str, Any]

@@ -92,8 +92,8 @@ class Provider(Protocol):
         ...
 
 
-async def _check(generated: Generated) -> None:
-    problem = await asyncio.to_thread(why_unusable, generated.data)
+def _check(generated: Generated) -> None:
+    problem = why_unusable(generated.data)
     if problem is not None:
         raise ProviderError(
             Refusal.BAD_ANSWER,
@@ -125,7 +125,7 @@ async def edit_with_retries(
         try:
             with metrics.provider_seconds.time():
                 generated = await provider.edit(pictures, prompt, end_user)
-            await _check(generated)
+            _check(generated)
         except ProviderError as error:
             metrics.provider_calls.labels(outcome=error.refusal.value).inc()
             if call == max_calls or not error.consequence.call_again:

@@ -29,7 +29,8 @@ def draw(images: Sequence[bytes], size: tuple[int, int], output_format: str, *, 
     """The combination of `images` (person, garment, accessories) as JPEG, PNG or WebP.
 
     The same inputs give the same picture, which is drawn once; `mark` goes into a JPEG comment, so that two
-    sessions with the same inputs get different bytes. A JPEG carries content credentials as real answers do. Raises OSError for an input that is not a picture.
+    sessions with the same inputs get different bytes. A JPEG carries content credentials as real answers do.
+    Raises OSError for an input that is not a picture.
     """
     digest = hashlib.sha256(repr((size, output_format)).encode())
     for image in images:
