@@ -12,6 +12,7 @@ from threading import Thread
 import pytest
 
 from wearon_generator.supabase_client import SupabaseUnavailable, ask, connect_supabase
+from wearon_service_kit.environment import Proxies
 
 KEY = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoic2VydmljZV9yb2xlIn0.c2lnbmF0dXJl"
 
@@ -40,7 +41,11 @@ def answering(status: int, body: str) -> Iterator[str]:
 
 def told(url: str) -> str:
     async def call() -> None:
-        await ask(connect_supabase(url, KEY, connections=1).rpc("generation_schema_version", {}).execute)
+        await ask(
+            connect_supabase(url, KEY, connections=1, proxies=Proxies())
+            .rpc("generation_schema_version", {})
+            .execute
+        )
 
     with pytest.raises(SupabaseUnavailable) as raised:
         asyncio.run(call())
