@@ -215,6 +215,7 @@ def _timing(pace: float) -> Timing:
         renewal_timeout=usual.renewal_timeout / pace,
         renewal_pause=usual.renewal_pause / pace,
         sweep_interval=usual.sweep_interval / pace,
+        election=usual.election / pace,
         recovery_grace=max(3, round(usual.recovery_grace / pace)),
         foreign_host_patience=usual.foreign_host_patience / pace,
     )

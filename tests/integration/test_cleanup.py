@@ -28,7 +28,7 @@ from wearon_local.stack import Stack
 
 STUCK_AFTER: Final = 30
 SETTINGS: Final = {"STUCK_AFTER_SECONDS": str(STUCK_AFTER), "GENERATIONS_PER_MINUTE": "1500"}
-TIMING: Final = {"sweep_interval": 1}
+TIMING: Final = {"sweep_interval": 1, "election": 3}
 STUCK: Final = ErrorCode.STUCK
 
 
@@ -76,7 +76,8 @@ def wait_for_sweeps(tryons: TryOns) -> None:
     """Until whatever a sweep does has been done: an orphan of this moment is gone, and then another one."""
     for _ in range(2):
         orphan = tryons.make()
-        age(tryons, STUCK_AFTER + 1, orphan)
+        # Older than every task that waits, however long it took to get here.
+        age(tryons, 3600, orphan)
         tryons.wait_settled(orphan, timeout=20)
 
 

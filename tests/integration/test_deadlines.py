@@ -203,6 +203,7 @@ def test_a_supabase_outage_longer_than_the_leases_costs_nobody_the_job(stack: St
         "renewal_timeout": 0.8,
         "renewal_pause": 0.2,
         "sweep_interval": 0.2,
+        "election": 0.6,
     }
     generators = start_generators(stack, 2, {"GENERATIONS_PER_MINUTE": "600"}, timing=timing)
     tryons = TryOns(stack)

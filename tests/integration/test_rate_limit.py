@@ -81,7 +81,7 @@ def test_rate_limit_fails_nobody_for_having_waited(stack: Stack, tryons: TryOns)
         stack,
         2,
         {"GENERATIONS_PER_MINUTE": "300", "GENERATOR_CONCURRENCY": "16", "STUCK_AFTER_SECONDS": "2"},
-        timing={"longest_wait": 2, "sweep_interval": 1},
+        timing={"longest_wait": 2, "sweep_interval": 1, "election": 3},
     )
     ordered = [tryons.make() for _ in range(50)]
     tryons.push(*ordered)

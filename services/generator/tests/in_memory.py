@@ -461,6 +461,15 @@ class InMemoryBucket:
 
         return str(await self.faults.around("sign", signed))
 
+    async def remove(self, paths: list[str]) -> None:
+        """See `Bucket`."""
+
+        def removed() -> None:
+            for path in paths:
+                self.objects.pop(path, None)
+
+        await self.faults.around("remove", removed)
+
 
 # ------------------------------------------------------------------------------ provider and pictures
 

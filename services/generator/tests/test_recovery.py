@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any, cast
+from uuid import UUID, uuid4
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -14,10 +16,12 @@ from services.generator.tests.in_memory import (
     new_task,
 )
 
+from wearon_contracts.errors import ErrorCode
+from wearon_contracts.tasks import Channel
 from wearon_generator.ledger import Held, Ledger, Session
 from wearon_generator.metrics import Metrics
-from wearon_generator.recovery import Sweeper, recover_jobs
-from wearon_generator.supabase_client import SupabaseUnavailable
+from wearon_generator.recovery import ScanBudget, Sweeper, fail_orphans, recover_jobs
+from wearon_generator.supabase_client import StatementTimeout, SupabaseUnavailable
 from wearon_generator.timing import Timing
 
 TIMING = Timing(sweep_interval=1)
@@ -40,6 +44,23 @@ class Supabase:
         self.swept_at.append(now())
 
 
+class AlwaysElected:
+    """The only replica there is."""
+
+    async def won(self) -> bool:
+        return True
+
+    async def resign(self) -> None:
+        pass
+
+
+class EmptyQueue:
+    """Nothing waits to be taken again."""
+
+    async def waiting_again(self, _: set[str]) -> set[str]:
+        return set()
+
+
 def now() -> float:
     return asyncio.get_running_loop().time()
 
@@ -48,7 +69,7 @@ def now() -> float:
 def test_everybody_has_a_lease_to_renew_after_an_outage(until: float) -> None:
     async def test() -> None:
         supabase = Supabase(until)
-        sweeper = Sweeper(TIMING, now, look=supabase.look, sweep=supabase.sweep)
+        sweeper = Sweeper(TIMING, now, look=supabase.look, sweep=supabase.sweep, election=AlwaysElected())
         sweeper.start()
         await asyncio.sleep(100)
         await sweeper.stop()
@@ -64,7 +85,7 @@ def test_everybody_has_a_lease_to_renew_after_an_outage(until: float) -> None:
 def test_renewal_that_failed_puts_the_sweeps_off_for_a_lease() -> None:
     async def test() -> None:
         supabase = Supabase(0)
-        sweeper = Sweeper(TIMING, now, look=supabase.look, sweep=supabase.sweep)
+        sweeper = Sweeper(TIMING, now, look=supabase.look, sweep=supabase.sweep, election=AlwaysElected())
         sweeper.start()
         await asyncio.sleep(20.5)
         sweeper.supabase_was_unavailable()
@@ -87,7 +108,7 @@ def test_process_never_recovers_a_session_that_it_holds_itself() -> None:
             database.row(task).lease_expires_at = 0.0
         mine = Session(own.channel, own.session_id)
         recovered = await recover_jobs(
-            ledger, broker, Metrics(CollectorRegistry()), lambda session: session == mine
+            ledger, EmptyQueue(), broker, Metrics(CollectorRegistry()), lambda session: session == mine
         )
         assert (recovered, [task["session_id"] for task in broker.published]) == (1, [str(other.session_id)])
         assert await ledger.renew(["me/1"]) == {"me/1"}
@@ -95,3 +116,58 @@ def test_process_never_recovers_a_session_that_it_holds_itself() -> None:
         await ledger.release(Held(mine, "me/1"))
 
     asyncio.run(test())
+
+
+class SlowDatabase:
+    """Ends statements that fail more than `most` sessions, or one that is never done with."""
+
+    def __init__(self, most: int, endless: UUID | None = None) -> None:
+        self._most = most
+        self._endless = endless
+        self.statements: list[int] = []
+
+    async def reap(self, sessions: list[Session], *_: object) -> list[dict[str, Any]]:
+        self.statements.append(len(sessions))
+        if len(sessions) > self._most or self._endless in {session.session_id for session in sessions}:
+            raise StatementTimeout("database error 57014")
+        return [{"session_id": str(session.session_id), "verdict": "failed"} for session in sessions]
+
+    async def set_aside(self, session: Session, _: int, error: str) -> dict[str, Any]:
+        return {"session_id": str(session.session_id), "verdict": "set_aside", "error": error}
+
+
+def fail(database: SlowDatabase, orphans: list[Session]) -> dict[str, str]:
+    rows = asyncio.run(fail_orphans(cast(Ledger, database), orphans, 300, ErrorCode.STUCK))
+    return {row["session_id"]: row["verdict"] for row in rows}
+
+
+def test_orphans_are_failed_in_smaller_batches_where_a_statement_takes_too_long() -> None:
+    orphans = [Session(Channel.B2C, uuid4()) for _ in range(100)]
+    database = SlowDatabase(most=30)
+
+    assert fail(database, orphans) == {str(orphan.session_id): "failed" for orphan in orphans}
+    assert database.statements == [100, 50, 25, 25, 50, 25, 25]
+
+
+def test_an_orphan_that_takes_too_long_alone_is_set_aside() -> None:
+    orphans = [Session(Channel.B2C, uuid4()) for _ in range(10)]
+    endless = orphans[6].session_id
+
+    verdicts = fail(SlowDatabase(most=100, endless=endless), orphans)
+
+    assert verdicts.pop(str(endless)) == "set_aside"
+    assert list(verdicts.values()) == ["failed"] * 9
+
+
+def test_reading_long_queues_is_spread_over_time() -> None:
+    moment = 1000.0
+    budget = ScanBudget(lambda: moment)
+    assert budget.allows()
+    budget.spend(1_000_000)
+    moment += 1199
+    assert not budget.allows()
+    moment += 2
+    assert budget.allows()
+    budget.spend(1000)
+    moment += TIMING.sweep_interval + 1
+    assert budget.allows()

@@ -46,6 +46,10 @@ UNACKED_MUTEX: Final = "wearon:celery:unacked_mutex"
 """Where the Redis broker keeps what workers have taken but not acknowledged."""
 
 
+SWEEPER_KEY: Final = "wearon:sweeper"
+"""Expiring key that names the generator which looks after lost and stuck sessions at the moment."""
+
+
 def inflight_list(consumer_id: str) -> str:
     """Name of the list in which the consumer `consumer_id` keeps what it has taken."""
     return INFLIGHT_PREFIX + consumer_id

@@ -28,6 +28,8 @@ exports.UNACKED_INDEX = "wearon:celery:unacked_index";
 
 exports.UNACKED_MUTEX = "wearon:celery:unacked_mutex";
 
+exports.SWEEPER_KEY = "wearon:sweeper";
+
 exports.TASK_VERSION = 1;
 
 exports.MAX_TASK_BYTES = 65536;

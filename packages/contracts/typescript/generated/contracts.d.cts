@@ -342,6 +342,9 @@ export declare const UNACKED_INDEX: "wearon:celery:unacked_index";
 /** Where the Redis broker keeps what workers have taken but not acknowledged. */
 export declare const UNACKED_MUTEX: "wearon:celery:unacked_mutex";
 
+/** Expiring key that names the generator which looks after lost and stuck sessions at the moment. */
+export declare const SWEEPER_KEY: "wearon:sweeper";
+
 /** The one version of a generation task. */
 export declare const TASK_VERSION: 1;
 

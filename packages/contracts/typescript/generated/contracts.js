@@ -28,6 +28,8 @@ export const UNACKED_INDEX = "wearon:celery:unacked_index";
 
 export const UNACKED_MUTEX = "wearon:celery:unacked_mutex";
 
+export const SWEEPER_KEY = "wearon:sweeper";
+
 export const TASK_VERSION = 1;
 
 export const MAX_TASK_BYTES = 65536;

@@ -17,6 +17,7 @@ from supabase import AsyncClient
 from wearon_generator.attempt import Breaker, Images, Workshop
 from wearon_generator.breaker import ProviderBreaker
 from wearon_generator.dead_letters import DeadLetters
+from wearon_generator.election import Election
 from wearon_generator.end_users import hash_key
 from wearon_generator.image_processor import ImageProcessor
 from wearon_generator.keep_trying import Stopping
@@ -28,7 +29,7 @@ from wearon_generator.openai_provider import OpenAIProvider, connect_openai
 from wearon_generator.presence import Presence
 from wearon_generator.provider import Provider
 from wearon_generator.queue_scan import QueueScan
-from wearon_generator.recovery import Broker, Sweeper, cleanup_stuck_sessions
+from wearon_generator.recovery import Broker, ScanBudget, Sweeper, cleanup_stuck_sessions
 from wearon_generator.rejection import LetterBox, Rejections
 from wearon_generator.settings import GeneratorSettings
 from wearon_generator.slots import RedisSlots, SlotLine, SlotSource
@@ -198,6 +199,7 @@ async def bootstrap(
         clock=clock,
     )
     queues = QueueScan(redis)
+    budget = ScanBudget(clock)
 
     async def show_backlog() -> None:
         metrics.show_backlog(await ledger.backlog())
@@ -206,15 +208,18 @@ async def bootstrap(
         await cleanup_stuck_sessions(
             ledger,
             queues,
+            store,
             broker=broker,
             is_held_here=leases.holds,
             stuck_after=settings.stuck_after_seconds,
+            budget=budget,
             timing=timing,
             now=now,
             metrics=metrics,
         )
 
-    sweeper = Sweeper(timing, clock, look=show_backlog, sweep=sweep)
+    election = Election(redis, replica, timing.election)
+    sweeper = Sweeper(timing, clock, look=show_backlog, sweep=sweep, election=election)
     renewing = renewals or SupabaseDatabase(
         connect_to_supabase(settings, RENEWAL_CONNECTIONS, timeout=timing.renewal_timeout)
     )

@@ -344,6 +344,19 @@ class Ledger:
         }
         return await self._call("reap", params, list)
 
+    async def set_aside(self, session: Session, stuck_after: int, error: str) -> dict[str, Any]:
+        """Flag an orphan that alone takes longer than a statement may; answers as `reap` does for one."""
+        params = {**session.params(), "p_stuck_after_seconds": stuck_after, "p_error": error}
+        return await self._call("set_aside", params, dict)
+
+    async def unwanted_objects(self, limit: int) -> list[dict[str, Any]]:
+        """Objects stored for sessions that ended without a result: channel, session_id, owner_id, since."""
+        return await self._call("unwanted_objects", {"p_limit": limit}, list)
+
+    async def objects_deleted(self, objects: list[dict[str, Any]]) -> None:
+        """Take note that these, as `unwanted_objects` answered them, are deleted."""
+        await self._call("objects_deleted", {"p_objects": objects}, int)
+
     async def backlog(self) -> dict[str, float]:
         """Figures of what is not settled, and of what a person should look at; see generation_backlog."""
         return await self._call("backlog", {}, dict)

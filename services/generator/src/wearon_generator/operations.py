@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 from redis.asyncio import Redis
 from supabase import AsyncClient
 
-from wearon_contracts.errors import ErrorCode, sentence
+from wearon_contracts.errors import ErrorCode
 from wearon_contracts.queues import (
     CELERY_AGAIN_QUEUE,
     CELERY_QUEUE,
@@ -25,6 +26,7 @@ from wearon_contracts.queues import (
     INFLIGHT_PREFIX,
     INTAKE_STOPPED,
     INVALID_IN_A_ROW,
+    SWEEPER_KEY,
     TASK_LIST,
     UNACKED_HASH,
     consumer_heartbeat,
@@ -35,7 +37,7 @@ from wearon_contracts.tasks import Channel, DeadLetter, DeadLetterReason, raw_an
 from wearon_generator.ledger import Ledger, Session, SupabaseDatabase
 from wearon_generator.presence import PAUSED_KEY, REPLICA_PREFIX
 from wearon_generator.queue_scan import QueueScan
-from wearon_generator.recovery import find_orphans
+from wearon_generator.recovery import ScanBudget, fail_orphans, find_orphans
 from wearon_generator.timing import Timing
 
 _OWNER_COLUMN: Final = {Channel.B2C: "user_id", Channel.B2B: "store_id"}
@@ -109,6 +111,7 @@ class Operations:
         oldest = await self._queues.oldest()
         names = (TASK_LIST, CELERY_AGAIN_QUEUE, CELERY_QUEUE, DEAD_LETTER_LIST)
         paused = await self._redis.get(PAUSED_KEY)
+        sweeper = await self._redis.get(SWEEPER_KEY)
         return {
             "queues": {name: await self._redis.llen(name) for name in names},
             "taken_by_workers": await self._redis.hlen(UNACKED_HASH),
@@ -117,6 +120,7 @@ class Operations:
             ),
             "consumers": await self._consumers(),
             "generators": await self._generators(),
+            "sweeper": None if sweeper is None else _text(sweeper),
             "paused": None if paused is None else _told(paused, otherwise="reason"),
             **await self.intake(),
             "ledger": await self._ledger.backlog(),
@@ -310,12 +314,12 @@ class Operations:
 
     async def stuck(self) -> list[Session]:
         """Sessions the next sweep of a generator would fail and refund."""
-        return await find_orphans(self._ledger, self._queues, self._stuck_after)
+        budget = ScanBudget(time.monotonic)
+        return await find_orphans(self._ledger, self._queues, self._stuck_after, budget)
 
     async def reap(self, sessions: list[Session]) -> list[dict[str, Any]]:
         """Fail and refund these, at most 100."""
-        code = ErrorCode.STUCK
-        return await self._ledger.reap(sessions, self._stuck_after, code, sentence(code))
+        return await fail_orphans(self._ledger, sessions, self._stuck_after, ErrorCode.STUCK)
 
     # ------------------------------------------------------------------ erasing
 

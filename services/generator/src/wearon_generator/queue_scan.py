@@ -64,6 +64,11 @@ class QueueScan:
                 moments.append(created_at(task_in(element)))
         return min((moment for moment in moments if moment is not None), default=None)
 
+    async def length(self) -> int:
+        """How many tasks there are, wherever they wait or whoever has taken them."""
+        lists = await self._lists()
+        return sum([await self._redis.llen(name) for name in lists]) + await self._redis.hlen(UNACKED_HASH)
+
     async def sessions_among(self, wanted: set[str]) -> set[str]:
         """Which of the session ids `wanted` have a task somewhere in Redis.
 
@@ -72,9 +77,18 @@ class QueueScan:
         """
         found: set[str] = set()
         for name in await self._lists():
-            async for element in self._elements(name):
-                found |= wanted & {str(task_in(element).get("session_id", "")).lower()}
+            found |= await self._sessions_in(name, wanted)
         async for _, element in self._redis.hscan_iter(UNACKED_HASH, count=_CHUNK):
+            found |= wanted & {str(task_in(element).get("session_id", "")).lower()}
+        return found
+
+    async def waiting_again(self, wanted: set[str]) -> set[str]:
+        """Which of the session ids `wanted` have a task in the queue of those that have waited before."""
+        return await self._sessions_in(CELERY_AGAIN_QUEUE, wanted)
+
+    async def _sessions_in(self, name: str, wanted: set[str]) -> set[str]:
+        found: set[str] = set()
+        async for element in self._elements(name):
             found |= wanted & {str(task_in(element).get("session_id", "")).lower()}
         return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Protocol
@@ -18,17 +19,26 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from wearon_contracts.errors import ErrorCode, sentence
+from wearon_contracts.results import result_path
 from wearon_contracts.tasks import Channel
 from wearon_generator.ledger import Ledger, Session
 from wearon_generator.metrics import Metrics
 from wearon_generator.queue_scan import QueueScan
-from wearon_generator.supabase_client import SupabaseUnavailable
+from wearon_generator.storage import ResultStore
+from wearon_generator.supabase_client import StatementTimeout, SupabaseUnavailable
 from wearon_generator.timing import Clock, Now, Timing, utc_now
 from wearon_service_kit.background import Background
 
 log = structlog.get_logger()
 
 BATCH: Final = 100
+ROW_BEFORE_TASK: Final = 0.2
+"""A session's row is older than its task: the application makes the row, then uploads, pays and pushes. One
+that is older than the oldest waiting task by less than this part of STUCK_AFTER_SECONDS (a minute of its
+default) may well be the session of that task."""
+PAUSE_PER_ELEMENT: Final = 0.0012
+"""Seconds until all queues may be read again, for each element that was read. Reading one twice takes 24 µs,
+so a fiftieth of a core is spent at most: 8,000 waiting are read at every sweep, a million every 20 min."""
 
 
 class Broker(Protocol):
@@ -45,26 +55,61 @@ class Broker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """How many jobs and unheld messages went back to the queue, and how many sessions were failed."""
+    """How many jobs and unheld messages went back to the queue, how many sessions were failed, and how many
+    objects that nobody may see were deleted."""
 
     recovered: int
     redelivered: int
     reaped: int
+    deleted: int
+
+
+class Queues(Protocol):
+    """Knows which recovered jobs still wait to be taken."""
+
+    async def waiting_again(self, wanted: set[str]) -> set[str]:
+        """Which of these session ids have a task in the queue of those that have waited before."""
+        ...
+
+
+class ScanBudget:
+    """Keeps full reads of the queues to a share of a core, however much waits."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._next_at = 0.0
+
+    def allows(self) -> bool:
+        """Whether all queues may be read now."""
+        return self._clock() >= self._next_at
+
+    def spend(self, elements: int) -> None:
+        """Take note that queues of so many elements were read."""
+        self._next_at = self._clock() + elements * PAUSE_PER_ELEMENT
 
 
 async def recover_jobs(
-    ledger: Ledger, broker: Broker, metrics: Metrics, is_held_here: Callable[[Session], bool]
+    ledger: Ledger,
+    queues: Queues,
+    broker: Broker,
+    metrics: Metrics,
+    is_held_here: Callable[[Session], bool],
 ) -> int:
     """Put jobs whose leases ran out back on the queue; each lease is extended before its job is published.
 
-    A session that this process holds itself stays with it: its next renewal makes up for the lost ones.
+    A session that this process holds itself stays with it: its next renewal makes up for the lost ones. One
+    whose copy still waits, because nobody had room for it, is not published a second time, so there are never
+    more copies than sessions. Returns how many were published.
     """
     rows = await ledger.recover(BATCH)
+    waiting = await queues.waiting_again({row["session_id"] for row in rows}) if rows else set()
     recovered = 0
     for row in rows:
         task = row["task"]
         if is_held_here(Session(Channel(row["channel"]), UUID(row["session_id"]))):
             log.warning("own_lease_expired", session_id=row["session_id"], channel=row["channel"])
+            continue
+        if row["session_id"] in waiting:
             continue
         await asyncio.to_thread(broker.publish_again, task)
         recovered += 1
@@ -101,34 +146,74 @@ async def clear_up_after_dead_workers(
 
 
 async def find_orphans(
-    ledger: Ledger, queues: QueueScan, stuck_after: int, now: Now = utc_now
+    ledger: Ledger, queues: QueueScan, stuck_after: int, budget: ScanBudget, now: Now = utc_now
 ) -> list[Session]:
-    """Sessions that nothing in Redis and nobody in the ledger will ever run, at most `BATCH`."""
+    """Sessions that nothing in Redis and nobody in the ledger will ever run, at most `BATCH`.
+
+    Candidates are older than whatever waits, so that usually there are none and no queue is read. Where there
+    are, they are told by reading all queues, as often as `budget` allows.
+    """
     oldest = await queues.oldest()
-    before = min(oldest or now(), now())
+    before = (
+        now() if oldest is None else min(now(), oldest - timedelta(seconds=ROW_BEFORE_TASK * stuck_after))
+    )
     candidates = await ledger.orphans(before, stuck_after, BATCH)
+    if not candidates or not budget.allows():
+        return []
+    budget.spend(await queues.length())
     # Twice, so that a task which a consumer's recovery moves back during the first look is met in the second.
     for _ in range(2):
-        if not candidates:
-            break
-        waiting = await queues.sessions_among({str(session.session_id) for session in candidates})
-        candidates = [session for session in candidates if str(session.session_id) not in waiting]
+        if candidates:
+            waiting = await queues.sessions_among({str(session.session_id) for session in candidates})
+            candidates = [session for session in candidates if str(session.session_id) not in waiting]
     return candidates
 
 
+async def fail_orphans(
+    ledger: Ledger, orphans: list[Session], stuck_after: int, code: ErrorCode
+) -> list[dict[str, Any]]:
+    """Fail and refund these, in ever smaller batches where one takes longer than a statement may.
+
+    One that takes too long alone is set aside for a person, so that it holds up no other. Returns what
+    `Ledger.reap` answers for each.
+    """
+    try:
+        return await ledger.reap(orphans, stuck_after, code, sentence(code))
+    except StatementTimeout:
+        if len(orphans) == 1:
+            return [await ledger.set_aside(orphans[0], stuck_after, "57014")]
+        middle = len(orphans) // 2
+        log.warning("reap_too_slow", sessions=len(orphans))
+        return [
+            *await fail_orphans(ledger, orphans[:middle], stuck_after, code),
+            *await fail_orphans(ledger, orphans[middle:], stuck_after, code),
+        ]
+
+
 async def reap_orphans(
-    ledger: Ledger, queues: QueueScan, stuck_after: int, metrics: Metrics, now: Now
+    ledger: Ledger,
+    queues: QueueScan,
+    stuck_after: int,
+    *,
+    budget: ScanBudget,
+    metrics: Metrics,
+    now: Now,
 ) -> int:
     """Fail and refund what `find_orphans` finds."""
-    orphans = await find_orphans(ledger, queues, stuck_after, now)
+    orphans = await find_orphans(ledger, queues, stuck_after, budget, now)
     if not orphans:
         return 0
     code = ErrorCode.STUCK
-    results = await ledger.reap(orphans, stuck_after, code, sentence(code))
-    reaped = [row for row in results if row["verdict"] == "failed"]
-    for row in reaped:
-        refund = (row.get("refund") or {}).get("state")
+    reaped = 0
+    for row in await fail_orphans(ledger, orphans, stuck_after, code):
+        if row["verdict"] == "set_aside":
+            metrics.flagged.inc()
+            log.error("session_set_aside", session_id=row["session_id"], error=row["error"])
+        if row["verdict"] != "failed":
+            continue
+        reaped += 1
         metrics.reaped.inc()
+        refund = (row.get("refund") or {}).get("state")
         metrics.count_failure(code, refund, bool(row.get("flagged")))
         log.warning(
             "session_reaped",
@@ -137,36 +222,66 @@ async def reap_orphans(
             code=code.value,
             refund=refund,
         )
-    return len(reaped)
+    return reaped
+
+
+async def delete_unwanted_objects(ledger: Ledger, store: ResultStore) -> int:
+    """Delete what was stored for sessions that ended without a result, and take note; returns how many."""
+    objects = await ledger.unwanted_objects(BATCH)
+    if not objects:
+        return 0
+    paths = [
+        result_path(Channel(entry["channel"]), UUID(entry["owner_id"]), UUID(entry["session_id"]))
+        for entry in objects
+    ]
+    await store.remove(paths)
+    await ledger.objects_deleted(objects)
+    for entry in objects:
+        log.info("unwanted_object_deleted", session_id=entry["session_id"], channel=entry["channel"])
+    return len(objects)
 
 
 async def cleanup_stuck_sessions(
     ledger: Ledger,
     queues: QueueScan,
+    store: ResultStore,
     *,
     broker: Broker,
     is_held_here: Callable[[Session], bool],
     stuck_after: int,
+    budget: ScanBudget,
     timing: Timing,
     now: Now,
     metrics: Metrics,
 ) -> Swept:
-    """One sweep: recover what a dead worker held or was about to hold, then reap what was lost.
+    """One sweep: recover what a dead worker held or was about to hold, then end what was lost.
 
     Raises `SupabaseUnavailable`, `RedisError` or kombu's `OperationalError`; the next sweep goes on where
     this one stopped.
     """
-    recovered = await recover_jobs(ledger, broker, metrics, is_held_here)
+    recovered = await recover_jobs(ledger, queues, broker, metrics, is_held_here)
     redelivered = await clear_up_after_dead_workers(ledger, queues, broker, metrics, timing, now=now)
-    reaped = await reap_orphans(ledger, queues, stuck_after, metrics, now)
-    return Swept(recovered, redelivered, reaped)
+    reaped = await reap_orphans(ledger, queues, stuck_after, budget=budget, metrics=metrics, now=now)
+    deleted = await delete_unwanted_objects(ledger, store)
+    return Swept(recovered, redelivered, reaped, deleted)
+
+
+class Elects(Protocol):
+    """Tells which replica sweeps; see `Election`."""
+
+    async def won(self) -> bool:
+        """Whether this one does."""
+
+    async def resign(self) -> None:
+        """Leave it to another."""
 
 
 class Sweeper:
-    """Looks after Supabase every sweep interval, and sweeps unless it was unavailable within the last lease.
+    """Looks after Supabase every sweep interval, and sweeps if this replica is elected to.
 
-    While it was, nobody could renew, so everybody is left one lease to do so. The look tells when that ended:
-    a sweep that failed a while ago says nothing of the time since. So does a renewal of our own that failed.
+    Nobody sweeps who found Supabase unavailable within the last lease. While it was, nobody could renew, so
+    everybody is left one lease to do so. The look tells when that ended: a sweep that failed a while ago says
+    nothing of the time since. So does a renewal of our own that failed.
     """
 
     def __init__(
@@ -176,12 +291,14 @@ class Sweeper:
         *,
         look: Callable[[], Awaitable[None]],
         sweep: Callable[[], Awaitable[object]],
+        election: Elects,
     ) -> None:
         """`look`: asks Supabase for something cheap; `sweep`: does one sweep."""
         self._timing = timing
         self._clock = clock
         self._look = look
         self._sweep = sweep
+        self._election = election
         self._resume_at = 0.0
         self._background = Background("sweeper")
 
@@ -190,8 +307,9 @@ class Sweeper:
         self._background.start(self._run())
 
     async def stop(self) -> None:
-        """Sweep no more."""
+        """Sweep no more, and let another replica do it at once."""
         await self._background.stop()
+        await self._resign()
 
     def supabase_was_unavailable(self) -> None:
         """Take note that it was unavailable just now."""
@@ -206,8 +324,9 @@ class Sweeper:
     async def _once(self) -> None:
         try:
             await self._look()
-            if self._clock() >= self._resume_at:
+            if self._clock() >= self._resume_at and await self._election.won():
                 await self._sweep()
+            return
         except SupabaseUnavailable as error:
             self.supabase_was_unavailable()
             log.warning("sweep_failed", reason=str(error))
@@ -215,3 +334,9 @@ class Sweeper:
             log.warning("sweep_failed", reason=type(error).__name__)
         except Exception:
             log.exception("sweep_crashed")
+        await self._resign()
+
+    async def _resign(self) -> None:
+        # What cannot be said now is said by the key's expiry.
+        with suppress(RedisError, OSError):
+            await self._election.resign()

@@ -52,6 +52,10 @@ class Bucket(Protocol):
         """A link to the object that works for so long."""
         ...
 
+    async def remove(self, paths: list[str]) -> None:
+        """Delete these objects, at most 1,000; one that is not there is no error."""
+        ...
+
 
 class SupabaseBucket:
     """A bucket of Supabase Storage."""
@@ -107,6 +111,12 @@ class SupabaseBucket:
         if not isinstance(url, str):
             raise SupabaseUnavailable("Storage signed nothing")
         return url
+
+    async def remove(self, paths: list[str]) -> None:
+        """See `Bucket`."""
+        removed: Any = await ask(self._objects.remove, paths)
+        if not isinstance(removed, list):
+            raise SupabaseUnavailable("the answer does not say what was removed")
 
     @property
     def _objects(self) -> Any:
@@ -167,3 +177,7 @@ class ResultStore:
         """A link to the object that works for the configured time, as browsers reach it."""
         url = await self._retry.call("sign", self._bucket.sign, path, self._ttl_seconds)
         return self._public_origin + url.removeprefix(self._origin)
+
+    async def remove(self, paths: list[str]) -> None:
+        """Delete these objects, at most 1,000; one that is not there is no error."""
+        await self._retry.call("remove", self._bucket.remove, paths)

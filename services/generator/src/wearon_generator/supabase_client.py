@@ -20,9 +20,15 @@ _LONGEST_REASON: Final = 200  # characters; a proxy's page may be long
 T = TypeVar("T")
 P = ParamSpec("P")
 
+_QUERY_CANCELED: Final = "57014"
+
 
 class SupabaseUnavailable(Exception):
     """Supabase did not do what it was asked for a reason that may pass; the change may have happened."""
+
+
+class StatementTimeout(SupabaseUnavailable):
+    """The database ended a statement that took too long, and nothing of it happened."""
 
 
 class RetryPolicy(Protocol):
@@ -68,7 +74,8 @@ async def ask(call: Callable[P, Awaitable[T]], *arguments: P.args, **options: P.
     try:
         return await call(*arguments, **options)
     except APIError as error:
-        raise SupabaseUnavailable(f"database: {_said(error.code, error.message)}") from error
+        kind = StatementTimeout if error.code == _QUERY_CANCELED else SupabaseUnavailable
+        raise kind(f"database: {_said(error.code, error.message)}") from error
     except StorageApiError as error:
         raise SupabaseUnavailable(f"storage: {_said(error.status, error.message)}") from error
     except Exception as error:

@@ -32,6 +32,8 @@ class Timing:
 
     # How sessions and messages that nobody has come back
     sweep_interval: float = 10.0
+    election: float = 30.0
+    """The replica that sweeps is the sweeper for so long; a killed one is replaced then."""
     recovery_grace: int = 60
     """For a recovered job to be picked up before it is recovered again."""
 
@@ -69,6 +71,7 @@ class Timing:
             <= self.lease,
             f"a renewal interval and {RENEWALS_IN_A_LEASE} renewals that time out must fit a lease",
         )
+        _must(self.election > 2 * self.sweep_interval, "an election must outlast two sweep intervals")
         _must(self.recovery_grace > self.sweep_interval, "a recovery grace must outlast a sweep interval")
         _must(self.probe > self.deadline, "a probe must outlive a deadline")
         _must(
