@@ -33,12 +33,13 @@ def trusting(settings_for: Callable[..., SizingSettings], hostile: HostileServer
         yield service
 
 
-def ask(service: Service, url: str) -> tuple[int, str]:
+PATHS = {"/estimate-body": b'"height_cm": 170', "/check-photo": b'"purpose": "try_on"'}
+
+
+def ask(service: Service, url: str, path: str = "/estimate-body") -> tuple[int, str]:
     # Lone surrogates travel as escapes, as a browser would send them.
-    content = b'{"height_cm": 170, "image_url": ' + _as_json(url) + b"}"
-    response = service.client.post(
-        "/estimate-body", content=content, headers={"Content-Type": "application/json"}
-    )
+    content = b"{" + PATHS[path] + b', "image_url": ' + _as_json(url) + b"}"
+    response = service.client.post(path, content=content, headers={"Content-Type": "application/json"})
     return response.status_code, body_of(response)["code"]
 
 
@@ -52,12 +53,13 @@ def _units(text: str) -> Iterator[int]:
     return (int.from_bytes(data[i : i + 2], "little") for i in range(0, len(data), 2))
 
 
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("case", HOSTILE_URLS, ids=lambda case: case.name)
 def test_urls_are_refused_without_a_connection(
-    trusting: Service, hostile: HostileServer, case: HostileUrl
+    trusting: Service, hostile: HostileServer, case: HostileUrl, path: str
 ) -> None:
     before = len(hostile.requests)
-    status, code = ask(trusting, case.url)
+    status, code = ask(trusting, case.url, path)
     # Too short, too long or not text: refused before anybody looks at it as a URL.
     assert (status, code) in ((400, case.code.value), (422, "request_invalid"))
     assert len(hostile.requests) == before
