@@ -13,7 +13,7 @@ from wearon_sizing.normal import Array, below_all, cumulative
 
 
 def below_one(mean: Array, covariance: Array, edges: Array) -> Array:
-    return below_one(np.ones(1), mean[None], covariance[None], edges)
+    return below_all(np.ones(1), mean[None], covariance[None], edges)
 
 
 def random_covariance(random: np.random.Generator, size: int) -> Array:
