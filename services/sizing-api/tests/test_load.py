@@ -48,6 +48,7 @@ def test_the_surplus_is_turned_away_at_once(
         assert service.counter("wearon_sizing_queue_depth") == 0
 
 
+@pytest.mark.slow
 def test_a_body_that_stalls_is_answered_408_and_cut(service: Service) -> None:
     address = service.client.base_url.host, service.client.base_url.port
     head = b"POST /estimate-body HTTP/1.1\r\nHost: sizing\r\nContent-Length: 60\r\n"

@@ -138,7 +138,7 @@ class Sizer:
         except RefusedError as refusal:
             # A service with too much to do already does not calculate for those it sends away.
             if refusal.code is not ErrorCode.OVERLOADED:
-                refusal.fallback = self._answer_without_photo(body, chart)
+                refusal.fallback = await asyncio.to_thread(self._answer_without_photo, body, chart)
             raise
 
     async def check(self, body: CheckPhotoRequest) -> CheckPhotoResponse:
