@@ -5,7 +5,7 @@ PY := .venv/bin/python
 LOCALS := packages/contracts packages/service-kit services/consumer services/generator services/sizing-api deploy/local
 UNPUBLISHED := $(foreach p,wearon-contracts wearon-service-kit wearon-consumer wearon-generator wearon-sizing wearon-local,--no-emit-package $(p))
 
-.PHONY: help setup lock lint test model demo up generated check-generated bench bench-quick chaos calibrate bench-sizing check-photos pack-npm
+.PHONY: help setup lock lint test test-all model demo up generated check-generated bench bench-quick chaos calibrate bench-sizing check-photos pack-npm
 
 help: ## List what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort -u | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -46,8 +46,18 @@ lint: setup check-generated lint-deploy ## Format check, lint, types, import bor
 	.venv/bin/mypy packages services/consumer services/generator services/sizing-api/src services/sizing-api/tools tests/contract
 	.venv/bin/lint-imports
 
-test: setup model ## Run all tests on real parts: Redis, PostgreSQL, PostgREST and Node, all started by the tests
-	.venv/bin/python -m pytest -q
+# Most tests wait, so more run at once than there are cores; a file's tests stay together.
+SIDE_BY_SIDE ?= 4
+PYTEST = .venv/bin/python -m pytest -q
+TOGETHER = $(PYTEST) -n $(SIDE_BY_SIDE) --dist loadgroup
+
+test: setup model ## Run the quick tests on real parts: Redis, PostgreSQL, PostgREST and Node, all started by the tests
+	$(TOGETHER) -m "not slow and not alone and not full"
+	$(PYTEST) -m "alone and not slow and not full"
+
+test-all: setup model ## Run all tests, with real timeouts, kills and outages, as CI does
+	$(TOGETHER) -m "not alone and not full"
+	$(PYTEST) -m "alone and not full"
 
 model: setup ## Fetch the pose model (9 MB) into .local/models, checked by its sha256
 	.venv/bin/python services/sizing-api/fetch_model.py

@@ -14,26 +14,6 @@ from tests.integration.tryons import keep_status_history  # noqa: E402
 from wearon_local.stack import Stack  # noqa: E402
 
 _FIGURE = "figure"
-_MARKERS = (
-    "full: the whole length of a measurement that the other tests take shorter; run with -m full",
-    "slow: waits for real timeouts, kills and outages; `make test-all` runs it, `make test` does not",
-    "alone: measures time or memory, so nothing may run beside it",
-)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    for marker in _MARKERS:
-        config.addinivalue_line("markers", marker)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is marked `full` unless markers were asked for."""
-    if config.option.markexpr:
-        return
-    left_out = [item for item in items if item.get_closest_marker("full")]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not item.get_closest_marker("full")]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
