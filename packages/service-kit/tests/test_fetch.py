@@ -11,7 +11,7 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -45,19 +45,25 @@ class Certificate(Protocol):
 
 
 class Reroute(httpcore.AsyncNetworkBackend):
-    """Notes the address that was dialled and connects to a local port instead; those in `dead` fail."""
+    """Notes the address that was dialled and connects to a local port instead; those in `dead` fail.
 
-    def __init__(self, port: int, dead: Iterable[str] = ()) -> None:
+    Addresses in `elsewhere` lead to a port of their own.
+    """
+
+    def __init__(
+        self, port: int, dead: Iterable[str] = (), elsewhere: Mapping[str, int] | None = None
+    ) -> None:
         self.dialled: list[tuple[str, int]] = []
         self._port = port
         self._dead = set(dead)
+        self._elsewhere = elsewhere or {}
         self._real = httpcore.AnyIOBackend()
 
     async def connect_tcp(self, host: str, port: int, *args: Any, **more: Any) -> httpcore.AsyncNetworkStream:
         self.dialled.append((host, port))
         if host in self._dead:
             raise httpcore.ConnectError("unreachable")
-        return await self._real.connect_tcp("127.0.0.1", self._port, *args, **more)
+        return await self._real.connect_tcp("127.0.0.1", self._elsewhere.get(host, self._port), *args, **more)
 
 
 class Resolver:
@@ -619,9 +625,80 @@ def test_no_more_downloads_at_once_than_allowed() -> None:
         with HostileServer() as server:
             slow = f"{server.origin}/responses/silent"
             async with fetcher(trusted_origins=[server.origin], max_concurrent=3) as images:
-                tasks = [asyncio.create_task(images.fetch(slow, timeout=0.5)) for _ in range(10)]
+                tasks = [asyncio.create_task(images.fetch(slow)) for _ in range(10)]
+                await until(lambda: len(server.requests) == 3)
+                for task in tasks:
+                    task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
             assert len(server.requests) == 3
+
+    run(scenario())
+
+
+# Slow hosts
+
+
+def test_host_that_sends_no_first_byte_is_given_up_after_the_first_byte_limit() -> None:
+    async def scenario() -> None:
+        with HostileServer() as server:
+            async with fetcher(trusted_origins=[server.origin], first_byte_timeout=0.3) as images:
+                for name in ("silent", "early-hints-forever", "slow-header"):
+                    with pytest.raises(ImageUnreachable) as caught:
+                        await images.fetch(f"{server.origin}/responses/{name}")
+                    assert caught.value.code == ErrorCode.IMAGE_TIMEOUT
+                    assert 0.2 < caught.value.seconds < 3
+
+    run(scenario())
+
+
+def test_hanging_hosts_hold_up_neither_our_storage_nor_other_hosts(site: Site) -> None:
+    """200 pictures on ten hosts that never answer wait, each host for itself; all others come at once."""
+
+    async def scenario() -> None:
+        with HostileServer() as silent:
+            resolver = Resolver(
+                shop_example=[[PUBLIC]], **{f"hang{n}_example": [["93.184.216.35"]] for n in range(10)}
+            )
+            network = Reroute(site.port, elsewhere={"93.184.216.35": silent.port})
+            async with fetcher(
+                trusted_origins=[site.origin], resolve=resolver, network=network, first_byte_timeout=30
+            ) as images:
+                hanging = [
+                    asyncio.create_task(images.fetch(f"http://hang{n % 10}.example/responses/silent"))
+                    for n in range(200)
+                ]
+                await until(lambda: len(silent.requests) == 60)
+                async with asyncio.timeout(5):
+                    for _ in range(5):
+                        assert (await images.fetch(f"{site.origin}/a.jpg")).format == "JPEG"
+                assert len(silent.requests) == 60, "six for each host"
+                # Four places are left for all other strangers together.
+                async with asyncio.timeout(5):
+                    await asyncio.gather(*(images.fetch("http://shop.example/a.jpg") for _ in range(20)))
+                for task in hanging:
+                    task.cancel()
+                await asyncio.gather(*hanging, return_exceptions=True)
+
+    run(scenario())
+
+
+def test_waiting_to_be_admitted_takes_nothing_from_the_time_of_the_download(site: Site) -> None:
+    async def scenario() -> None:
+        asked: list[int] = []
+        admitted = asyncio.Event()
+
+        async def admit(size: int) -> None:
+            asked.append(size)
+            await admitted.wait()
+
+        async with fetcher(trusted_origins=[site.origin], total_timeout=0.5) as images:
+            download = asyncio.create_task(images.fetch(f"{site.origin}/a.jpg", admit=admit))
+            await until(lambda: bool(asked))
+            done, _ = await asyncio.wait([download], timeout=0.8)
+            assert not done
+            admitted.set()
+            assert (await download).data == photo()
+        assert asked == [len(photo())]
 
     run(scenario())
 

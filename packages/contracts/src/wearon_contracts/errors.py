@@ -54,6 +54,7 @@ class ErrorCode(StrEnum):
     IMAGE_ENCODING_REFUSED = "image_encoding_refused"
     IMAGE_TOO_LARGE = "image_too_large"
     IMAGE_TOO_MANY_PIXELS = "image_too_many_pixels"
+    IMAGE_TOO_HEAVY = "image_too_heavy"
     IMAGE_TOO_SMALL = "image_too_small"
     IMAGE_EMPTY = "image_empty"
     IMAGE_DAMAGED = "image_damaged"
@@ -343,6 +344,13 @@ _TABLE: Final = (
         _C.IMAGE_TOO_MANY_PIXELS,
         "The {image} has more than 50 megapixels. Please use a smaller picture.",
         False,
+        400,
+        _F.PICTURE,
+    ),
+    ErrorInfo(
+        _C.IMAGE_TOO_HEAVY,
+        "The {image} has more pixels than we can open just now. Please use a smaller picture.",
+        True,
         400,
         _F.PICTURE,
     ),

@@ -315,6 +315,11 @@ exports.ERRORS = {
     "retryable": false,
     "family": "picture"
   },
+  "image_too_heavy": {
+    "sentence": "The {image} has more pixels than we can open just now. Please use a smaller picture.",
+    "retryable": true,
+    "family": "picture"
+  },
   "image_too_small": {
     "sentence": "The {image} is under 64 pixels wide or high. Please use a larger picture.",
     "retryable": false,

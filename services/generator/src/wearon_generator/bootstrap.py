@@ -38,11 +38,13 @@ from wearon_generator.supabase_client import connect_supabase
 from wearon_generator.timing import Clock, Now, Timing, utc_now
 from wearon_generator.waiting import JobRunner
 from wearon_service_kit.images.fetch import ImageFetcher
+from wearon_service_kit.memory import MB, MemoryBudget, memory_limit
 from wearon_service_kit.redis_clients import connect_async
 
 SUPABASE_CONNECTIONS: Final = 64
 RENEWAL_CONNECTIONS: Final = 2
 MOST_DECODE_THREADS: Final = 4
+OWN_STORAGE_DOWNLOADS: Final = 32  # at once; 120 jobs a minute with two pictures of 2 s each need 8
 
 
 class ProviderGuard(Breaker, Protocol):
@@ -161,6 +163,7 @@ async def bootstrap(
     guard = breaker or ProviderBreaker(
         redis, replica, provider_scope(settings), metrics, probe_seconds=timing.probe
     )
+    memory = MemoryBudget.of((settings.memory_limit_mb or 0) * MB or memory_limit())
     stopping = Stopping(clock, timing.stop_patience)
 
     def describe() -> dict[str, Any]:
@@ -187,7 +190,7 @@ async def bootstrap(
     workshop = Workshop(
         ledger=ledger,
         store=store,
-        images=images or _image_processor(settings, fetcher, metrics, timing, clock),
+        images=images or _image_processor(settings, fetcher, memory, metrics, timing),
         provider=provider or _connect_provider(settings),
         max_calls=settings.openai_max_retries,
         hash_key=hash_key(settings.supabase_service_role_key.get_secret_value()),
@@ -282,6 +285,7 @@ def build_fetcher(
         rewrite_origins=(
             {settings.supabase_public_url: settings.supabase_url} if settings.supabase_public_url else {}
         ),
+        max_concurrent=OWN_STORAGE_DOWNLOADS,
         **options,
     )
 
@@ -289,9 +293,9 @@ def build_fetcher(
 def _image_processor(
     settings: GeneratorSettings,
     fetcher: ImageFetcher | None,
+    memory: MemoryBudget,
     metrics: Metrics,
     timing: Timing,
-    clock: Clock,
 ) -> ImageProcessor:
     decoders = ThreadPoolExecutor(decode_threads(), thread_name_prefix="decode")
-    return ImageProcessor(fetcher or build_fetcher(settings), decoders, metrics, timing, clock)
+    return ImageProcessor(fetcher or build_fetcher(settings), decoders, memory, metrics, timing)

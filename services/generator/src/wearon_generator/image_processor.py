@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
-from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import AsyncExitStack
 from typing import Final
 
 import structlog
@@ -13,14 +14,15 @@ import structlog
 from wearon_contracts.errors import ErrorCode, sentence
 from wearon_generator.metrics import Metrics
 from wearon_generator.prompts import image_label
-from wearon_generator.timing import Clock, Timing
-from wearon_service_kit.images.decode import prepare_jpeg
-from wearon_service_kit.images.fetch import FetchedImage, ImageFetcher, ImageRefused, ImageUnreachable
+from wearon_generator.timing import Timing
+from wearon_service_kit.images.child import prepare_in_child
+from wearon_service_kit.images.decode import HEAVY_BYTES, memory_needed, prepare_jpeg
+from wearon_service_kit.images.fetch import Admit, ImageFetcher, ImageRefused, ImageUnreachable
+from wearon_service_kit.memory import MemoryBudget
 
 log = structlog.get_logger()
 
 MAX_SIDE: Final = 1024
-DOWNLOADS_AT_ONCE: Final = 16
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 8.0
 
@@ -39,20 +41,24 @@ class ImageProcessor:
     """Downloads and resizes for all jobs of the process, within its limits."""
 
     def __init__(
-        self, fetcher: ImageFetcher, decoders: Executor, metrics: Metrics, timing: Timing, clock: Clock
+        self,
+        fetcher: ImageFetcher,
+        decoders: Executor,
+        memory: MemoryBudget,
+        metrics: Metrics,
+        timing: Timing,
     ) -> None:
         self._fetcher = fetcher
         self._decoders = decoders
         self._metrics = metrics
         self._timing = timing
-        self._clock = clock
-        self._downloads = asyncio.Semaphore(DOWNLOADS_AT_ONCE)
+        self._memory = memory
 
     async def download_and_resize(self, urls: list[str]) -> list[bytes]:
         """JPEG bytes of all `urls`, in their order; raises `InputImageError` for the first that fails.
 
-        A host that cannot be reached is tried again for a while, our own Storage for longer. The time counts
-        from the first try: waiting for a place to download is nobody's fault.
+        A host that cannot be reached is tried again for a while, our own Storage for longer. Tries and
+        pauses count: waiting for a place to download, or for memory, is nobody's fault.
         """
         try:
             async with asyncio.TaskGroup() as group:
@@ -65,19 +71,17 @@ class ImageProcessor:
         return [task.result() for task in tasks]
 
     async def _prepare(self, index: int, url: str) -> bytes:
-        began_at = float("inf")
+        spent = 0.0
         pause = _FIRST_PAUSE
         while True:
             try:
-                async with self._downloads:
-                    began_at = min(began_at, self._clock())
-                    fetched = await self._fetcher.fetch(url)
-                    return await self._resize(fetched)
+                return await self._fetch_and_resize(url)
             except ImageRefused as error:
                 raise InputImageError(error.code, index, error.detail) from error
             except ImageUnreachable as error:
                 wait = max(pause * random.uniform(0.5, 1.5), error.retry_after or 0.0)  # noqa: S311
-                if self._clock() + wait > began_at + self._patience(error):
+                spent += error.seconds + wait
+                if spent > self._patience(error):
                     # That our own Storage does not answer is no fault of the picture.
                     code = ErrorCode.DEADLINE_EXCEEDED if error.trusted_origin else error.code
                     raise InputImageError(code, index, error.detail) from error
@@ -91,6 +95,19 @@ class ImageProcessor:
         timing = self._timing
         return timing.own_storage_patience if error.trusted_origin else timing.foreign_host_patience
 
-    async def _resize(self, fetched: FetchedImage) -> bytes:
-        resize: Callable[[], bytes] = lambda: prepare_jpeg(fetched.data, max_side=MAX_SIDE).jpeg  # noqa: E731
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, resize)
+    async def _fetch_and_resize(self, url: str) -> bytes:
+        memory = self._memory
+        async with AsyncExitStack() as held:
+            admit: Admit = lambda size: held.enter_async_context(memory.downloads.hold(size))  # noqa: E731
+            data = (await self._fetcher.fetch(url, admit=admit)).data
+            needed = await asyncio.to_thread(memory_needed, data)
+            async with memory.decodes.hold(needed):
+                prepare = functools.partial(_prepare_here, data)
+                if needed > HEAVY_BYTES:
+                    # A decoder that needs more than was thought then ends its own process, not all jobs.
+                    prepare = functools.partial(prepare_in_child, data, max_side=MAX_SIDE, memory=needed)
+                return await asyncio.get_running_loop().run_in_executor(self._decoders, prepare)
+
+
+def _prepare_here(data: bytes) -> bytes:
+    return prepare_jpeg(data, max_side=MAX_SIDE).jpeg

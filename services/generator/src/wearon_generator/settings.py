@@ -115,6 +115,12 @@ class GeneratorSettings(ProxySettings):
     generator_concurrency: Annotated[
         int, Field(ge=1, le=1024, description="Jobs in flight in one replica.")
     ] = 128
+    memory_limit_mb: Annotated[
+        int | None,
+        Field(
+            ge=512, description="Memory of one replica in MiB; the container's own limit where it is not set."
+        ),
+    ] = None
     stuck_after_seconds: Annotated[
         int, Field(ge=1, description="When a session that nothing will ever run counts as stuck.")
     ] = 300

@@ -3,8 +3,9 @@
 Only the plugins of the four formats are called, not `Image.open`, so no other format and no second picture of
 a file is ever touched, and the size is read from the header before anything is decoded. At the limit of 50
 megapixels this takes (measured with Pillow 13.0): a baseline JPEG 25 MB, a progressive one 300 MB, a PNG
-270 MB, an AVIF 430 to 560 MB, a WebP 770 MB (libwebp's animation decoder and Pillow hold two copies each).
-Pictures that need over 128 MB are therefore decoded one at a time in a process, however many threads call.
+270 MB, an AVIF 430 to 560 MB, a WebP 600 MB (libwebp's animation decoder holds two copies, Pillow one).
+Pictures that need over 128 MB are therefore decoded one at a time in a process, however many threads call;
+`memory_needed` tells callers beforehand, and `child.prepare_in_child` opens one in a process of its own.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from wearon_contracts.errors import ErrorCode
 from wearon_service_kit.images.colour import to_srgb
 from wearon_service_kit.images.errors import ImageError, ImageRefused
 from wearon_service_kit.images.formats import ImageFormat, refusal_of, sniff
-from wearon_service_kit.images.jpeg_file import read_jpeg
+from wearon_service_kit.images.jpeg_file import jpeg_bytes_per_pixel, read_jpeg
 from wearon_service_kit.images.png_file import read_png
 from wearon_service_kit.images.webp_avif import avif_profile, webp_size
 
@@ -39,8 +40,10 @@ _MAX_SIDE: Final = (
     65_535  # JPEG's own limit; per row of a PNG that is one pixel wide, Pillow needs 12 bytes more
 )
 _JPEG_QUALITY: Final = 90
-_HEAVY_BYTES: Final = 128 * 1024 * 1024
-_BYTES_PER_PIXEL: Final[dict[ImageFormat, int]] = {"JPEG": 6, "PNG": 4, "WEBP": 16, "AVIF": 17}
+HEAVY_BYTES: Final = 128 * 1024 * 1024
+# Upper bounds, from measurements of the kinds that take most: RGBA; 10 bits without subsampling, and alpha.
+_BYTES_PER_PIXEL: Final[dict[ImageFormat, int]] = {"JPEG": 8, "PNG": 6, "WEBP": 13, "AVIF": 17}
+_SMALL_COPIES: Final = 48 * 1024 * 1024  # reduced pictures on the way to the final size
 # Pictures are averaged down to no less than this many times the final size, which is fast, then resampled.
 _REDUCING_GAP: Final = 3.0
 _STRIP_PIXELS: Final = 1 << 20
@@ -81,6 +84,25 @@ def prepare_jpeg(data: bytes, *, max_side: int = 1024, min_side: int = MIN_SIDE)
     return PreparedImage(output.getvalue(), image.width, image.height)
 
 
+def memory_needed(data: bytes) -> int:
+    """Bytes that opening the picture in `data` takes at its height, beside `data`, as its header says.
+
+    What is no picture, or too large to be opened, needs none.
+    """
+    format_ = sniff(data)
+    try:
+        if format_ == "JPEG":
+            pixels, per_pixel = jpeg_bytes_per_pixel(data)
+        elif format_ is None:
+            return 0
+        else:
+            width, height = _SIZE_READERS[format_](data)
+            pixels, per_pixel = width * height, _BYTES_PER_PIXEL[format_]
+    except Exception:  # opening it will say what is wrong
+        return 0
+    return pixels * per_pixel + 2 * len(data) + _SMALL_COPIES if 0 < pixels <= MAX_PIXELS else 0
+
+
 def open_rgb(data: bytes, *, max_side: int, min_side: int = 1) -> Image.Image:
     """The picture in `data` (JPEG, PNG, WebP or AVIF; of an animation the first frame) as 8-bit RGB.
 
@@ -91,7 +113,7 @@ def open_rgb(data: bytes, *, max_side: int, min_side: int = 1) -> Image.Image:
 
     Raises ImageRefused: IMAGE_EMPTY; IMAGE_TYPE_REFUSED and its kin; IMAGE_TOO_MANY_PIXELS (over 50
     megapixels or 65,535 pixels on a side); IMAGE_TOO_SMALL (under `min_side` pixels on a side); or
-    IMAGE_DAMAGED, whatever else is wrong with it, cut off included.
+    IMAGE_DAMAGED, whatever else is wrong with it, cut off included; or IMAGE_TOO_HEAVY when memory runs out.
     """
     format_ = sniff(data)
     if format_ is None:
@@ -100,6 +122,8 @@ def open_rgb(data: bytes, *, max_side: int, min_side: int = 1) -> Image.Image:
         return _OPENERS[format_](data, _Sizes(max_side, min_side))
     except ImageRefused:
         raise
+    except MemoryError as error:
+        raise ImageRefused(ErrorCode.IMAGE_TOO_HEAVY) from error
     except Image.DecompressionBombError as error:
         raise ImageRefused(ErrorCode.IMAGE_TOO_MANY_PIXELS) from error
     except (
@@ -150,9 +174,17 @@ def _open_png(data: bytes, sizes: _Sizes) -> Image.Image:
     return _finish(small, file.exif, file.profile)
 
 
+class _FrugalWebP(WebPImageFile):
+    """Lets go of the decoder, 8 bytes a pixel, before Pillow makes a picture of the first frame."""
+
+    def load_prepare(self) -> None:
+        self._decoder = None
+        super().load_prepare()
+
+
 def _open_webp(data: bytes, sizes: _Sizes) -> Image.Image:
     sizes.check(*webp_size(data))  # before opening, which allocates the canvas
-    with WebPImageFile(io.BytesIO(data)) as image:
+    with _FrugalWebP(io.BytesIO(data)) as image:
         sizes.check(*image.size)
         with _turn("WEBP", image.width * image.height):
             small = _shrink(image, sizes.largest)
@@ -175,6 +207,23 @@ _OPENERS: Final[dict[ImageFormat, Callable[[bytes, _Sizes], Image.Image]]] = {
 }
 
 
+def _png_size(data: bytes) -> tuple[int, int]:
+    file = read_png(data)
+    return file.width, file.height
+
+
+def _avif_size(data: bytes) -> tuple[int, int]:
+    with AvifImagePlugin.AvifImageFile(io.BytesIO(data)) as image:  # reads the boxes, not the pixels
+        return image.size
+
+
+_SIZE_READERS: Final[dict[ImageFormat, Callable[[bytes], tuple[int, int]]]] = {
+    "PNG": _png_size,
+    "WEBP": webp_size,
+    "AVIF": _avif_size,
+}
+
+
 def _finish(image: Image.Image, exif: bytes | None, profile: bytes | None) -> Image.Image:
     """Upright, in sRGB, without metadata; after shrinking, so it costs a few milliseconds."""
     orientation = _orientation(exif)
@@ -186,7 +235,7 @@ def _finish(image: Image.Image, exif: bytes | None, profile: bytes | None) -> Im
 
 
 def _turn(format_: ImageFormat, pixels: int) -> AbstractContextManager[object]:
-    return _heavy if pixels * _BYTES_PER_PIXEL[format_] > _HEAVY_BYTES else nullcontext()
+    return _heavy if pixels * _BYTES_PER_PIXEL[format_] > HEAVY_BYTES else nullcontext()
 
 
 def _shrink(image: ImageFile, max_side: int, *, depth: int = 8, grey: bool = False) -> Image.Image:

@@ -22,7 +22,8 @@ class ImageUnreachable(ImageError):
     """Perhaps later: the server, the network or the time limit was the problem.
 
     `trusted_origin`: it was a server of our own (Supabase), so this is our outage and not the shopper's URL.
-    `retry_after`: seconds the server asked to wait, 0 to 3600, or None.
+    `retry_after`: seconds the server asked to wait, 0 to 3600, or None. `seconds`: how long the try took from
+    when it had its place.
     """
 
     def __init__(
@@ -31,3 +32,4 @@ class ImageUnreachable(ImageError):
         super().__init__(code, detail)
         self.trusted_origin = trusted_origin
         self.retry_after = retry_after
+        self.seconds = 0.0

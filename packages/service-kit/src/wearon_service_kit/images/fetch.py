@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -25,11 +27,14 @@ from wearon_service_kit.images.body import Body
 from wearon_service_kit.images.dial import CheckedNetwork, Resolve, UnknownHost, resolve_with_system
 from wearon_service_kit.images.errors import ImageError, ImageRefused, ImageUnreachable
 from wearon_service_kit.images.formats import ImageFormat
+from wearon_service_kit.images.places import Places
 from wearon_service_kit.images.url import Target, Targets
 
 __all__ = ["FetchedImage", "ImageError", "ImageFetcher", "ImageRefused", "ImageUnreachable"]
 
-_CONNECT_SECONDS: Final = 10.0
+Admit = Callable[[int], Awaitable[object]]
+"""Waits until there is room for so many bytes, the most that a download may come to."""
+
 _MAX_RETRY_AFTER: Final = 3600.0
 _MAX_ERROR_BODY: Final = 4096
 _REDIRECTS: Final = (300, 301, 302, 303, 307, 308)
@@ -61,8 +66,9 @@ class ImageFetcher:
 
     `trusted_origins` (scheme://host[:port], exactly) are excepted from the rules about ports and addresses,
     and from no other. `rewrite_origins` maps an origin as others write it to the one to fetch from, which is
-    thereby trusted. `total_timeout`: seconds for one download, from looking up the host to the last byte,
-    counted from when it is among the `max_concurrent` that run at once. Each holds at most twice `max_bytes`.
+    thereby trusted. `total_timeout`: seconds for one download, from looking up the host to the last byte;
+    `first_byte_timeout`: from looking it up to the head of the answer. Both count from when the download has
+    its place (see `Places`; `max_concurrent` for each trusted origin). Each holds at most twice `max_bytes`.
 
     `resolve`, `network` (opens the TCP connection to an address that was permitted) and `ssl_context` replace
     the system's, the sockets and the public certificate authorities.
@@ -74,6 +80,7 @@ class ImageFetcher:
         trusted_origins: Iterable[str] = (),
         rewrite_origins: Mapping[str, str] | None = None,
         total_timeout: float = 30.0,
+        first_byte_timeout: float = 5.0,
         max_bytes: int = 10 * 1024 * 1024,
         max_concurrent: int = 16,
         resolve: Resolve | None = None,
@@ -83,7 +90,8 @@ class ImageFetcher:
         self._targets = Targets(trusted_origins, rewrite_origins or {})
         self._total_timeout = total_timeout
         self._max_bytes = max_bytes
-        self._places = asyncio.Semaphore(max_concurrent)
+        self._first_byte_timeout = first_byte_timeout
+        self._places = Places(max_concurrent)
         context = ssl_context or httpcore.default_ssl_context()
         resolve = resolve or resolve_with_system
         network = network or httpcore.AnyIOBackend()
@@ -93,7 +101,7 @@ class ImageFetcher:
             # an idle connection that the server is about to close would fail the next one.
             return httpcore.AsyncConnectionPool(
                 ssl_context=context,
-                max_connections=max_concurrent,
+                max_connections=None,  # the places are what limits them
                 max_keepalive_connections=0,
                 network_backend=CheckedNetwork(resolve, network, permitted),
             )
@@ -102,19 +110,45 @@ class ImageFetcher:
         self._public_pool = pool(is_public)
         self._trusted_pool = pool(lambda _address: True)
 
-    async def fetch(self, url: str, *, timeout: float | None = None) -> FetchedImage:  # noqa: ASYNC109
+    async def fetch(
+        self,
+        url: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109
+        admit: Admit | None = None,
+    ) -> FetchedImage:
         """Download the picture at `url`.
 
         `timeout`: seconds the caller can spare, the wait for a place included; without it only the download
-        itself is limited. Raises ImageRefused (final) or ImageUnreachable (may be tried again).
+        itself is limited. `admit` is waited for once the answer has begun, before more of it is read; that
+        takes nothing from `total_timeout`.
+
+        Raises ImageRefused (final) or ImageUnreachable (may be tried again).
         """
         target = self._targets.of(url)
-        budget = self._total_timeout if timeout is None else min(timeout, self._total_timeout)
         try:
-            async with asyncio.timeout(timeout), self._places, asyncio.timeout(self._total_timeout):
-                return await self._download(target, budget)
+            async with asyncio.timeout(timeout), self._places.take(target):
+                began = time.monotonic()
+                try:
+                    return await self._try(target, admit)
+                except ImageUnreachable as error:
+                    error.seconds = time.monotonic() - began
+                    raise
+        except TimeoutError as error:
+            raise self._unreachable(target, ErrorCode.IMAGE_TIMEOUT, f"over {timeout:g} s") from error
+
+    async def aclose(self) -> None:
+        """Close what is still open; downloads under way fail."""
+        await self._public_pool.aclose()
+        await self._trusted_pool.aclose()
+
+    async def _try(self, target: Target, admit: Admit | None) -> FetchedImage:
+        try:
+            async with asyncio.timeout(self._total_timeout) as limit:
+                return await self._download(target, limit, admit)
         except (TimeoutError, httpcore.TimeoutException) as error:
-            raise self._unreachable(target, ErrorCode.IMAGE_TIMEOUT, f"over {budget:g} s") from error
+            detail = f"over {self._total_timeout:g} s"
+            raise self._unreachable(target, ErrorCode.IMAGE_TIMEOUT, detail) from error
         except UnknownHost as error:
             raise self._unreachable(target, ErrorCode.IMAGE_HOST_UNKNOWN, str(error)) from error
         except httpcore.LocalProtocolError as error:  # the URL cannot be put into a request
@@ -122,29 +156,38 @@ class ImageFetcher:
         except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:  # OSError: TLS alerts
             raise self._unreachable(target, ErrorCode.IMAGE_UNREACHABLE, type(error).__name__) from error
 
-    async def aclose(self) -> None:
-        """Close what is still open; downloads under way fail."""
-        await self._public_pool.aclose()
-        await self._trusted_pool.aclose()
-
-    async def _download(self, target: Target, budget: float) -> FetchedImage:
-        pool = self._trusted_pool if target.trusted else self._public_pool
-        async with pool.stream(
-            "GET",
-            target.url,
-            headers=[(b"Host", target.host_header), *_HEADERS],
-            extensions={"timeout": {"connect": min(budget, _CONNECT_SECONDS)}},
-        ) as response:
+    async def _download(self, target: Target, limit: asyncio.Timeout, admit: Admit | None) -> FetchedImage:
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(self._first_byte_timeout):
+                    response = await stack.enter_async_context(self._request(target))
+            except TimeoutError as error:
+                detail = f"no answer within {self._first_byte_timeout:g} s"
+                raise self._unreachable(target, ErrorCode.IMAGE_TIMEOUT, detail) from error
             headers = {name.lower(): value.decode("latin-1").strip() for name, value in response.headers}
             if response.status != 200:
                 raise await self._bad_status(target, response, headers)
             length = headers.get(b"content-length", "")
             if length.isdecimal() and int(length) > self._max_bytes:
                 raise ImageRefused(ErrorCode.IMAGE_TOO_LARGE, f"announces {int(length)} bytes")
-            body = Body(headers.get(b"content-encoding", ""), self._max_bytes)
+            encoding = headers.get(b"content-encoding", "")
+            body = Body(encoding, self._max_bytes)
+            if admit is not None:
+                # Unpacked it may be as large as is allowed.
+                known = length.isdecimal() and not encoding
+                await _beside(limit, admit(int(length) if known else self._max_bytes))
             async for chunk in response.aiter_stream():
                 body.feed(chunk)
-        return FetchedImage(*body.finish())
+            return FetchedImage(*body.finish())
+
+    def _request(self, target: Target) -> AbstractAsyncContextManager[httpcore.Response]:
+        pool = self._trusted_pool if target.trusted else self._public_pool
+        return pool.stream(
+            "GET",
+            target.url,
+            headers=[(b"Host", target.host_header), *_HEADERS],
+            extensions={"timeout": {"connect": min(self._first_byte_timeout, self._total_timeout)}},
+        )
 
     async def _bad_status(
         self, target: Target, response: httpcore.Response, headers: Mapping[bytes, str]
@@ -171,6 +214,16 @@ class ImageFetcher:
         return ImageUnreachable(
             code, f"{target.host}: {detail}", trusted_origin=target.trusted, retry_after=retry_after
         )
+
+
+async def _beside(limit: asyncio.Timeout, wait: Awaitable[object]) -> None:
+    """Wait without that the time counts for `limit`."""
+    ends = limit.when()
+    began = asyncio.get_running_loop().time()
+    limit.reschedule(None)
+    await wait
+    if ends is not None:
+        limit.reschedule(ends + asyncio.get_running_loop().time() - began)
 
 
 async def _error_body(response: httpcore.Response) -> bytes:

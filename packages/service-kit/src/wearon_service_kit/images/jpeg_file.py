@@ -67,6 +67,22 @@ def read_jpeg(data: bytes) -> JpegFile:
     return parts.file()
 
 
+def jpeg_bytes_per_pixel(data: bytes) -> tuple[int, int]:
+    """Pixels of the picture, and bytes that a decoder holds for each of them; (0, 0) if the header is broken.
+
+    Of a picture in one scan the decoder holds a few rows; of any other all coefficients, 2 bytes each.
+    """
+    parts = _Parts()
+    for segment in _segments(data):
+        parts.add(data, segment)
+        if parts.scans:
+            break
+    if not parts.scans:
+        return 0, 0
+    height, width = int.from_bytes(parts.frame[1:3], "big"), int.from_bytes(parts.frame[3:5], "big")
+    return width * height, 1 if parts.in_one_scan else 2 * len(parts.components)
+
+
 @dataclass(frozen=True, slots=True)
 class _Segment:
     """`start` to `end`: after the marker, its length included; to `scan_end` the coded pixels of a scan."""
