@@ -1,6 +1,6 @@
 """The world around a generator in memory: database, bucket, provider, pictures, slots, breaker, dead letters.
 
-`test_contract.py` and `tests/integration/test_contract.py` hold database and bucket against the real ones.
+`tests/integration/test_contract_of_doubles.py` holds database and bucket against the real ones.
 """
 
 from __future__ import annotations
@@ -182,7 +182,9 @@ class InMemoryDatabase:
             self.rows[key] = LedgerRow(channel, session_id, task, now + lease_seconds, holder)
         row = self.rows.get(key)
         if row is None:
-            return {"verdict": "session_not_found" if session is None else "settled"}
+            if session is None:
+                return {"verdict": "session_not_found"}
+            return {"verdict": "settled", "outcome": session.status}
         self.settle_if_overtaken(row)
         if row.state == "settled":
             return self._answer("session_not_found" if row.settled_by == "gone" else "settled", row)
@@ -354,8 +356,10 @@ class InMemoryDatabase:
             return self._answer("failed" if row.settled_by == "rejection" else verdict, row)
         if session is None:
             return {"verdict": "session_not_found"}
+        if session.status in SETTLED:
+            return {"verdict": "settled", "outcome": session.status}
         if session.status != "queued":
-            return {"verdict": "settled" if session.status in SETTLED else "busy"}
+            return {"verdict": "busy"}
         row = self.rows[channel, session_id] = LedgerRow(channel, session_id, None, self._clock(), None)
         self._fail_session(row, "rejection", error_code, message)
         return self._answer("failed", row)
@@ -396,8 +400,10 @@ class InMemoryDatabase:
         if row.state == "settled":
             return
         if session is None:
+            row.refund = "none"
             self._close(row, "failed", "gone")
         elif session.status in SETTLED:
+            row.refund = "none"
             self._close(row, session.status, "elsewhere")
 
     def _fail_session(self, row: LedgerRow, settled_by: str, code: str, message: str) -> None:
