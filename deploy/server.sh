@@ -66,10 +66,12 @@ save_state() {
   printf '%s' "$text" >images.env.new && mv images.env.new images.env
 }
 
+more_files=()
 # Compose is given the images by the environment; its chatter is shown only if it fails.
 run_compose() { # arguments
   local service said files=(--file compose.prod.yml)
   [ ! -f env/redis.env ] || files+=(--file compose.redis.yml)
+  files+=("${more_files[@]}")
   [ ! -f compose.override.yml ] || files+=(--file compose.override.yml)
   for service in "${services[@]}"; do
     export "${prefix[$service]}_IMAGE=${image[$service]:-not-deployed}"

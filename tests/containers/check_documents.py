@@ -28,6 +28,16 @@ pytestmark = pytest.mark.timeout(1800)
 NAME: Final = "sizing.example.com"
 VARIABLES: Final = {"consumer": "CONSUMER", "generator": "GENERATOR", "sizing-api": "SIZING"}
 LIVE: Final = f"/etc/letsencrypt/live/{NAME}"
+_ENGINE_INSIDE: Final = (
+    *(word for name in ("SYS_ADMIN", "NET_ADMIN", "MKNOD", "SYS_PTRACE") for word in ("--cap-add", name)),
+    *(
+        word
+        for name in ("seccomp", "apparmor", "systempaths")
+        for word in ("--security-opt", f"{name}=unconfined")
+    ),
+    *("--device-cgroup-rule", "a *:* rwm", "-v", "/sys/fs/cgroup:/sys/fs/cgroup:rw", "-v", "/var/lib/docker"),
+)
+"""What an engine inside a container needs: less than --privileged, which not every machine can give."""
 
 
 def _build(target: str, dockerfile: str) -> str:
@@ -173,7 +183,7 @@ def walk(stack: ComposeStack) -> Iterator[Walk]:
                "-f", "tests/containers/registry.Dockerfile", ".")  # fmt: skip
         registry = start("wearon-test-registry:dev", "registry", "-p", "127.0.0.1::5000")
         port = int(inspect(registry)["NetworkSettings"]["Ports"]["5000/tcp"][0]["HostPort"])
-        server = start(_build("fresh", "vps.Dockerfile"), NAME, "--privileged", "-v", "/var/lib/docker")
+        server = start(_build("fresh", "vps.Dockerfile"), NAME, *_ENGINE_INSIDE)
         workstation = start(_build("workstation", "vps.Dockerfile"), "workstation", "-v", f"{ROOT}:/repo:ro")
         walk = Walk(server, workstation, port, stack)
         for version in ("1", "2"):

@@ -101,6 +101,12 @@ STEPS: Final = (
         _NO_AUTHORITY,
     ),
     Step("deployment", "cd /opt/wearon\n", "deploy"),
+    Step(
+        "deployment",
+        "/opt/wearon/wearon monitoring up",
+        "skipped",
+        "the images of Prometheus, Loki, Alloy and Grafana cannot be had here",
+    ),
     Step("operations", "cd /opt/wearon\n", "deploy"),
     Step("operations", "with b2c as (", "database"),
     Step(

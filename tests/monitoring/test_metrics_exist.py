@@ -36,7 +36,7 @@ def expressions() -> Iterator[tuple[str, str]]:
     for group in yaml.safe_load((MONITORING / "rules" / "wearon.yml").read_text())["groups"]:
         for rule in group["rules"]:
             yield f"alert {rule['alert']}", rule["expr"]
-    for document in yaml.safe_load_all((ROOT / "deploy" / "k8s" / "keda.yaml").read_text()):
+    for document in yaml.safe_load_all((ROOT / "deploy" / "k8s" / "keda" / "keda.yaml").read_text()):
         for trigger in document["spec"]["triggers"]:
             if trigger["type"] == "prometheus":
                 yield f"scaler {document['metadata']['name']}", trigger["metadata"]["query"]

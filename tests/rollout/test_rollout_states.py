@@ -23,7 +23,15 @@ pytestmark = pytest.mark.timeout(900)
 ROOT: Final = Path(__file__).parents[2]
 SERVICES: Final = {"consumer": "CONSUMER", "generator": "GENERATOR", "sizing-api": "SIZING"}
 SCALE: Final = {"consumer": 1, "generator": 2, "sizing-api": 1}
-COPIED: Final = ("compose.prod.yml", "compose.redis.yml", "nginx", "rollout", "server.sh", "wearon")
+COPIED: Final = (
+    "compose.prod.yml",
+    "compose.redis.yml",
+    "compose.monitoring.yml",
+    "nginx",
+    "rollout",
+    "server.sh",
+    "wearon",
+)
 
 
 def _copy(to: Path) -> None:
@@ -291,12 +299,12 @@ def test_first_deployment_killed_at_each_change(tmp_path: Path) -> None:
         machine = empty.copy(f"killed-{change}")
         machine.run(machine.command(*_version("1"), new_files="1"), at=change, do="kill-after")
         machine.assert_state_names_what_runs()
-        again = machine.command("--back") if change % 2 else machine.command(*_version("2"), new_files="2")
-        done = machine.run(again)
-        if change % 2:
+        if change % 2 and (machine.home / "rollout").exists():
+            done = machine.run(machine.command("--back"))
             assert done.returncode in (0, 2), done.stderr
             assert machine.images() == {} or change == count
         else:
+            done = machine.run(machine.command(*_version("2"), new_files="2"))
             assert done.returncode == 0, done.stderr
             machine.assert_runs("2")
         shutil.rmtree(machine.folder)

@@ -1,0 +1,200 @@
+"""What deploy/k8s/render prints: valid, no scale an apply would undo, who reaches whom. Needs kubectl."""
+
+from __future__ import annotations
+
+import ipaddress
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import kubernetes_validate
+import pytest
+import yaml
+
+ROOT: Final = Path(__file__).parents[2]
+DIGEST: Final = "@sha256:" + "0123456789abcdef" * 4
+IMAGES: Final = [f"ghcr.io/shop/wearon-{name}{DIGEST}" for name in ("consumer", "generator", "sizing")]
+KUBERNETES: Final = "1.31"
+CUSTOM: Final = {"ScaledObject", "PodMonitor", "PrometheusRule"}
+"""Kinds of operators, whose schemas Kubernetes does not have."""
+
+
+def _render(*arguments: str) -> list[dict[str, Any]]:
+    argv = [ROOT / "deploy/k8s/render", *arguments]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+@pytest.fixture(scope="module")
+def services() -> list[dict[str, Any]]:
+    return _render("services", *IMAGES)
+
+
+@pytest.fixture(scope="module")
+def everything(services: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [*services, *_render("migrations")]
+
+
+def _of_kind(documents: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
+    return {d["metadata"]["name"]: d for d in documents if d["kind"] == kind}
+
+
+def test_everything_is_valid(everything: list[dict[str, Any]]) -> None:
+    """Against the schemas of the API, strictly; in the one namespace."""
+    assert {d["kind"] for d in everything} >= {"Deployment", "Ingress", "Job", "NetworkPolicy", *CUSTOM}
+    for document in everything:
+        assert document["kind"] == "Namespace" or document["metadata"]["namespace"] == "wearon", document
+        if document["kind"] not in CUSTOM:
+            kubernetes_validate.validate(document, KUBERNETES, strict=True)
+
+
+def test_images_are_the_given_digests_and_pulled_with_the_secret(services: list[dict[str, Any]]) -> None:
+    pods = [d["spec"]["template"]["spec"] for d in _of_kind(services, "Deployment").values()]
+    assert sorted(pod["containers"][0]["image"] for pod in pods) == IMAGES
+    assert all(pod["imagePullSecrets"] == [{"name": "wearon-registry"}] for pod in pods)
+
+
+def test_image_without_digest_is_refused() -> None:
+    with pytest.raises(subprocess.CalledProcessError):
+        _render("services", *IMAGES[:2], "ghcr.io/shop/wearon-sizing:latest")
+
+
+def test_second_apply_leaves_the_scale(services: list[dict[str, Any]]) -> None:
+    """What an apply does not name it does not touch: each Deployment has an autoscaler and no `replicas`."""
+    scaled = {
+        document["spec"]["scaleTargetRef"]["name"]
+        for kind in ("HorizontalPodAutoscaler", "ScaledObject")
+        for document in _of_kind(services, kind).values()
+    }
+    deployments = _of_kind(services, "Deployment")
+    assert scaled == set(deployments)
+    assert all("replicas" not in deployment["spec"] for deployment in deployments.values())
+
+
+def test_alerts_find_the_jobs_of_the_pod_monitor(services: list[dict[str, Any]]) -> None:
+    """The job is a label of the pods, and the alerts are those of deploy/monitoring."""
+    (monitor,) = _of_kind(services, "PodMonitor").values()
+    assert monitor["spec"]["jobLabel"] == "app.kubernetes.io/name"
+    for name, deployment in _of_kind(services, "Deployment").items():
+        template = deployment["spec"]["template"]
+        assert template["metadata"]["labels"]["app.kubernetes.io/name"] == name
+        assert [port["name"] for port in template["spec"]["containers"][0]["ports"]] == ["http"]
+    (rules,) = _of_kind(services, "PrometheusRule").values()
+    assert rules["spec"] == yaml.safe_load((ROOT / "deploy/monitoring/rules/wearon.yml").read_text())
+
+
+# ---------------------------------------------------------------------------------- who reaches whom
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod inside the cluster."""
+
+    namespace: str
+    labels: tuple[tuple[str, str], ...]
+
+
+def _ours(name: str) -> Pod:
+    return Pod("wearon", (("app.kubernetes.io/name", name), ("app.kubernetes.io/part-of", "wearon")))
+
+
+CONSUMER, GENERATOR, SIZING = _ours("consumer"), _ours("generator"), _ours("sizing-api")
+MIGRATE: Final = Pod("wearon", (("app.kubernetes.io/name", "migrate"),))
+DNS: Final = Pod("kube-system", (("k8s-app", "kube-dns"),))
+PROMETHEUS: Final = Pod("monitoring", ())
+INGRESS: Final = Pod("ingress-nginx", ())
+REDIS: Final = Pod("redis", ())
+STRANGER: Final = Pod("default", ())
+MANAGED_REDIS, NODE_DNS, WEB, CLOUD, VPC = (
+    "10.20.0.7",
+    "169.254.20.10",
+    "1.1.1.1",
+    "169.254.169.254",
+    "10.9.9.9",
+)
+
+
+def _selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    if any(labels.get(key) != value for key, value in selector.get("matchLabels", {}).items()):
+        return False
+    for expression in selector.get("matchExpressions", []):
+        assert expression["operator"] == "In"
+        if labels.get(expression["key"]) not in expression["values"]:
+            return False
+    return True
+
+
+def _is_peer(peer: dict[str, Any], other: Pod | str) -> bool:
+    if "ipBlock" in peer:
+        block = peer["ipBlock"]
+        return isinstance(other, str) and (
+            ipaddress.ip_address(other) in ipaddress.ip_network(block["cidr"])
+            and not any(
+                ipaddress.ip_address(other) in ipaddress.ip_network(e) for e in block.get("except", [])
+            )
+        )
+    if isinstance(other, str):
+        return False
+    namespace = {"kubernetes.io/metadata.name": other.namespace}
+    return (
+        _selects(peer["namespaceSelector"], namespace)
+        if "namespaceSelector" in peer
+        else other.namespace == "wearon"
+    ) and _selects(peer.get("podSelector", {}), dict(other.labels))
+
+
+def _allows(policies: list[dict[str, Any]], pod: Pod, way: str, other: Pod | str, port: int) -> bool:
+    """As Kubernetes decides: a pod that a policy selects may do what some policy that selects it allows."""
+    if pod.namespace != "wearon":
+        return True
+    about = [
+        p["spec"]
+        for p in policies
+        if way.capitalize() in p["spec"]["policyTypes"]
+        and _selects(p["spec"]["podSelector"], dict(pod.labels))
+    ]
+    peers = {"egress": "to", "ingress": "from"}[way]
+    return not about or any(
+        any(_is_peer(peer, other) for peer in rule[peers]) and port in [p["port"] for p in rule["ports"]]
+        for spec in about
+        for rule in spec.get(way, [])
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "port", "allowed"),
+    [
+        *[(pod, MANAGED_REDIS, 6379, True) for pod in (CONSUMER, GENERATOR, SIZING)],
+        *[(pod, REDIS, 6379, True) for pod in (CONSUMER, GENERATOR, SIZING)],
+        *[(pod, DNS, 53, True) for pod in (CONSUMER, GENERATOR, SIZING, MIGRATE)],
+        *[(pod, NODE_DNS, 53, True) for pod in (CONSUMER, GENERATOR, SIZING, MIGRATE)],
+        *[
+            (pod, CLOUD, port, False)
+            for pod in (CONSUMER, GENERATOR, SIZING, MIGRATE)
+            for port in (80, 443, 53)
+        ],
+        *[(pod, VPC, port, False) for pod in (CONSUMER, GENERATOR, SIZING) for port in (80, 443, 6379, 5432)],
+        *[(pod, WEB, 443, pod != CONSUMER) for pod in (CONSUMER, GENERATOR, SIZING)],
+        *[(pod, WEB, 6379, False) for pod in (CONSUMER, GENERATOR, SIZING)],
+        *[(pod, WEB, 25, False) for pod in (CONSUMER, GENERATOR, SIZING, MIGRATE)],
+        (MIGRATE, WEB, 5432, True),
+        (MIGRATE, MANAGED_REDIS, 6379, False),
+        (PROMETHEUS, CONSUMER, 8001, True),
+        (PROMETHEUS, GENERATOR, 8002, True),
+        (PROMETHEUS, SIZING, 8000, True),
+        (INGRESS, SIZING, 8000, True),
+        (INGRESS, GENERATOR, 8002, False),
+        (STRANGER, SIZING, 8000, False),
+        (STRANGER, CONSUMER, 8001, False),
+        (CONSUMER, GENERATOR, 8002, False),
+        (GENERATOR, SIZING, 8000, False),
+    ],
+)
+def test_who_reaches_whom(
+    everything: list[dict[str, Any]], source: Pod, target: Pod | str, port: int, allowed: bool
+) -> None:
+    policies = [d for d in everything if d["kind"] == "NetworkPolicy"]
+    goes = _allows(policies, source, "egress", target, port)
+    comes = isinstance(target, str) or _allows(policies, target, "ingress", source, port)
+    assert (goes and comes) == allowed
