@@ -6,6 +6,7 @@ another if there are two.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import random
@@ -21,13 +22,23 @@ import redis
 from tests.bench.processes import rss_mb
 from tests.bench.report import Section, at_least, at_most, percentile, plain
 
-from wearon_contracts.queues import CELERY_QUEUE, TASK_LIST
+from wearon_consumer.celery_messages import CeleryMessages
+from wearon_contracts.queues import (
+    CELERY_QUEUE,
+    PROCESS_GENERATION_TASK,
+    TASK_LIST,
+    TASKS_AHEAD,
+    TASKS_KEPT,
+    lane_of,
+)
 from wearon_local.processes import Nursery, Process, free_port, wait_until
 from wearon_local.redis_server import RedisServer
 from wearon_local.services import Service
+from wearon_service_kit.lanes import ANNOUNCE, DEALT, lane_script
 
 ALTERNATIVES = Path(__file__).with_name("bridge_alternatives.py")
 ASIDE = "bench:aside"
+EVERYTHING = 10**9  # tasks handed to Celery ahead of generators, which the bench does not run
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 CORES = sorted(os.sched_getaffinity(0))
 REDIS_CORE, BRIDGE_CORE = CORES[0], CORES[-1]
@@ -43,10 +54,20 @@ class Size:
     latencies: int
     backlog_tasks: int
     backlogs: tuple[int, ...]
+    lanes: tuple[tuple[int, int], ...]
+    """How many lanes hold how many tasks."""
 
 
-FULL = Size(20_000, 20_000, 50_000, 1000, 10_000, (100, 1_000, 10_000, 1_000_000))
-QUICK = Size(10_000, 2_000, 10_000, 200, 5_000, (1_000, 100_000))
+FULL = Size(
+    20_000,
+    20_000,
+    50_000,
+    1000,
+    10_000,
+    (100, 1_000, 10_000, 1_000_000),
+    ((100, 1_000), (100_000, 1_000_000)),
+)
+QUICK = Size(10_000, 2_000, 10_000, 200, 5_000, (1_000, 100_000), ((100, 1_000), (10_000, 100_000)))
 
 
 @dataclass(frozen=True)
@@ -111,7 +132,7 @@ class BridgeBench:
         started = time.perf_counter()
         self.redis.rename(ASIDE, TASK_LIST)
         wait_until(
-            lambda: self.redis.llen(CELERY_QUEUE) >= count, timeout=300, what="all published", every=0.002
+            lambda: self.redis.llen(CELERY_QUEUE) >= count, timeout=60, what="all published", every=0.002
         )
         seconds = time.perf_counter() - started
         consumer.process.pause()
@@ -208,6 +229,72 @@ class BridgeBench:
         section.data = {"rates": rates, "consumer_mb": weights}
         return section
 
+    def lanes(self) -> Section:
+        """How many tasks go into and out of lanes a second, and what Redis holds for one that waits."""
+        section = Section("Lanes, tasks waiting in them while others come and go")
+        into, out_of, per_task = {}, {}, 0.0
+        for lanes, tasks in self.size.lanes:
+            self.redis.flushall()
+            empty = self.redis.info("memory")["used_memory"]
+            self.wait_in_lanes(lanes, tasks)
+            per_task = (self.redis.info("memory")["used_memory"] - empty) / tasks
+            consumer = self.consumer()
+            self.redis.set(TASKS_AHEAD, 0)
+            self.fill(self.size.backlog_tasks, aside=True)
+            started = time.perf_counter()
+            self.redis.rename(ASIDE, TASK_LIST)
+            wanted = tasks + self.size.backlog_tasks
+            wait_until(
+                lambda wanted=wanted: self.redis.hlen(TASKS_KEPT) >= wanted,
+                timeout=120,
+                what="all in lanes",
+                every=0.002,
+            )
+            into[tasks] = self.size.backlog_tasks / (time.perf_counter() - started)
+            consumer.kill()
+            out_of[tasks] = self.starts_per_second(min(tasks, self.size.backlog_tasks))
+            where = f"{tasks:,} in {lanes:,} lanes"
+            section.lines += [
+                plain(f"{where}: in", into[tasks], "tasks/s"),
+                plain(f"{where}: started", out_of[tasks], "tasks/s", "one report each, as generators do"),
+            ]
+        least, most = min(into), max(into)
+        section.lines += [
+            at_least(f"in, with {most:,} / with {least:,}", into[most] / into[least], 0.8, "x"),
+            at_least(f"started, with {most:,} / with {least:,}", out_of[most] / out_of[least], 0.8, "x"),
+            plain("Redis for a waiting task", per_task, "bytes", f"a task of {len(element())} bytes"),
+        ]
+        section.data = {"in": into, "started": out_of}
+        return section
+
+    def wait_in_lanes(self, lanes: int, tasks: int) -> None:
+        """Put so many tasks into lanes, as a consumer does."""
+        enqueue = self.redis.register_script(lane_script("enqueue(ARGV[1], ARGV[2], ARGV[3], ARGV[4])"))
+        owners = [uuid.uuid4() for _ in range(lanes)]
+        celery = CeleryMessages(CELERY_QUEUE)
+        enqueue(args=[lane_of("b2c", owners[0]), str(uuid.uuid4()), 1.0, "{}"])  # loads the script
+        for start in range(1, tasks, 1000):
+            with self.redis.pipeline(transaction=False) as pipe:
+                for number in range(start, min(start + 1000, tasks)):
+                    task = json.loads(element())
+                    message = celery.message(PROCESS_GENERATION_TASK, task["task_id"], task)
+                    lane = lane_of("b2c", owners[number % lanes])
+                    pipe.evalsha(enqueue.sha, 0, lane, task["session_id"], number, message)
+                pipe.execute()
+
+    def starts_per_second(self, count: int) -> float:
+        """Take `count` tasks from Celery's queue one by one and report each as started."""
+        dealt = self.redis.register_script(DEALT)
+        self.redis.eval(ANNOUNCE, 0, "15")
+        started = time.perf_counter()
+        for _ in range(count):
+            message = json.loads(self.redis.rpop(CELERY_QUEUE))
+            if "body" in message:
+                (task,), _, _ = json.loads(base64.b64decode(message["body"]))
+                lane = lane_of(task["channel"], task["user_id"])
+                dealt(args=[task["session_id"], lane, "1"])
+        return count / (time.perf_counter() - started)
+
     def consumer(self, **env: str) -> Service:
         """The consumer as it is shipped, ready."""
         port = free_port()
@@ -217,7 +304,9 @@ class BridgeBench:
             [sys.executable, "-m", "wearon_consumer"],
             **{"REDIS_URL": self.server.url, "HEALTH_PORT": str(port), **env},
         )
-        return Service(process, port).wait_ready()
+        consumer = Service(process, port).wait_ready()
+        self.redis.set(TASKS_AHEAD, EVERYTHING)
+        return consumer
 
     def pinned(self, name: str, argv: list[str], **env: str) -> Process:
         process = self.nursery.start(name, argv, env=env)
@@ -266,5 +355,6 @@ def run(quick: bool) -> Iterator[Section]:
         yield bench.rates()
         yield bench.latencies()
         yield bench.backlogs()
+        yield bench.lanes()
     finally:
         nursery.close()

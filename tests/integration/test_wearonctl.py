@@ -23,6 +23,9 @@ from wearon_contracts.queues import (
     DEAD_LETTER_LIST,
     INTAKE_STOPPED,
     INVALID_IN_A_ROW,
+    LANE_PARKED,
+    LANE_PREFIX,
+    LANE_RULES,
     TASK_LIST,
     inflight_list,
 )
@@ -98,6 +101,9 @@ COMMANDS = [
     ["status"],
     ["pause"],
     ["resume"],
+    ["lanes"],
+    ["lanes", "set"],
+    ["lanes", "drain"],
     ["intake", "show"],
     ["intake", "resume"],
     ["dead", "list"],
@@ -219,6 +225,34 @@ def test_stopped_intake_is_shown_and_resumed(stack: Stack, ask: Callable[..., An
         assert ask("intake", "resume", "--yes") == {"intake_stopped": None, "was_stopped": True}
         assert not redis.exists(INTAKE_STOPPED, INVALID_IN_A_ROW)
     assert ask("intake", "show") == {"intake_stopped": None, "invalid_in_a_row": 0}
+
+
+def test_lanes_are_shown_with_their_rules_and_drained(
+    stack: Stack, ask: Callable[..., Any], ctl: Ctl
+) -> None:
+    lanes = [f"store:{uuid4()}", f"user:{uuid4()}"]
+    with stack.redis.client() as redis:
+        for lane, count in zip(lanes, (3, 1), strict=True):
+            redis.zadd(LANE_PARKED, {lane: 2**53})  # held back, so that no running service takes from it
+            redis.lpush(LANE_PREFIX + lane, *(str(uuid4()) for _ in range(count)))
+        try:
+            assert ask("lanes", "set", lanes[0], "--share", "20", "--in-work", "5") == {
+                "lane": lanes[0],
+                "share": 20,
+                "in_work": 5,
+            }
+            shown = ask("lanes", "--limit", "5")
+            assert shown["lanes"] == [
+                {"lane": lanes[0], "waiting": 3, "share": 20, "in_work": 5},
+                {"lane": lanes[1], "waiting": 1},
+            ]
+            assert (shown["lanes_in_all"], shown["tasks_in_all"], shown["store_share"]) == (2, 4, 10)
+            assert ctl("lanes", "set", "shop:1").exit_code == 2
+            ask("lanes", "set", lanes[0])
+            assert not redis.exists(LANE_RULES)
+            assert ask("lanes", "drain", "--yes") == {"handed": 0}
+        finally:
+            redis.delete(LANE_PARKED, LANE_RULES, *(LANE_PREFIX + lane for lane in lanes))
 
 
 def test_the_oldest_task_has_an_age(stack: Stack, ask: Callable[..., Any], tryons: TryOns) -> None:

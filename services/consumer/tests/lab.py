@@ -8,7 +8,7 @@ import sys
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import redis
 
@@ -96,6 +96,12 @@ class Lab:
         """The Celery queue, the message that a worker would take first at the front."""
         return [decode_message(raw) for raw in reversed(self.redis.lrange(CELERY_QUEUE, 0, -1))]
 
+    def take(self) -> bytes:
+        """The message that a worker would take first, taken."""
+        message: Any = self.redis.rpop(CELERY_QUEUE)
+        assert message is not None
+        return bytes(message)
+
     def published_ids(self) -> list[str]:
         return [message.task_id for message in self.published()]
 
@@ -124,6 +130,10 @@ class Lab:
         """What time does by itself when nobody renews them."""
         for key in self.heartbeats():
             self.redis.delete(key)
+
+
+NO_END: Final = 10**9
+"""Tasks handed ahead of the generators: all of them go to Celery at once."""
 
 
 def new_task(**changes: Any) -> dict[str, Any]:

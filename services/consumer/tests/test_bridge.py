@@ -20,6 +20,7 @@ from wearon_contracts.queues import (
     PROCESS_GENERATION_TASK,
     REJECT_GENERATION_TASK,
     TASK_LIST,
+    TASKS_AHEAD,
 )
 from wearon_contracts.tasks import Channel, DeadLetterReason
 from wearon_local.processes import wait_until
@@ -152,9 +153,27 @@ def test_metrics_count_handled_and_waiting_elements(lab: Lab) -> None:
     assert 0 <= metrics["wearon_consumer_bridge_seconds_sum"] < 3
     assert abs(metrics["wearon_consumer_last_progress_timestamp_seconds"] - time.time()) < 30
     lengths = {"waiting": 0, "celery": 4, "celery_again": 0, "dead_letters": 3, "in_flight": 0}
+    lengths |= {"lanes_b2c": 0, "lanes_b2b": 0}
     for name, length in lengths.items():
         assert metrics[f'wearon_consumer_list_length{{list="{name}"}}'] == length
     assert metrics["wearon_consumer_oldest_waiting_seconds"] == 0
+
+
+def test_metrics_show_what_waits_in_lanes_by_channel(lab: Lab) -> None:
+    lab.redis.set(TASKS_AHEAD, 2)
+    created_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 90))
+    lab.push(*(encode(new_task(created_at=created_at)) for _ in range(5)))
+    consumer = lab.start()
+    metrics = wait_until(
+        lambda: m if (m := consumer.metrics())["wearon_consumer_handed"] == 2 else None,
+        timeout=10,
+        what="two handed",
+    )
+    assert metrics['wearon_consumer_list_length{list="lanes_b2c"}'] == 3
+    assert metrics['wearon_consumer_list_length{list="lanes_b2b"}'] == 0
+    assert 89 < metrics['wearon_consumer_lane_oldest_seconds{channel="b2c"}'] < 150
+    assert metrics['wearon_consumer_lane_oldest_seconds{channel="b2b"}'] == 0
+    assert metrics["wearon_consumer_lanes"] == 5  # two of them just emptied
 
 
 def test_metric_shows_age_of_the_next_task(lab: Lab) -> None:

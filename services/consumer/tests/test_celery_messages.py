@@ -84,7 +84,7 @@ def test_plain_celery_worker_executes_published_messages(lab: Lab) -> None:
     lab.push(encode(valid), encode(invalid))
     lab.start()
     lab.start_stock_worker()
-    executed = [json.loads(raw) for raw in lab.wait_list("executed", 2, timeout=60)]
+    executed = sorted(json.loads(raw) for raw in lab.wait_list("executed", 2, timeout=60))
     assert executed[0] == [PROCESS_GENERATION_TASK, valid["task_id"], valid]
     name, task_id, argument = executed[1]
     assert name == REJECT_GENERATION_TASK

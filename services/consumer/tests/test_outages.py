@@ -24,7 +24,7 @@ from .lab import Lab, encode, new_task
 
 RECOVERY_SECONDS = 15
 TIMING = ConsumerTiming()
-LIMITS = Limits(max_invalid_in_a_row=500, max_dead_letter_bytes=2**26)
+LIMITS = Limits(max_invalid_in_a_row=500, max_dead_letter_bytes=2**26, store_share=10)
 
 
 def wait_for_error(lab: Lab) -> None:

@@ -17,6 +17,7 @@ from services.generator.tests.in_memory import (
     InMemoryBucket,
     InMemoryDatabase,
     InMemoryImages,
+    InMemoryLanes,
     InMemoryLetterBox,
     InMemorySlots,
     ScriptedProvider,
@@ -56,6 +57,7 @@ class House:
     slots: InMemorySlots
     breaker: InMemoryBreaker
     letters: InMemoryLetterBox
+    lanes: InMemoryLanes
 
     def order(self, channel: Channel = Channel.B2C, **changes: Any) -> GenerationTask:
         """A task whose session is in the database."""
@@ -100,6 +102,7 @@ async def open_house(
     slots = beside.slots if beside else InMemorySlots(clock)
     provider = provider or (beside.provider if beside else ScriptedProvider(clock))
     images, breaker, letters = images or InMemoryImages(), InMemoryBreaker(), InMemoryLetterBox()
+    lanes = InMemoryLanes()
     generator = await bootstrap(
         SETTINGS,
         registry,
@@ -115,11 +118,12 @@ async def open_house(
         slots=slots,
         breaker=breaker,
         dead_letters=letters,
+        lanes=lanes,
     )
     generator.leases.start()
     generator.line.start()
     try:
-        yield House(generator, registry, database, bucket, provider, images, slots, breaker, letters)
+        yield House(generator, registry, database, bucket, provider, images, slots, breaker, letters, lanes)
     finally:
         await generator.line.stop()
         await generator.leases.stop()

@@ -606,6 +606,19 @@ class InMemoryLetterBox:
         self.letters.append((message, reason, session))
 
 
+class InMemoryLanes:
+    """Notes what is reported."""
+
+    def __init__(self) -> None:
+        self.reported: list[tuple[str, UUID]] = []
+
+    def started(self, task: GenerationTask) -> None:
+        self.reported.append(("started", task.session_id))
+
+    def ended(self, task: GenerationTask) -> None:
+        self.reported.append(("ended", task.session_id))
+
+
 class InMemoryBroker:
     """What was published."""
 

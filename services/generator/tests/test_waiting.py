@@ -71,6 +71,38 @@ def test_duplicate_is_turned_away_while_the_first_one_is_held() -> None:
     in_house(test)
 
 
+def test_lanes_learn_that_a_job_has_started_and_ended() -> None:
+    async def test(house: House) -> None:
+        task = house.order()
+        first = house.begin(task)
+        await house.until(lambda: house.database.rows)
+        await house.run(task)  # turned away: the lanes hear of the other delivery
+        assert house.lanes.reported == []
+        await first
+        assert house.lanes.reported == [("started", task.session_id), ("ended", task.session_id)]
+
+    in_house(test)
+
+
+def test_lanes_learn_of_a_task_that_needs_no_start() -> None:
+    async def test(house: House) -> None:
+        task = house.order()
+        house.database.session(task).status = "failed"
+        assert await house.run(task) == Done(Outcome.SETTLED)
+        assert house.lanes.reported == [("ended", task.session_id)]
+
+    in_house(test)
+
+
+def test_lanes_keep_a_task_that_goes_back_before_its_hold() -> None:
+    async def test(house: House) -> None:
+        house.database.faults.add("hold", "unavailable", times=1000)
+        assert await house.run(house.order()) == UNAVAILABLE
+        assert house.lanes.reported == []
+
+    in_house(test)
+
+
 def test_session_settled_by_the_application_while_it_waited_is_turned_away() -> None:
     async def test(house: House) -> None:
         task = house.order()

@@ -27,6 +27,43 @@ INFLIGHT_PREFIX: Final = "wearon:tasks:generation:inflight:"
 CONSUMER_HEARTBEAT_PREFIX: Final = "wearon:consumers:"
 """Prefix of the expiring keys by which a consumer is known to live."""
 
+LANE_PREFIX: Final = "wearon:lane:"
+"""Prefix of the lists in which tasks wait for their turn: one for each store (`store:<id>`) and each user
+(`user:<id>`), of session ids, the oldest at the right."""
+
+LANE_TURNS: Final = "wearon:lanes:turns"
+"""Sorted set of the lanes that take turns, by the virtual time at which their next task is served."""
+
+LANE_CLOCK: Final = "wearon:lanes:clock"
+"""Virtual time of the task that was served last."""
+
+LANE_PARKED: Final = "wearon:lanes:parked"
+"""Sorted set of the lanes that a cap holds back, by the Unix ms at which they are looked at again."""
+
+LANE_RULES: Final = "wearon:lanes:rules"
+"""Hash of JSON by lane, written by `wearonctl lanes set`: `share`, `in_work`, `per_minute`, each optional."""
+
+LANE_NEXT: Final = "wearon:lanes:next"
+"""Hash by lane with a rule `per_minute`: the Unix ms before which it starts nothing."""
+
+LANE_IN_WORK_PREFIX: Final = "wearon:lane-in-work:"
+"""Prefix of a sorted set for each lane with a rule `in_work`: session ids by the Unix ms of their turn."""
+
+STORE_SHARE: Final = "wearon:lanes:store_share"
+"""How many turns a store takes for one of a user."""
+
+TASKS_KEPT: Final = "wearon:tasks:kept"
+"""Hash of Celery messages by session id, from the consumer's check until a generator has started it."""
+
+TASKS_WAITING_PREFIX: Final = "wearon:tasks:waiting:"
+"""Prefix of a sorted set for each channel: session ids of the tasks in lanes, by created_at in Unix s."""
+
+TASKS_HANDED: Final = "wearon:tasks:handed"
+"""Sorted set of the session ids handed to Celery and not known to be started, by the Unix ms of that."""
+
+TASKS_AHEAD: Final = "wearon:tasks:ahead"
+"""How many tasks the generators want to have at hand before they can start them."""
+
 CELERY_QUEUE: Final = "wearon.generation"
 """The Celery queue, which is also the Redis list that the broker keeps it in."""
 
@@ -58,3 +95,8 @@ def inflight_list(consumer_id: str) -> str:
 def consumer_heartbeat(consumer_id: str) -> str:
     """Name of the expiring key that shows the consumer `consumer_id` to be alive."""
     return CONSUMER_HEARTBEAT_PREFIX + consumer_id
+
+
+def lane_of(channel: str, owner_id: object) -> str:
+    """Name of the lane in which tasks of this user (b2c) or store (b2b) wait."""
+    return f"{'user' if channel == 'b2c' else 'store'}:{owner_id}"

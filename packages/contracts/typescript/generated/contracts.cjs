@@ -14,6 +14,30 @@ exports.INFLIGHT_PREFIX = "wearon:tasks:generation:inflight:";
 
 exports.CONSUMER_HEARTBEAT_PREFIX = "wearon:consumers:";
 
+exports.LANE_PREFIX = "wearon:lane:";
+
+exports.LANE_TURNS = "wearon:lanes:turns";
+
+exports.LANE_CLOCK = "wearon:lanes:clock";
+
+exports.LANE_PARKED = "wearon:lanes:parked";
+
+exports.LANE_RULES = "wearon:lanes:rules";
+
+exports.LANE_NEXT = "wearon:lanes:next";
+
+exports.LANE_IN_WORK_PREFIX = "wearon:lane-in-work:";
+
+exports.STORE_SHARE = "wearon:lanes:store_share";
+
+exports.TASKS_KEPT = "wearon:tasks:kept";
+
+exports.TASKS_WAITING_PREFIX = "wearon:tasks:waiting:";
+
+exports.TASKS_HANDED = "wearon:tasks:handed";
+
+exports.TASKS_AHEAD = "wearon:tasks:ahead";
+
 exports.CELERY_QUEUE = "wearon.generation";
 
 exports.CELERY_AGAIN_QUEUE = "wearon.again";

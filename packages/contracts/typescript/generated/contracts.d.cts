@@ -323,6 +323,42 @@ export declare const INFLIGHT_PREFIX: "wearon:tasks:generation:inflight:";
 /** Prefix of the expiring keys by which a consumer is known to live. */
 export declare const CONSUMER_HEARTBEAT_PREFIX: "wearon:consumers:";
 
+/** Prefix of the lists in which tasks wait for their turn: one for each store (`store:<id>`) and each user (`user:<id>`), of session ids, the oldest at the right. */
+export declare const LANE_PREFIX: "wearon:lane:";
+
+/** Sorted set of the lanes that take turns, by the virtual time at which their next task is served. */
+export declare const LANE_TURNS: "wearon:lanes:turns";
+
+/** Virtual time of the task that was served last. */
+export declare const LANE_CLOCK: "wearon:lanes:clock";
+
+/** Sorted set of the lanes that a cap holds back, by the Unix ms at which they are looked at again. */
+export declare const LANE_PARKED: "wearon:lanes:parked";
+
+/** Hash of JSON by lane, written by `wearonctl lanes set`: `share`, `in_work`, `per_minute`, each optional. */
+export declare const LANE_RULES: "wearon:lanes:rules";
+
+/** Hash by lane with a rule `per_minute`: the Unix ms before which it starts nothing. */
+export declare const LANE_NEXT: "wearon:lanes:next";
+
+/** Prefix of a sorted set for each lane with a rule `in_work`: session ids by the Unix ms of their turn. */
+export declare const LANE_IN_WORK_PREFIX: "wearon:lane-in-work:";
+
+/** How many turns a store takes for one of a user. */
+export declare const STORE_SHARE: "wearon:lanes:store_share";
+
+/** Hash of Celery messages by session id, from the consumer's check until a generator has started it. */
+export declare const TASKS_KEPT: "wearon:tasks:kept";
+
+/** Prefix of a sorted set for each channel: session ids of the tasks in lanes, by created_at in Unix s. */
+export declare const TASKS_WAITING_PREFIX: "wearon:tasks:waiting:";
+
+/** Sorted set of the session ids handed to Celery and not known to be started, by the Unix ms of that. */
+export declare const TASKS_HANDED: "wearon:tasks:handed";
+
+/** How many tasks the generators want to have at hand before they can start them. */
+export declare const TASKS_AHEAD: "wearon:tasks:ahead";
+
 /** The Celery queue, which is also the Redis list that the broker keeps it in. */
 export declare const CELERY_QUEUE: "wearon.generation";
 

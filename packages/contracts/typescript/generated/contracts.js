@@ -14,6 +14,30 @@ export const INFLIGHT_PREFIX = "wearon:tasks:generation:inflight:";
 
 export const CONSUMER_HEARTBEAT_PREFIX = "wearon:consumers:";
 
+export const LANE_PREFIX = "wearon:lane:";
+
+export const LANE_TURNS = "wearon:lanes:turns";
+
+export const LANE_CLOCK = "wearon:lanes:clock";
+
+export const LANE_PARKED = "wearon:lanes:parked";
+
+export const LANE_RULES = "wearon:lanes:rules";
+
+export const LANE_NEXT = "wearon:lanes:next";
+
+export const LANE_IN_WORK_PREFIX = "wearon:lane-in-work:";
+
+export const STORE_SHARE = "wearon:lanes:store_share";
+
+export const TASKS_KEPT = "wearon:tasks:kept";
+
+export const TASKS_WAITING_PREFIX = "wearon:tasks:waiting:";
+
+export const TASKS_HANDED = "wearon:tasks:handed";
+
+export const TASKS_AHEAD = "wearon:tasks:ahead";
+
 export const CELERY_QUEUE = "wearon.generation";
 
 export const CELERY_AGAIN_QUEUE = "wearon.again";

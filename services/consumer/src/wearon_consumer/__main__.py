@@ -44,7 +44,9 @@ def main(
     consumer_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    limits = Limits(settings.max_invalid_in_a_row, settings.max_dead_letter_mb * 1024 * 1024)
+    limits = Limits(
+        settings.max_invalid_in_a_row, settings.max_dead_letter_mb * 1024 * 1024, settings.store_share
+    )
     inflight = make_inflight(client, consumer_id, timing, limits)
     celery = CeleryMessages(CELERY_QUEUE)
     builder = BatchBuilder(celery, consumer_id, lambda: datetime.now(UTC), limits.max_invalid_in_a_row)

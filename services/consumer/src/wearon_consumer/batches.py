@@ -11,8 +11,8 @@ from typing import Final
 
 from wearon_consumer.celery_messages import CeleryMessages
 from wearon_consumer.elements import Refusal, kept_bytes, read_element
-from wearon_consumer.inflight import Load
-from wearon_contracts.queues import PROCESS_GENERATION_TASK, REJECT_GENERATION_TASK
+from wearon_consumer.inflight import LaneTask, Load
+from wearon_contracts.queues import PROCESS_GENERATION_TASK, REJECT_GENERATION_TASK, lane_of
 from wearon_contracts.tasks import DeadLetter, DeadLetterReason, GenerationTask, raw_and_encoding
 
 
@@ -47,19 +47,26 @@ class BatchBuilder:
         """
         any_valid = False
         outcomes: list[GenerationTask | Refusal] = []
-        messages: list[str] = []
+        direct: list[str] = []
+        waiting: list[LaneTask] = []
         letters: list[str] = []
         for raw in elements:
+            task = rejection = None
             try:
                 outcome = read_element(raw)
-                message = self._message(raw, outcome)
+                if isinstance(outcome, GenerationTask):
+                    task = self._task(outcome)
+                else:
+                    rejection = self._rejection(raw, outcome)
             except Exception as error:
                 # Not known to happen. If it does, the element is set aside like any other invalid one.
                 detail = f"reading it raised {type(error).__name__}"
-                outcome, message = Refusal(DeadLetterReason.INVALID_TASK, detail), None
+                outcome = Refusal(DeadLetterReason.INVALID_TASK, detail)
             outcomes.append(outcome)
-            if message is not None:
-                messages.append(message)
+            if task is not None:
+                waiting.append(task)
+            if rejection is not None:
+                direct.append(rejection)
             if isinstance(outcome, Refusal):
                 letters.append(self._letter(raw, outcome))
                 invalid_in_a_row += 1
@@ -68,13 +75,17 @@ class BatchBuilder:
             else:
                 any_valid, invalid_in_a_row = True, 0
         trailing_invalid = invalid_in_a_row if any_valid else len(letters)
-        return Batch(outcomes, Load(ticket, len(outcomes), messages, letters, any_valid, trailing_invalid))
+        load = Load(ticket, len(outcomes), direct, letters, waiting, any_valid, trailing_invalid)
+        return Batch(outcomes, load)
 
-    def _message(self, raw: bytes, outcome: GenerationTask | Refusal) -> str | None:
-        """The Celery message for an element, or None. A repeated rejection has the same task id."""
-        if isinstance(outcome, GenerationTask):
-            return self._celery.message(PROCESS_GENERATION_TASK, outcome.celery_task_id, outcome.to_message())
-        rejection = outcome.ids.rejection()
+    def _task(self, task: GenerationTask) -> LaneTask:
+        message = self._celery.message(PROCESS_GENERATION_TASK, task.celery_task_id, task.to_message())
+        lane = lane_of(task.channel, task.owner_id)
+        return LaneTask(lane, str(task.session_id), task.created_at.timestamp(), message)
+
+    def _rejection(self, raw: bytes, refusal: Refusal) -> str | None:
+        """The message that fails the session, if one is known; a repeated one has the same task id."""
+        rejection = refusal.ids.rejection()
         if rejection is None:
             return None
         task_id = str(uuid.UUID(bytes=sha256(raw).digest()[:16], version=5))

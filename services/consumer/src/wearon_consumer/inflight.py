@@ -4,9 +4,10 @@ Each step is one Lua script, so it happens as a whole or not at all, and each ma
 answer. A consumer owns its in-flight list as long as its heartbeat key stands. The key expires by itself; its
 value names the batch being worked on by a ticket, and the last one that was handed on.
 
-  turn      1. only if the heartbeat still names the batch: pushes what was made of it to Celery and to the
-               dead letters and removes its elements from the list
-            2. names the next batch in the heartbeat, fills the list up from the task list and returns what is
+  turn      1. only if the heartbeat still names the batch: puts its tasks into their lanes, its invalid
+               elements into the dead letters, and removes its elements from the list
+            2. hands tasks from the lanes to Celery, as far as there is room (`wearon_service_kit.lanes`)
+            3. names the next batch in the heartbeat, fills the list up from the task list and returns what is
                in it
                An element over 1 MiB is cut to its head there, so that no consumer ever loads it.
                Too many invalid elements in a row, or too many bytes of dead letters, stop the intake of all
@@ -24,7 +25,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import redis
 
@@ -37,11 +38,17 @@ from wearon_contracts.queues import (
     INFLIGHT_PREFIX,
     INTAKE_STOPPED,
     INVALID_IN_A_ROW,
+    LANE_TURNS,
+    STORE_SHARE,
     TASK_LIST,
+    TASKS_HANDED,
+    TASKS_KEPT,
+    TASKS_WAITING_PREFIX,
     consumer_heartbeat,
     inflight_list,
 )
-from wearon_contracts.tasks import MAX_READABLE_BYTES, MAX_TASK_BYTES
+from wearon_contracts.tasks import MAX_READABLE_BYTES, MAX_TASK_BYTES, Channel
+from wearon_service_kit.lanes import lane_script
 
 BATCH_ELEMENTS: Final = 100
 BATCH_BYTES: Final = 1024 * 1024
@@ -49,87 +56,92 @@ BATCH_BYTES: Final = 1024 * 1024
 _SCAN_KEYS: Final = 1000
 
 # Sent as EVAL, not EVALSHA: a restarted server has forgotten scripts, and beside a batch it costs nothing.
-_TURN: Final = """
+_TURN: Final = lane_script("""
 -- KEYS task list, in-flight list, heartbeat, Celery queue, dead letters, two binding sets,
---      bytes of dead letters, invalid in a row, intake stopped
+--      bytes of dead letters, invalid in a row, intake stopped, store share, keys that a lane needs
 -- ARGV heartbeat ms, next ticket, most elements, most bytes, binding,
---      ticket to hand on or '', its elements, messages for Celery, dead letters (one a line),
+--      ticket to hand on or '', its elements, messages straight for Celery, dead letters (one a line),
+--      tasks for the lanes (four lines each: lane, session id, created at, message),
 --      1 if one of its elements is valid, invalid elements after the last valid one,
 --      limit of invalid in a row, limit of bytes of dead letters, time and consumer for the operator,
---      longest element to read, bytes kept of a longer one
+--      longest element to read, bytes kept of a longer one, store share
 local function push(list, lines)
-  local from, bytes = 1, 0
-  while from <= #lines do
-    local to = string.find(lines, '\\n', from, true) or #lines + 1
-    redis.call('LPUSH', list, string.sub(lines, from, to - 1))
-    bytes = bytes + to - from
-    from = to + 1
+  local bytes = 0
+  for line in string.gmatch(lines, '[^\\n]+') do
+    call('LPUSH', list, line)
+    bytes = bytes + #line
   end
   return bytes
 end
 local function count_dead_letters_again()
   local bytes, from = 0, 0
   while true do
-    local page = redis.call('LRANGE', KEYS[5], from, from + 99)
+    local page = call('LRANGE', KEYS[5], from, from + 99)
     for i = 1, #page do bytes = bytes + #page[i] end
     from = from + #page
     if #page < 100 then break end
   end
-  redis.call('SET', KEYS[8], bytes)
+  call('SET', KEYS[8], bytes)
   return bytes
 end
 local function stop_intake(reason)
-  local why = cjson.encode({reason = reason, since = ARGV[14], by = ARGV[15]})
-  redis.call('SET', KEYS[10], why, 'NX')
+  local why = cjson.encode({reason = reason, since = ARGV[15], by = ARGV[16]})
+  call('SET', KEYS[10], why, 'NX')
 end
-local current, last = string.match(redis.call('GET', KEYS[3]) or '', '(%S+) (%S+)')
+local current, last = string.match(call('GET', KEYS[3]) or '', '(%S+) (%S+)')
 local ticket, outcome = ARGV[6], 0
 if ticket ~= '' and ticket == last then
   outcome = 1
 elseif ticket ~= '' and ticket == current then
   -- A key of the wrong type raises here, before anything is written: scripts are not rolled back.
-  redis.call('LLEN', KEYS[4])
-  redis.call('LLEN', KEYS[5])
-  redis.call('INCRBY', KEYS[8], 0)
-  redis.call('INCRBY', KEYS[9], 0)
-  redis.call('SADD', KEYS[6], ARGV[5])
-  redis.call('SADD', KEYS[7], ARGV[5])
+  call('LLEN', KEYS[4])
+  call('LLEN', KEYS[5])
+  for i = 12, #KEYS do call(i == 12 and 'HLEN' or 'ZCARD', KEYS[i]) end
+  call('INCRBY', KEYS[8], 0)
+  call('INCRBY', KEYS[9], 0)
+  call('SADD', KEYS[6], ARGV[5])
+  call('SADD', KEYS[7], ARGV[5])
   push(KEYS[4], ARGV[8])
-  local dead_bytes = redis.call('INCRBY', KEYS[8], push(KEYS[5], ARGV[9]))
+  for lane, id, created, message in string.gmatch(ARGV[10], '(%C+)\\n(%C+)\\n(%C+)\\n(%C+)\\n') do
+    enqueue(lane, id, created, message)
+  end
+  local dead_bytes = call('INCRBY', KEYS[8], push(KEYS[5], ARGV[9]))
   -- From the right, where the oldest are: a blocking pop given up by us may still add one at the left.
-  redis.call('LTRIM', KEYS[2], 0, -1 - tonumber(ARGV[7]))
+  call('LTRIM', KEYS[2], 0, -1 - tonumber(ARGV[7]))
   outcome, last = 1, ticket
-  if ARGV[10] == '1' then redis.call('SET', KEYS[9], 0) end
-  if redis.call('INCRBY', KEYS[9], ARGV[11]) >= tonumber(ARGV[12]) then stop_intake('too_many_invalid') end
-  if ARGV[9] ~= '' and dead_bytes >= tonumber(ARGV[13])
-      and count_dead_letters_again() >= tonumber(ARGV[13]) then
+  if ARGV[11] == '1' then call('SET', KEYS[9], 0) end
+  if call('INCRBY', KEYS[9], ARGV[12]) >= tonumber(ARGV[13]) then stop_intake('too_many_invalid') end
+  if ARGV[9] ~= '' and dead_bytes >= tonumber(ARGV[14])
+      and count_dead_letters_again() >= tonumber(ARGV[14]) then
     stop_intake('dead_letters_full')
   end
 end
-redis.call('SET', KEYS[3], ARGV[2] .. ' ' .. (last or '-'), 'PX', ARGV[1])
-local stopped = redis.call('GET', KEYS[10]) or ''
-local answer, bytes = {outcome, stopped, tonumber(redis.call('GET', KEYS[9]) or 0)}, 0
+call('SET', KEYS[3], ARGV[2] .. ' ' .. (last or '-'), 'PX', ARGV[1])
+call('SET', KEYS[11], ARGV[19])
+feed(200)
+local stopped = call('GET', KEYS[10]) or ''
+local answer, bytes = {outcome, stopped, tonumber(call('GET', KEYS[9]) or 0)}, 0
 if stopped ~= '' then
-  while redis.call('LMOVE', KEYS[2], KEYS[1], 'LEFT', 'RIGHT') do end
+  while call('LMOVE', KEYS[2], KEYS[1], 'LEFT', 'RIGHT') do end
   return answer
 end
 local function add(element, index)
-  if #element > tonumber(ARGV[16]) then
-    element = '\\0oversized ' .. #element .. ' ' .. string.sub(element, 1, tonumber(ARGV[17]))
-    redis.call('LSET', KEYS[2], index, element)
+  if #element > tonumber(ARGV[17]) then
+    element = '\\0oversized ' .. #element .. ' ' .. string.sub(element, 1, tonumber(ARGV[18]))
+    call('LSET', KEYS[2], index, element)
   end
   answer[#answer + 1] = element
   bytes = bytes + #element
 end
-local held = redis.call('LRANGE', KEYS[2], 0, -1)
+local held = call('LRANGE', KEYS[2], 0, -1)
 for i = #held, 1, -1 do add(held[i], i - 1) end
 while #answer < 3 + tonumber(ARGV[3]) and bytes < tonumber(ARGV[4]) do
-  local element = redis.call('LMOVE', KEYS[1], KEYS[2], 'RIGHT', 'LEFT')
+  local element = call('LMOVE', KEYS[1], KEYS[2], 'RIGHT', 'LEFT')
   if not element then break end
   add(element, 0)
 end
 return answer
-"""
+""")
 
 _RECOVER: Final = """
 -- KEYS task list, in-flight list, heartbeat
@@ -142,10 +154,21 @@ return recovered
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When the consumers stop taking elements until an operator lets them go on."""
+    """The first two stop all consumers until an operator lets them go on."""
 
     max_invalid_in_a_row: int
     max_dead_letter_bytes: int
+    store_share: int
+    """Turns of a store for one of a user."""
+
+
+class LaneTask(NamedTuple):
+    """A task that is to wait for its turn. `created`: Unix seconds; `message`: for Celery."""
+
+    lane: str
+    session_id: str
+    created: float
+    message: str
 
 
 @dataclass(slots=True)
@@ -154,8 +177,10 @@ class Load:
 
     ticket: str
     elements: int
-    messages: Sequence[str]
+    direct: Sequence[str]
+    """Celery messages that wait for no turn."""
     letters: Sequence[str]
+    waiting: Sequence[LaneTask]
     any_valid: bool
     trailing_invalid: int
     """Invalid elements after the last valid one, or all if none is valid."""
@@ -211,18 +236,24 @@ class InFlight:
             DEAD_LETTER_BYTES,
             INVALID_IN_A_ROW,
             INTAKE_STOPPED,
+            STORE_SHARE,
+            TASKS_KEPT,
+            *(TASKS_WAITING_PREFIX + channel for channel in Channel),
+            TASKS_HANDED,
+            LANE_TURNS,
         ]
         heartbeat_ms = round(self._timing.heartbeat_ttl * 1000)
         arguments: list[str | int] = [heartbeat_ms, ticket, room, BATCH_BYTES, binding(CELERY_QUEUE)]
         if load is None:
-            arguments += ["", 0, "", "", 0, 0]
+            arguments += ["", 0, "", "", "", 0, 0]
         else:
             # Two long arguments are packed, sent and parsed faster than hundreds. JSON holds no bare newline.
-            arguments += [load.ticket, load.elements, "\n".join(load.messages), "\n".join(load.letters)]
+            arguments += [load.ticket, load.elements, "\n".join(load.direct), "\n".join(load.letters)]
+            arguments += ["".join(f"{t[0]}\n{t[1]}\n{t[2]}\n{t[3]}\n" for t in load.waiting)]
             arguments += [int(load.any_valid), load.trailing_invalid]
         arguments += [self._limits.max_invalid_in_a_row, self._limits.max_dead_letter_bytes]
         arguments += [datetime.now(UTC).isoformat(timespec="seconds"), self.consumer_id]
-        arguments += [MAX_READABLE_BYTES, MAX_TASK_BYTES]
+        arguments += [MAX_READABLE_BYTES, MAX_TASK_BYTES, self._limits.store_share]
         pool = self._client.connection_pool
         connection = pool.get_connection()
         try:

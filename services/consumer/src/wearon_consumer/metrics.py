@@ -19,9 +19,13 @@ from wearon_contracts.queues import (
     DEAD_LETTER_BYTES,
     DEAD_LETTER_LIST,
     INTAKE_STOPPED,
+    LANE_PARKED,
+    LANE_TURNS,
     TASK_LIST,
+    TASKS_HANDED,
+    TASKS_WAITING_PREFIX,
 )
-from wearon_contracts.tasks import DeadLetterReason
+from wearon_contracts.tasks import Channel, DeadLetterReason
 
 _BRIDGE_BUCKETS: Final = (
     0.001,
@@ -50,7 +54,9 @@ class Metrics:
             "Elements taken from the task list, counted when they are handed on.",
             registry=registry,
         )
-        self.published = Counter("wearon_consumer_published", "Tasks handed to Celery.", registry=registry)
+        self.published = Counter(
+            "wearon_consumer_published", "Valid tasks put into their lanes.", registry=registry
+        )
         self.dead_lettered = Counter(
             "wearon_consumer_dead_lettered",
             "Elements put on the dead-letter list, by reason.",
@@ -86,7 +92,7 @@ class Metrics:
         )
         self.bridge_seconds = Histogram(
             "wearon_consumer_bridge_seconds",
-            "Time of a batch from being taken to lying in the Celery queue.",
+            "Time of a batch from being taken to lying in its lanes.",
             buckets=_BRIDGE_BUCKETS,
             registry=registry,
         )
@@ -100,8 +106,14 @@ class Metrics:
 class Backlog(Collector):
     """Lengths of the lists in Redis, read when Prometheus scrapes:
 
-    wearon_consumer_list_length{list="waiting|celery|celery_again|dead_letters|in_flight"}
-        (in_flight: of this consumer alone)
+    wearon_consumer_list_length{list="waiting|lanes_b2c|lanes_b2b|celery|celery_again|dead_letters|in_flight"}
+        (lanes_…: tasks that wait for their turn, by channel; in_flight: of this consumer alone)
+    wearon_consumer_lane_oldest_seconds{channel="b2c|b2b"}
+        age of the oldest task that waits for its turn, by its created_at; 0 with none waiting
+    wearon_consumer_lanes
+        lanes that take turns or are held back by a cap of theirs
+    wearon_consumer_handed
+        tasks handed to Celery that no generator has started yet
     wearon_consumer_oldest_waiting_seconds
         age of the next task by its created_at; 0 with none waiting, absent when it cannot be read
 
@@ -138,27 +150,38 @@ class Backlog(Collector):
     def collect(self) -> Iterator[Metric]:
         if not self._reachable():
             return
-        length, oldest, stopped, dead_bytes = self._families()
+        length, oldest, stopped, dead_bytes, lane_oldest, lanes, handed = self._families()
         try:
             with self._client.pipeline(transaction=False) as pipeline:
                 for name in self._lists.values():
                     pipeline.llen(name)
+                for channel in Channel:
+                    pipeline.zcard(TASKS_WAITING_PREFIX + channel)
+                    pipeline.zrange(TASKS_WAITING_PREFIX + channel, 0, 0, withscores=True)
                 pipeline.lindex(TASK_LIST, -1)
-                pipeline.exists(INTAKE_STOPPED)
-                pipeline.get(DEAD_LETTER_BYTES)
-                *lengths, element, is_stopped, byte_count = pipeline.execute()
+                for key in (INTAKE_STOPPED, DEAD_LETTER_BYTES):
+                    pipeline.get(key)
+                for key in (LANE_TURNS, LANE_PARKED, TASKS_HANDED):
+                    pipeline.zcard(key)
+                answers = pipeline.execute()
         except redis.RedisError:
             return
-        for label, count in zip(self._lists, lengths, strict=True):
-            length.add_metric([label], count)
-        yield length
-        stopped.add_metric([], is_stopped)
-        yield stopped
-        dead_bytes.add_metric([], int(byte_count or 0))
-        yield dead_bytes
-        age = self._age(element)
-        if age is not None:
-            oldest.add_metric([], age)
+        answer = iter(answers)
+        for label in self._lists:
+            length.add_metric([label], next(answer))
+        for channel in Channel:
+            length.add_metric([f"lanes_{channel.value}"], next(answer))
+            first = next(answer)
+            age = max(0.0, self._clock().timestamp() - first[0][1]) if first else 0.0
+            lane_oldest.add_metric([channel.value], age)
+        age_of_next = self._age(next(answer))
+        stopped.add_metric([], next(answer) is not None)
+        dead_bytes.add_metric([], int(next(answer) or 0))
+        lanes.add_metric([], next(answer) + next(answer))
+        handed.add_metric([], next(answer))
+        yield from (length, stopped, dead_bytes, lane_oldest, lanes, handed)
+        if age_of_next is not None:
+            oldest.add_metric([], age_of_next)
             yield oldest
 
     def _age(self, element: bytes | None) -> float | None:
@@ -185,4 +208,11 @@ class Backlog(Collector):
                 "1 while consumers take nothing until `wearonctl intake resume`.",
             ),
             GaugeMetricFamily("wearon_consumer_dead_letter_bytes", "Bytes of the dead letters."),
+            GaugeMetricFamily(
+                "wearon_consumer_lane_oldest_seconds",
+                "Age of the oldest task that waits for its turn.",
+                labels=["channel"],
+            ),
+            GaugeMetricFamily("wearon_consumer_lanes", "Stores and users with tasks that wait."),
+            GaugeMetricFamily("wearon_consumer_handed", "Tasks handed to Celery and not yet started."),
         )

@@ -38,3 +38,6 @@ class ConsumerSettings(ServiceSettings):
             "`wearonctl intake resume`.",
         ),
     ] = 64
+    store_share: Annotated[
+        int, Field(ge=1, description="How many try-ons of a store start for one of a waiting user.")
+    ] = 10

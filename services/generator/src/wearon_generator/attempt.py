@@ -98,6 +98,18 @@ class Breaker(Protocol):
         ...
 
 
+class LaneReports(Protocol):
+    """Where a task is reported, so that the next one of some lane is handed out; never waits."""
+
+    def started(self, task: GenerationTask) -> None:
+        """Its attempt has begun."""
+        ...
+
+    def ended(self, task: GenerationTask) -> None:
+        """It is settled or set aside, started before or not."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workshop:
     """What all jobs of a process work with.
@@ -113,6 +125,7 @@ class Workshop:
     hash_key: bytes
     line: SlotLine
     breaker: Breaker
+    lanes: LaneReports
     stopping: Stopping
     metrics: Metrics
     timing: Timing

@@ -14,16 +14,17 @@ from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 from supabase import AsyncClient
 
-from wearon_generator.attempt import Breaker, Images, Workshop
+from wearon_generator.attempt import Breaker, Images, LaneReports, Workshop
 from wearon_generator.breaker import ProviderBreaker
 from wearon_generator.dead_letters import DeadLetters
 from wearon_generator.election import Election
 from wearon_generator.end_users import hash_key
 from wearon_generator.image_processor import ImageProcessor
 from wearon_generator.keep_trying import Stopping
+from wearon_generator.lanes import HandedTasks, Lanes
 from wearon_generator.leases import LeaseKeeper
 from wearon_generator.ledger import Database, Ledger, SupabaseDatabase
-from wearon_generator.metrics import Metrics, gauge_value
+from wearon_generator.metrics import MeanOfStep, Metrics, gauge_value
 from wearon_generator.models import find_model
 from wearon_generator.openai_provider import OpenAIProvider, connect_openai
 from wearon_generator.presence import Presence
@@ -84,6 +85,7 @@ class Generator:
     breaker: ProviderGuard
     leases: LeaseKeeper
     line: SlotLine
+    lanes: Lanes
     sweeper: Sweeper
     stopping: Stopping
 
@@ -93,12 +95,14 @@ class Generator:
         self.breaker.start()
         self.leases.start()
         self.line.start()
+        self.lanes.start()
         self.sweeper.start()
 
     async def stop(self) -> None:
         """End what `start` began, once no job is left."""
         await self.sweeper.stop()
         await self.line.stop()
+        await self.lanes.stop()
         await self.leases.stop()
         await self.breaker.stop()
         await self.presence.stop()
@@ -144,6 +148,7 @@ async def bootstrap(
     line_class: type[SlotLine] = SlotLine,
     breaker: ProviderGuard | None = None,
     dead_letters: LetterBox | None = None,
+    lanes: LaneReports | None = None,
 ) -> Generator:
     """Build a generator; what is None is the real thing. On the event loop, to which some clients bind.
 
@@ -187,6 +192,7 @@ async def bootstrap(
         unused=guard.inconclusive,
         given=guard.given_to,
     )
+    in_redis = Lanes(redis, settings.generations_per_minute, MeanOfStep(metrics.steps, "images"))
     workshop = Workshop(
         ledger=ledger,
         store=store,
@@ -196,6 +202,7 @@ async def bootstrap(
         hash_key=hash_key(settings.supabase_service_role_key.get_secret_value()),
         line=line,
         breaker=guard,
+        lanes=lanes or in_redis,
         stopping=stopping,
         metrics=metrics,
         timing=timing,
@@ -212,6 +219,7 @@ async def bootstrap(
             ledger,
             queues,
             store,
+            HandedTasks(redis),
             broker=broker,
             is_held_here=leases.holds,
             stuck_after=settings.stuck_after_seconds,
@@ -247,6 +255,7 @@ async def bootstrap(
         breaker=guard,
         leases=leases,
         line=line,
+        lanes=in_redis,
         sweeper=sweeper,
         stopping=stopping,
     )

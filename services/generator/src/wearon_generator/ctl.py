@@ -225,6 +225,57 @@ def intake_resume(desk: Desk, yes: bool) -> None:
     desk.show(desk.run(lambda operations: operations.resume_intake()), _fields)
 
 
+@main.group(invoke_without_command=True)
+@click.option("--limit", default=20, show_default=True, type=_POSITIVE, help="The longest so many.")
+@click.option(
+    "--json", is_flag=True, expose_value=False, callback=_print_json, help="Print JSON, for programs."
+)
+@click.pass_context
+def lanes(context: click.Context, limit: int) -> None:
+    """Stores and users whose tasks wait for their turn, the longest first."""
+    if context.invoked_subcommand is not None:
+        return
+    desk: Desk = context.obj
+
+    def lines(found: dict[str, Any]) -> list[str]:
+        columns = ["lane", "waiting", "share", "in_work", "per_minute"]
+        totals = {name: value for name, value in found.items() if name != "lanes"}
+        return [*_table(found["lanes"], columns, "no task waits in a lane"), "", *_fields(totals)]
+
+    desk.show(desk.run(lambda operations: operations.lanes.longest(limit)), lines)
+
+
+def _lane(_: click.Context, __: click.Parameter, value: str) -> str:
+    kind, _separator, owner = value.partition(":")
+    try:
+        if kind not in ("store", "user"):
+            raise ValueError(kind)
+        return f"{kind}:{UUID(owner)}"
+    except ValueError as error:
+        raise click.BadParameter("must be store:<id> or user:<id>") from error
+
+
+@lanes.command("set")
+@click.argument("lane", callback=_lane)
+@click.option("--share", type=_POSITIVE, help="Turns for one of a user.")
+@click.option("--in-work", type=_POSITIVE, help="Most jobs in work at once.")
+@click.option("--per-minute", type=_POSITIVE, help="Most jobs started a minute.")
+@click.pass_obj
+def lanes_set(desk: Desk, /, lane: str, **limits: int | None) -> None:
+    """Set what holds for one lane, store:<id> or user:<id>; without an option, forget it."""
+    rule = {name: limit for name, limit in limits.items() if limit is not None}
+    desk.show(desk.run(lambda operations: operations.lanes.set_rule(lane, rule)), _fields)
+
+
+@lanes.command("drain")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def lanes_drain(desk: Desk, yes: bool) -> None:
+    """Hand all waiting tasks to Celery at once, before going back to a version without lanes."""
+    desk.confirm("Hand all waiting tasks to Celery, where they take no more turns?", yes)
+    desk.show(desk.run(lambda operations: operations.lanes.drain()), _fields)
+
+
 @main.group()
 def dead() -> None:
     """Dead letters: elements that were no valid task."""

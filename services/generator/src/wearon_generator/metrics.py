@@ -109,6 +109,11 @@ class Metrics:
             "Messages of dead workers put back on the queue before their session was held.",
             registry=registry,
         )
+        self.put_back = Counter(
+            "wearon_generator_put_back",
+            "Tasks whose message a dying worker took out of Celery's queue before it noted that down.",
+            registry=registry,
+        )
         self.reaped = Counter(
             "wearon_generator_reaped",
             "Sessions failed because nothing would ever run them.",
@@ -170,6 +175,29 @@ class Metrics:
                 self.oldest_held.set(number)
             else:
                 self.ledger_sessions.labels(state=state).set(number)
+
+
+class MeanOfStep:
+    """Mean duration of a step since the last look; the one before while the step was not made."""
+
+    def __init__(self, steps: Histogram, step: str) -> None:
+        self._steps = steps
+        self._step = step
+        self._seconds = self._count = self._mean = 0.0
+
+    def __call__(self) -> float:
+        """Seconds."""
+        values = {
+            sample.name.rpartition("_")[2]: sample.value
+            for metric in self._steps.collect()
+            for sample in metric.samples
+            if sample.labels["step"] == self._step
+        }
+        seconds, count = values.get("sum", 0.0), values.get("count", 0.0)
+        if count > self._count:
+            self._mean = (seconds - self._seconds) / (count - self._count)
+        self._seconds, self._count = seconds, count
+        return self._mean
 
 
 def gauge_value(gauge: Gauge) -> float:

@@ -34,6 +34,7 @@ from wearon_contracts.queues import (
 from wearon_contracts.results import result_path
 from wearon_contracts.sessions import SESSION_TABLES, SETTLED
 from wearon_contracts.tasks import Channel, DeadLetter, DeadLetterReason, raw_and_encoding
+from wearon_generator.lane_operations import LaneOperations
 from wearon_generator.ledger import Ledger, Session, SupabaseDatabase
 from wearon_generator.presence import PAUSED_KEY, REPLICA_PREFIX
 from wearon_generator.queue_scan import QueueScan
@@ -103,6 +104,7 @@ class Operations:
         self._stuck_after = stuck_after
         self._ledger = Ledger(SupabaseDatabase(supabase), Timing())
         self._queues = QueueScan(redis)
+        self.lanes: Final = LaneOperations(redis)
 
     # ------------------------------------------------------------------ queues and workers
 

@@ -1,11 +1,11 @@
-"""What waits in Redis, wherever it is: the producer's list, the consumers, the broker, the workers."""
+"""Finds tasks in Redis: the producer's list, the consumers', the lanes, the broker's queues, the workers'."""
 
 from __future__ import annotations
 
 import base64
 import json
 from collections.abc import AsyncIterator, Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from redis.asyncio import Redis
@@ -15,9 +15,12 @@ from wearon_contracts.queues import (
     CELERY_QUEUE,
     INFLIGHT_PREFIX,
     TASK_LIST,
+    TASKS_KEPT,
+    TASKS_WAITING_PREFIX,
     UNACKED_HASH,
     UNACKED_INDEX,
 )
+from wearon_contracts.tasks import Channel
 
 _CHUNK: Final = 500
 
@@ -51,13 +54,16 @@ class QueueScan:
         self._redis = redis
 
     async def oldest(self) -> datetime | None:
-        """When the oldest task that waits in a list was made; None if none waits.
+        """When the oldest task that waits in a lane or a list was made; None if none waits.
 
         Lists are first in, first out, so the element at the right end of each is looked at. What workers have
         taken does not count: a killed one leaves its messages there for as long as the broker waits for them,
         and there are never more of those than jobs in flight.
         """
-        moments = []
+        moments: list[datetime | None] = []
+        for channel in Channel:
+            first: Any = await self._redis.zrange(TASKS_WAITING_PREFIX + channel, 0, 0, withscores=True)
+            moments += [datetime.fromtimestamp(score, UTC) for _, score in first]
         for name in await self._lists():
             element = await self._redis.lindex(name, -1)
             if element is not None:
@@ -72,15 +78,31 @@ class QueueScan:
     async def sessions_among(self, wanted: set[str]) -> set[str]:
         """Which of the session ids `wanted` have a task somewhere in Redis.
 
-        A task moves from the producer's list to the consumer's, the broker's, the workers': read in that
-        order, one that moves meanwhile is met at least once.
+        A task moves from the producer's list to the consumer's, to its lane, to the broker's, the workers':
+        read in that order, one that moves meanwhile is met at least once. What waits in lanes is looked up by
+        its id; the lists hold little beside it.
         """
+        found = await self._kept_among(wanted)
+        for name in await self._lists_before_the_lanes():
+            found |= await self._sessions_in(name, wanted - found)
+        found |= await self._kept_among(wanted - found)
+        return found | await self.sessions_in_celery(wanted - found)
+
+    async def sessions_in_celery(self, wanted: set[str]) -> set[str]:
+        """Which of the session ids `wanted` have a message in Celery's queues or with a worker."""
         found: set[str] = set()
-        for name in await self._lists():
-            found |= await self._sessions_in(name, wanted)
-        async for _, element in self._redis.hscan_iter(UNACKED_HASH, count=_CHUNK):
-            found |= wanted & {str(task_in(element).get("session_id", "")).lower()}
+        for name in (CELERY_QUEUE, CELERY_AGAIN_QUEUE):
+            found |= await self._sessions_in(name, wanted - found)
+        if wanted - found:
+            async for _, element in self._redis.hscan_iter(UNACKED_HASH, count=_CHUNK):
+                found |= wanted & {str(task_in(element).get("session_id", "")).lower()}
         return found
+
+    async def _kept_among(self, wanted: set[str]) -> set[str]:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for session_id in (names := sorted(wanted)):
+                pipe.hexists(TASKS_KEPT, session_id)
+            return {name for name, kept in zip(names, await pipe.execute(), strict=True) if kept}
 
     async def waiting_again(self, wanted: set[str]) -> set[str]:
         """Which of the session ids `wanted` have a task in the queue of those that have waited before."""
@@ -88,8 +110,9 @@ class QueueScan:
 
     async def _sessions_in(self, name: str, wanted: set[str]) -> set[str]:
         found: set[str] = set()
-        async for element in self._elements(name):
-            found |= wanted & {str(task_in(element).get("session_id", "")).lower()}
+        if wanted:
+            async for element in self._elements(name):
+                found |= wanted & {str(task_in(element).get("session_id", "")).lower()}
         return found
 
     async def taken_before(self, moment: datetime) -> dict[str, str]:
@@ -113,10 +136,13 @@ class QueueScan:
             await pipe.execute()
 
     async def _lists(self) -> list[str]:
+        return [*await self._lists_before_the_lanes(), CELERY_QUEUE, CELERY_AGAIN_QUEUE]
+
+    async def _lists_before_the_lanes(self) -> list[str]:
         inflight = [
             name.decode() async for name in self._redis.scan_iter(f"{INFLIGHT_PREFIX}*", count=_CHUNK)
         ]
-        return [TASK_LIST, *inflight, CELERY_QUEUE, CELERY_AGAIN_QUEUE]
+        return [TASK_LIST, *inflight]
 
     async def _elements(self, name: str) -> AsyncIterator[bytes | str]:
         # From the left, where elements are added: what is added meanwhile shifts the rest to the right, so

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from wearon_contracts.errors import ErrorCode, sentence
 from wearon_contracts.results import result_path
 from wearon_contracts.tasks import Channel
+from wearon_generator.lanes import HandedTasks
 from wearon_generator.ledger import Ledger, Session
 from wearon_generator.metrics import Metrics
 from wearon_generator.queue_scan import QueueScan
@@ -60,6 +61,7 @@ class Swept:
 
     recovered: int
     redelivered: int
+    put_back: int
     reaped: int
     deleted: int
 
@@ -143,6 +145,30 @@ async def clear_up_after_dead_workers(
         metrics.redelivered.inc()
         log.warning("message_redelivered", session_id=session_id)
     return len(unheld)
+
+
+async def put_back_lost_tasks(
+    ledger: Ledger, queues: QueueScan, handed: HandedTasks, metrics: Metrics, timing: Timing
+) -> int:
+    """Put back tasks whose message a dying worker took out of Celery's queue and never held.
+
+    Celery notes down what it takes only after it has taken it, so such a message is nowhere any more; the
+    lanes still keep it. Nothing is put back that the ledger knows, or that a queue or a worker has.
+    """
+    before = await handed.older_than(timing.lease)
+    known = await ledger.settled_among(before) if before else {}
+    await handed.forget(set(known))
+    lost = set(before) - set(known)
+    # Twice, so that a message which moves between two places during the first look is met in the second.
+    for _ in range(2):
+        lost -= await queues.sessions_in_celery(lost)
+    count = 0
+    for session_id in lost:
+        if await handed.put_back(session_id, before[session_id]):
+            count += 1
+            metrics.put_back.inc()
+            log.warning("lost_task_put_back", session_id=session_id)
+    return count
 
 
 async def find_orphans(
@@ -245,6 +271,7 @@ async def cleanup_stuck_sessions(
     ledger: Ledger,
     queues: QueueScan,
     store: ResultStore,
+    handed: HandedTasks,
     *,
     broker: Broker,
     is_held_here: Callable[[Session], bool],
@@ -261,9 +288,10 @@ async def cleanup_stuck_sessions(
     """
     recovered = await recover_jobs(ledger, queues, broker, metrics, is_held_here)
     redelivered = await clear_up_after_dead_workers(ledger, queues, broker, metrics, timing, now=now)
+    put_back = await put_back_lost_tasks(ledger, queues, handed, metrics, timing)
     reaped = await reap_orphans(ledger, queues, stuck_after, budget=budget, metrics=metrics, now=now)
     deleted = await delete_unwanted_objects(ledger, store)
-    return Swept(recovered, redelivered, reaped, deleted)
+    return Swept(recovered, redelivered, put_back, reaped, deleted)
 
 
 class Elects(Protocol):

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, TypeVar, assert_never
+from typing import Any, Final, TypeVar, assert_never
 from uuid import uuid4
 
 import structlog
@@ -30,6 +30,10 @@ from wearon_service_kit.logs import job_context
 
 log = structlog.get_logger()
 T = TypeVar("T")
+
+
+_OTHERS_GO_ON: Final = frozenset({Outcome.HELD_ELSEWHERE, Outcome.LOST, Outcome.ABANDONED})
+"""The task has not ended: another delivery of it, or the sweep, goes on."""
 
 
 class _LeaseLost(Exception):
@@ -65,6 +69,8 @@ class JobRunner:
             request_id=task.request_id, session_id=str(task.session_id), channel=task.channel.value
         ):
             ending = await self._process(task, returned)
+            if isinstance(ending, Done) and ending.outcome not in _OTHERS_GO_ON:
+                self._workshop.lanes.ended(task)
             label = ending.outcome if isinstance(ending, Done) else ending.reason
             self._workshop.metrics.jobs.labels(channel=task.channel.value, outcome=label.value).inc()
             return ending
@@ -155,6 +161,7 @@ class HeldJob:
             self._metrics.steps.labels(step="wait").observe(self._workshop.clock() - self._held_at)
         if isinstance(claimed, Done):
             return claimed
+        self._workshop.lanes.started(self._task)
         attempt, number = claimed
         with job_context(attempt=number):
             waited = round(self._workshop.clock() - self._held_at, 2)

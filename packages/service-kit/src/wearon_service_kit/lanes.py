@@ -1,0 +1,183 @@
+"""Fair turns between stores and users: the Lua that consumers and generators run in Redis.
+
+Each store and each user is a lane, a list of the session ids that wait. Lanes take turns by self-clocked fair
+queueing (Golestani, INFOCOM 1994): a lane's next task has a virtual finish time, one task costs 1 / share of
+it, the lane with the least is served, and the clock is the finish time of the task served last. A lane that
+was empty starts at the clock, so it neither saves up turns nor waits for what others have queued.
+
+    enqueue   keeps the task's message and puts its session id into its lane: O(log lanes)
+    feed      moves tasks from lanes to Celery's queue, as far ahead as the generators want: O(log lanes) each
+    dealt     a generator has started the task, or it needs no start; feeds what there is room for now
+
+A task's message stays in `TASKS_KEPT` from enqueue to dealt. So a message that Celery popped and lost with
+its process is still there, and `return_lost` puts it back. Whether a session waits here is one HEXISTS.
+
+A second task of a session that waits already goes straight to Celery, where the ledger turns it away.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from wearon_contracts import queues
+
+DEFAULT_AHEAD: Final = 15
+"""Tasks handed ahead while no generator has said how many: three seconds at 300 a minute."""
+STALE_MS: Final = 15_000
+"""A task handed out for so long counts no more: whoever has it will not start it soon, and may be dead."""
+IN_WORK_MS: Final = 900_000
+"""After so long a task counts no more towards its lane's cap: two deadlines of 300 s and their waits."""
+CAPPED_LOOK_MS: Final = 1_000
+"""A lane with as many tasks in work as it may have is looked at again after this."""
+
+_NAMES: Final = {
+    "LANE": queues.LANE_PREFIX,
+    "TURNS": queues.LANE_TURNS,
+    "CLOCK": queues.LANE_CLOCK,
+    "PARKED": queues.LANE_PARKED,
+    "RULES": queues.LANE_RULES,
+    "NEXT": queues.LANE_NEXT,
+    "IN_WORK": queues.LANE_IN_WORK_PREFIX,
+    "STORE_SHARE": queues.STORE_SHARE,
+    "KEPT": queues.TASKS_KEPT,
+    "WAITING": queues.TASKS_WAITING_PREFIX,
+    "HANDED": queues.TASKS_HANDED,
+    "AHEAD": queues.TASKS_AHEAD,
+    "CELERY": queues.CELERY_QUEUE,
+}
+
+_SHARED: Final = """
+local call = redis.call
+local function waiting_in(lane)
+  return WAITING .. (string.sub(lane, 1, 6) == 'store:' and 'b2b' or 'b2c')
+end
+local function turn_cost(lane, rule)
+  local share = rule.share
+  if not share then
+    share = string.sub(lane, 1, 6) == 'store:' and tonumber(call('GET', STORE_SHARE) or 10) or 1
+  end
+  return 1 / share
+end
+local function rule_of(lane)
+  local rule = call('HGET', RULES, lane)
+  return rule and cjson.decode(rule) or {}
+end
+local function exact(number) return string.format('%.17g', number) end
+
+-- Milliseconds until the lane may start another task.
+local function held_back(lane, rule, now)
+  if rule.in_work then
+    call('ZREMRANGEBYSCORE', IN_WORK .. lane, '-inf', now - IN_WORK_MS)
+    if call('ZCARD', IN_WORK .. lane) >= rule.in_work then return CAPPED_LOOK_MS end
+  end
+  if rule.per_minute then
+    return tonumber(call('HGET', NEXT, lane) or 0) - now
+  end
+  return 0
+end
+
+-- Hands at most `most` tasks to Celery, as far as there is room; `room` overrides what the generators want.
+local function feed(most, room)
+  local time = call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  if not room then
+    local ahead = tonumber(call('GET', AHEAD) or DEFAULT_AHEAD)
+    local young = call('ZCOUNT', HANDED, now - STALE_MS, '+inf')
+    room = ahead - math.max(young, call('LLEN', CELERY))
+  end
+  if room <= 0 then return 0 end
+  local clock = tonumber(call('GET', CLOCK) or 0)
+  for _, lane in ipairs(call('ZRANGEBYSCORE', PARKED, '-inf', now, 'LIMIT', 0, 20)) do
+    call('ZREM', PARKED, lane)
+    call('ZADD', TURNS, 'NX', exact(clock), lane)
+  end
+  local any_rule = call('EXISTS', RULES) == 1
+  local handed = 0
+  while most > 0 and handed < room do
+    most = most - 1
+    local first = call('ZRANGE', TURNS, 0, 0, 'WITHSCORES')
+    if not first[1] then break end
+    local lane, finish = first[1], tonumber(first[2])
+    local rule = any_rule and rule_of(lane) or {}
+    local hold = any_rule and held_back(lane, rule, now) or 0
+    local id = hold <= 0 and call('RPOP', LANE .. lane)
+    if hold > 0 then
+      call('ZREM', TURNS, lane)
+      call('ZADD', PARKED, now + hold, lane)
+    elseif not id then
+      call('ZREM', TURNS, lane)
+    elseif call('ZREM', waiting_in(lane), id) == 1 then
+      -- Otherwise it was dealt with while it waited.
+      call('LPUSH', CELERY, call('HGET', KEPT, id))
+      call('ZADD', HANDED, now, id)
+      call('ZADD', TURNS, exact(finish + turn_cost(lane, rule)), lane)
+      clock = math.max(clock, finish)
+      if rule.in_work then call('ZADD', IN_WORK .. lane, now, id) end
+      if rule.per_minute then
+        local from = math.max(now, tonumber(call('HGET', NEXT, lane) or 0))
+        call('HSET', NEXT, lane, math.floor(from + 60000 / rule.per_minute))
+      end
+      handed = handed + 1
+    end
+  end
+  if handed > 0 then call('SET', CLOCK, exact(clock)) end
+  return handed
+end
+
+local function enqueue(lane, id, created, message)
+  if call('HSETNX', KEPT, id, message) == 0 then
+    call('LPUSH', CELERY, message)
+    return
+  end
+  call('ZADD', waiting_in(lane), created, id)
+  if call('LPUSH', LANE .. lane, id) == 1 and not call('ZSCORE', PARKED, lane) then
+    -- The clock moves a little, so that lanes which begin at the same time are served in their order.
+    local start = tonumber(call('INCRBYFLOAT', CLOCK, '0.0000001'))
+    call('ZADD', TURNS, 'NX', exact(start + turn_cost(lane, rule_of(lane))), lane)
+  end
+end
+"""
+
+
+def lane_script(body: str) -> str:
+    """`body` behind the functions `enqueue(lane, id, created, message)` and `feed(most, room)`."""
+    constants = {
+        **{name: f"'{value}'" for name, value in _NAMES.items()},
+        "DEFAULT_AHEAD": str(DEFAULT_AHEAD),
+        "STALE_MS": str(STALE_MS),
+        "IN_WORK_MS": str(IN_WORK_MS),
+        "CAPPED_LOOK_MS": str(CAPPED_LOOK_MS),
+    }
+    return "".join(f"local {name} = {value}\n" for name, value in constants.items()) + _SHARED + body
+
+
+DEALT: Final = lane_script("""
+-- ARGV session id, lane, '1' if the task has ended; hands on what there is room for
+call('ZREM', HANDED, ARGV[1])
+call('ZREM', waiting_in(ARGV[2]), ARGV[1])
+call('HDEL', KEPT, ARGV[1])
+if ARGV[3] == '1' then call('ZREM', IN_WORK .. ARGV[2], ARGV[1]) end
+return feed(20)
+""")
+
+ANNOUNCE: Final = lane_script("""
+-- ARGV how many tasks generators want ahead
+call('SET', AHEAD, ARGV[1])
+return feed(200)
+""")
+
+DRAIN: Final = lane_script("""
+-- Hands 1,000 tasks to Celery, whether they can be started soon or not.
+return feed(1000, 1000)
+""")
+
+RETURN_LOST: Final = lane_script("""
+-- ARGV session id, when it was handed: puts its message back as the next one, if it is still as it was then
+if call('ZSCORE', HANDED, ARGV[1]) ~= ARGV[2] then return 0 end
+local message = call('HGET', KEPT, ARGV[1])
+if not message then return call('ZREM', HANDED, ARGV[1]) - 1 end
+local time = call('TIME')
+call('RPUSH', CELERY, message)
+call('ZADD', HANDED, time[1] * 1000 + math.floor(time[2] / 1000), ARGV[1])
+return 1
+""")

@@ -1,0 +1,118 @@
+"""The generator's side of the lanes: which tasks are started, how many to hand ahead, which got lost."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from wearon_contracts.queues import TASKS_HANDED, TASKS_KEPT, lane_of
+from wearon_contracts.tasks import GenerationTask
+from wearon_service_kit.background import Background
+from wearon_service_kit.lanes import ANNOUNCE, DEALT, RETURN_LOST
+
+log = structlog.get_logger()
+
+ANNOUNCE_SECONDS: Final = 2.0
+AHEAD_SECONDS: Final = 3.0
+"""Tasks for so many seconds are handed ahead, so that a slot never waits for Redis or the ledger."""
+MOST_PREPARING_SECONDS: Final = 20.0
+"""Slower downloads than this get no more tasks ahead; the downloader gives up on most of them."""
+LEAST_AHEAD: Final = 2
+_OLDEST_LOOKED_AT: Final = 1000  # tasks handed ahead are a few dozen, so this is all of them
+
+
+def tasks_ahead(per_minute: int, preparing_seconds: float) -> int:
+    """How many tasks to hand ahead at `per_minute` starts, when pictures take so long to prepare."""
+    seconds = AHEAD_SECONDS + 1.25 * min(preparing_seconds, MOST_PREPARING_SECONDS)
+    return max(LEAST_AHEAD, math.ceil(per_minute / 60 * seconds))
+
+
+class Lanes:
+    """Reports to Redis without holding up a job: what a report misses, the sweep makes good."""
+
+    def __init__(self, redis: Redis, per_minute: int, preparing_seconds: Callable[[], float]) -> None:
+        """`preparing_seconds`: how long the last pictures took to prepare."""
+        self._redis = redis
+        self._per_minute = per_minute
+        self._preparing_seconds = preparing_seconds
+        self._reports: set[asyncio.Task[None]] = set()
+        self._background = Background("lanes")
+
+    def start(self) -> None:
+        """Say now, and then periodically, how many tasks to hand ahead."""
+        self._background.start(self._run())
+
+    async def stop(self) -> None:
+        """Announce no more; wait for the reports that are on their way."""
+        await self._background.stop()
+        if self._reports:
+            await asyncio.wait(self._reports)
+
+    def started(self, task: GenerationTask) -> None:
+        """Its attempt has begun: the next task of some lane may come."""
+        self._report(task, ended=False)
+
+    def ended(self, task: GenerationTask) -> None:
+        """It is settled or set aside; whether it was started before does not matter."""
+        self._report(task, ended=True)
+
+    def _report(self, task: GenerationTask, *, ended: bool) -> None:
+        lane = lane_of(task.channel, task.owner_id)
+        dealt: Any = self._redis.eval(DEALT, 0, str(task.session_id), lane, str(int(ended)))
+        report = asyncio.create_task(_quietly(dealt), name="lane-report")
+        self._reports.add(report)
+        report.add_done_callback(self._reports.discard)
+
+    async def _run(self) -> None:
+        while True:
+            ahead = tasks_ahead(self._per_minute, self._preparing_seconds())
+            await _quietly(self._redis.eval(ANNOUNCE, 0, str(ahead)))
+            await asyncio.sleep(ANNOUNCE_SECONDS)
+
+
+async def _quietly(command: Awaitable[Any]) -> None:
+    try:
+        await command
+    except (RedisError, OSError) as error:
+        log.debug("lanes_not_told", reason=type(error).__name__)
+
+
+class HandedTasks:
+    """The tasks that were handed to Celery and are not known to be started."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def older_than(self, seconds: float) -> dict[str, str]:
+        """Session ids handed so long ago, with the score by which Redis tells a later handing apart."""
+        now, _ = await self._redis.time()
+        found: Any = await self._redis.zrange(
+            TASKS_HANDED,
+            0,
+            (now - seconds) * 1000,
+            byscore=True,
+            offset=0,
+            num=_OLDEST_LOOKED_AT,
+            withscores=True,
+            score_cast_func=bytes.decode,
+        )
+        return {session_id.decode(): score for session_id, score in found}
+
+    async def forget(self, session_ids: set[str]) -> None:
+        """Keep these no more: the ledger looks after them."""
+        if session_ids:
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.zrem(TASKS_HANDED, *session_ids)
+                pipe.hdel(TASKS_KEPT, *session_ids)
+                await pipe.execute()
+
+    async def put_back(self, session_id: str, score: str) -> bool:
+        """Make its message the next one that Celery takes, unless it was dealt with or handed meanwhile."""
+        returned: Any = await self._redis.eval(RETURN_LOST, 0, session_id, score)
+        return bool(returned == 1)
