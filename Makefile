@@ -5,7 +5,7 @@ PY := .venv/bin/python
 LOCALS := packages/contracts packages/service-kit services/consumer services/generator services/sizing-api deploy/local
 UNPUBLISHED := $(foreach p,wearon-contracts wearon-service-kit wearon-consumer wearon-generator wearon-sizing wearon-local,--no-emit-package $(p))
 
-.PHONY: help setup lock lint test test-all coverage-core model demo up generated check-generated bench bench-quick chaos calibrate bench-sizing check-photos pack-npm
+.PHONY: help setup lock lint test test-all coverage-core test-migrations model demo up generated check-generated bench bench-quick chaos calibrate bench-sizing check-photos pack-npm
 
 help: ## List what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort -u | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ test-all: setup model ## Run all tests, with real timeouts, kills and outages, a
 coverage-core: setup ## Branch coverage of the generator's two job modules by their unit tests, at least 95 %
 	.venv/bin/python -m pytest -q services/generator/tests/test_attempt.py services/generator/tests/test_waiting.py services/generator/tests/test_quarantine.py \
 	  --cov wearon_generator.attempt --cov wearon_generator.waiting --cov-branch --cov-report term-missing --cov-fail-under 95
+
+test-migrations: setup ## Migrate 1,000,000 sessions while the application writes, and sweep beside as many waiting tasks
+	$(PYTEST) -m full tests/integration/test_ledger_migrations.py tests/integration/test_ledger_sweep_cost.py
 
 model: setup ## Fetch the pose model (9 MB) into .local/models, checked by its sha256
 	.venv/bin/python services/sizing-api/fetch_model.py

@@ -173,6 +173,7 @@ def test_the_application_writes_on_while_a_migration_waits_for_one_of_its_transa
     assert set(indexes(application).values()) == {True}
 
 
+@pytest.mark.slow
 def test_history_is_entered_in_batches_and_once(application: Application) -> None:
     application.make_sessions(60_000)
     application.migrate_to_end()
@@ -212,6 +213,7 @@ def test_a_second_migration_waits_for_the_first(application: Application) -> Non
     assert second.returncode == 0, said
 
 
+@pytest.mark.slow
 def test_migrations_at_the_same_time_all_succeed(application: Application) -> None:
     application.make_sessions(2000)
     together = [application.migrate() for _ in range(3)]
@@ -221,6 +223,7 @@ def test_migrations_at_the_same_time_all_succeed(application: Application) -> No
 
 
 @pytest.mark.full
+@pytest.mark.alone
 @pytest.mark.timeout(1800)
 def test_no_statement_of_the_application_waits_while_a_million_sessions_are_migrated(
     application: Application, figure: Callable[[str], None]

@@ -225,6 +225,7 @@ def test_a_sweep_deletes_what_was_stored_for_a_deleted_session(
 
 
 @pytest.mark.full
+@pytest.mark.alone
 @pytest.mark.timeout(1800)
 def test_a_sweep_costs_the_same_whether_nothing_waits_or_a_million_tasks_do(
     ledger: LedgerDatabase, redis: Redis, generator: Generator, figure: Callable[[str], None]

@@ -792,6 +792,32 @@ def test_a_stores_other_pictures_stay_when_a_shoppers_are_erased(
     assert {garment, result} <= names(stack)
 
 
+def test_results_whose_sessions_the_application_has_deleted_are_erased(
+    stack: Stack, ask: Callable[..., Any], services: list[Service]
+) -> None:
+    """By user, or by session as long as the ledger knows whose it was."""
+    user = stack.app.create_user(credits=10)
+    by_session, by_user, kept = (uploaded_job(stack, user) for _ in range(3))
+    stack.app.push(by_session, by_user, kept)
+    stack.app.wait_settled(by_session, by_user, kept)
+    stack.app.rows(
+        "delete from generation_sessions where id = any(%s) returning 1",
+        [by_session.session_id, by_user.session_id],
+    )
+    stack.app.rows(
+        "update generation_sessions set status = 'processing' where id = %s returning 1", kept.session_id
+    )
+
+    done = ask("erase", "--session", str(by_session.session_id), "--yes")
+    assert (done["objects"], done["erased"]["objects"]) == ([by_session.result_path], 1)
+    assert [stack.app.stored(job) is None for job in (by_session, by_user)] == [True, False]
+
+    done = ask("erase", "--user", str(user), "--yes")
+    assert done["objects"] == [by_user.result_path]
+    assert done["unsettled_and_left_alone"] == [str(kept.session_id)]
+    assert [stack.app.stored(job) is None for job in (by_user, kept)] == [True, False]
+
+
 def test_a_user_with_more_sessions_than_one_answer_holds_is_erased_in_full(
     stack: Stack, ask: Callable[..., Any], services: list[Service]
 ) -> None:

@@ -47,8 +47,6 @@ create table if not exists public.generation_ledger (
   flagged_reason text,
   looked_at timestamptz,
   looked_at_note text,
-  -- Since when an object may be in Storage that nobody should see; the sweep deletes it.
-  object_unwanted_since timestamptz,
 
   primary key (channel, session_id),
   -- Whatever is not settled has an expiry, so the jobs of a killed process are found whatever it was doing.
@@ -60,6 +58,8 @@ create table if not exists public.generation_ledger (
 alter table public.generation_ledger add column if not exists postponed integer not null default 0;
 -- Holders that vanished without giving the session up, waiting or working: the job may be what killed them.
 alter table public.generation_ledger add column if not exists holders_lost integer not null default 0;
+-- Since when an object may be in Storage that nobody should see; the sweep deletes it.
+alter table public.generation_ledger add column if not exists object_unwanted_since timestamptz;
 
 -- One row per answer of the image provider, whatever became of the attempt: what was really paid.
 create table if not exists public.generation_usage (
@@ -73,18 +73,6 @@ create table if not exists public.generation_usage (
   cost_usd numeric(12, 6),
   created_at timestamptz not null default now()
 );
-
--- Columns that were added later. Only where they are missing: adding one stops all work with the table.
-do $$
-begin
-  if not exists (
-    select from pg_catalog.pg_attribute
-     where attrelid = 'public.generation_ledger'::regclass and attname = 'object_unwanted_since'
-  ) then
-    alter table public.generation_ledger add column object_unwanted_since timestamptz;
-  end if;
-end
-$$;
 
 alter table public.generation_ledger enable row level security;
 alter table public.generation_usage enable row level security;

@@ -56,29 +56,26 @@ language plpgsql set search_path = ''
 as $$
 declare
   v_row public.generation_ledger := generation_private.lock_row(p_channel, p_session_id);
+  v_answer jsonb := generation_private.fence(v_row, p_channel, p_session_id, p_holder, p_attempt);
 begin
-  if v_row.state = 'working' and v_row.holder = p_holder and v_row.attempt = p_attempt then
-    v_row := generation_private.settle_if_overtaken(v_row);
+  if v_row.state = 'waiting' and v_row.last_holder = p_holder and v_row.attempt = p_attempt then
+    -- The answer to the first call was lost; whoever holds the session now has not claimed it yet.
+    return generation_private.answer('postponed', v_row);
   end if;
-  case
-    when v_row.channel is null then
-      return generation_private.answer_unknown('lost', p_channel, p_session_id);
-    when v_row.state = 'settled' then
-      return generation_private.answer('settled', v_row);
-    when v_row.state = 'working' and v_row.holder = p_holder and v_row.attempt = p_attempt then
-      update public.generation_ledger
-         set state = 'waiting', postponed = postponed + 1, holder = null, last_holder = p_holder,
-             recovering = false, deadline_at = null,
-             lease_expires_at = clock_timestamp() + interval '60 seconds'
-       where channel = p_channel and session_id = p_session_id
-      returning * into v_row;
-      return generation_private.answer('postponed', v_row);
-    when v_row.state = 'waiting' and v_row.last_holder = p_holder and v_row.attempt = p_attempt then
-      -- The answer to the first call was lost; whoever holds the session now has not claimed it yet.
-      return generation_private.answer('postponed', v_row);
-    else
-      return generation_private.answer('lost', v_row);
-  end case;
+  if v_answer is not null then
+    return v_answer;
+  end if;
+  v_row := generation_private.settle_if_overtaken(v_row);
+  if v_row.state = 'settled' then
+    return generation_private.answer('settled', v_row);
+  end if;
+  update public.generation_ledger
+     set state = 'waiting', postponed = postponed + 1, holder = null, last_holder = p_holder,
+         recovering = false, deadline_at = null,
+         lease_expires_at = clock_timestamp() + interval '60 seconds'
+   where channel = p_channel and session_id = p_session_id
+  returning * into v_row;
+  return generation_private.answer('postponed', v_row);
 end
 $$;
 

@@ -326,14 +326,24 @@ class Operations:
     # ------------------------------------------------------------------ erasing
 
     async def erasable(self, *, session_id: UUID | None, user_id: UUID | None) -> dict[str, Any]:
-        """What `erase` would delete for one session, or for all sessions of a user."""
+        """What `erase` would delete for one session, or for all sessions of a user.
+
+        A result whose row the application has deleted already is found too: that of one session by the
+        ledger, which keeps its owner, those of a user by the name of the folder.
+        """
+        objects: set[str] = set()
+        rows: list[tuple[Channel, dict[str, Any]]]
         if session_id is not None:
-            channel, row = await self._row(session_id)
-            rows = [(channel, row)]
+            try:
+                rows = [await self._row(session_id)]
+            except Refused:
+                rows = []
+                objects.add(await self._result_without_row(session_id))
         else:
             rows = [(Channel.B2C, row) for row in await self._sessions_of(user_id)]
+            running = {row["id"] for _, row in rows if row["status"] not in SETTLED}
+            objects |= await self._results_of(user_id, besides=running)
         settled = [(channel, row) for channel, row in rows if row["status"] in SETTLED]
-        objects: set[str] = set()
         others: set[str] = set()
         for channel, row in settled:
             own, linked = self._pictures(channel, row)
@@ -345,6 +355,31 @@ class Operations:
             "objects": sorted(objects),
             "linked_and_kept": sorted(others - objects),
         }
+
+    async def _result_without_row(self, session_id: UUID) -> str:
+        """Where the result of a session without a row is; raises `Refused` if the ledger never knew it."""
+        for channel in Channel:
+            for entry in await self._of_session("generation_ledger", channel, session_id):
+                return result_path(channel, UUID(entry["owner_id"]), session_id)
+        raise Refused(f"no session has the id {session_id}")
+
+    async def _results_of(self, user_id: UUID | None, *, besides: set[str]) -> set[str]:
+        """Every result in a user's folder, but for those of the sessions `besides`."""
+        folder = f"generated/{user_id}"
+        bucket = self._supabase.storage.from_(self._bucket)
+        found: set[str] = set()
+        offset = 0
+        while True:
+            page = _rows(await bucket.list(folder, {"limit": _PAGE, "offset": offset}))
+            names = [str(entry["name"]) for entry in page]
+            found |= {
+                f"{folder}/{name}"
+                for name in names
+                if _UUID.fullmatch(name.rpartition(".")[0]) and name.rpartition(".")[0] not in besides
+            }
+            offset += len(page)
+            if len(page) < _PAGE:
+                return found
 
     async def _sessions_of(self, user_id: UUID | None) -> list[dict[str, Any]]:
         table = self._supabase.table(SESSION_TABLES[Channel.B2C])
