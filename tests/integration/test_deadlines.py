@@ -218,3 +218,27 @@ def test_a_supabase_outage_longer_than_the_leases_costs_nobody_the_job(stack: St
         tryons.assert_completed(tryon)
         assert tryons.outcome(tryon).attempts == 1
         assert "job_recovered" not in {line["event"] for line in events_of(tryon, *generators)}
+
+
+def test_sigterm_with_128_held_jobs_while_redis_is_silent_ends_within_its_patience(stack: Stack) -> None:
+    """It took over six minutes: each message that goes back to the queue waits for its own timeouts."""
+    stack.stop_services()
+    stack.reset()
+    stack.start_service("consumer")
+    (stopped,) = start_generators(stack, 1, {"GENERATIONS_PER_MINUTE": "1"}, timing={"stop_patience": 4})
+    tryons = TryOns(stack)
+    ordered = [tryons.order() for _ in range(130)]
+    waiting = lambda: Samples(stopped.metrics()).total("jobs_waiting")  # noqa: E731
+    wait_until(lambda: waiting() >= 120, timeout=60, what="held")
+    stack.redis.pause()
+    try:
+        assert stopped.terminate(timeout=25) == 0
+    finally:
+        stack.redis.resume()
+    assert stopped.events(event="generator_ended_by_force")
+    # Each is still known, to Redis or to the ledger.
+    expired = "update generation_ledger set lease_expires_at = now() where state <> 'settled' returning 1"
+    assert len(tryons.app.rows(expired)) >= 120
+    start_generators(stack, 1, {"GENERATIONS_PER_MINUTE": "3000"}, timing={"sweep_interval": 1})
+    tryons.wait_settled(*ordered, timeout=120)
+    assert {tryons.row(tryon)["status"] for tryon in ordered} == {"completed"}

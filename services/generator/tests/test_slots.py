@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from wearon_generator.slots import Priority, RedisSlots, SlotLine
+from wearon_generator.slots import SLOT_KEY, Priority, RedisSlots, SlotLine
 from wearon_local.redis_server import RedisServer
 from wearon_service_kit.redis_clients import connect_async
 
@@ -258,3 +258,31 @@ def test_slot_without_waiting_job_is_reported_unused() -> None:
         await line.stop()
 
     asyncio.run(run())
+
+
+def test_slot_far_in_the_future_is_taken_for_one_of_another_clock(redis_url: str) -> None:
+    """Redis's clock stepped back by an hour: nobody would get a slot for an hour."""
+
+    async def run() -> None:
+        client = connect_async(redis_url, name="test")
+        line = SlotLine(RedisSlots(client, per_minute=600), time.monotonic, admission=_open, unused=_open)
+        await client.set(SLOT_KEY, round((time.time() + 3600) * 1_000_000))
+        line.start()
+        async with asyncio.timeout(5):
+            await line.take(Priority.NEW_JOB)
+            await line.take(Priority.NEW_JOB)
+        await line.stop()
+        await client.aclose()
+
+    asyncio.run(run())
+
+
+def test_slots_that_replicas_reserved_in_turn_are_kept(redis_url: str) -> None:
+    async def run() -> list[float]:
+        client = connect_async(redis_url, name="test")
+        slots = RedisSlots(client, per_minute=600)
+        waits = [await slots.reserve() for _ in range(60)]
+        await client.aclose()
+        return waits
+
+    assert asyncio.run(run())[-1] > 4

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import ctypes
 import logging
+import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 from typing import Any, Final
 
@@ -115,6 +117,7 @@ def _run_worker(runtime: Runtime, worker_ready: threading.Event) -> int:
         worker_ready.clear()
         log.info("worker_stopping", replica=runtime.replica)
         runtime.begin_stopping()
+        threading.Thread(target=_end_by_force, args=(runtime,), name="end-by-force", daemon=True).start()
 
     def keep_our_logging(**_: Any) -> None:
         """A receiver of this signal is what stops Celery from setting up logging of its own."""
@@ -131,6 +134,21 @@ def _run_worker(runtime: Runtime, worker_ready: threading.Event) -> int:
     )
     worker.start()
     return int(worker.exitcode or 0)
+
+
+def _end_by_force(runtime: Runtime) -> None:
+    """End a stopping process that no job is left in, though Celery does not come to its end.
+
+    It waits for each message to be given back, and on a Redis that keeps silent each takes its timeouts. The
+    messages are not lost: Redis has them as taken, and the ledger has their sessions.
+    """
+    idle_since = time.monotonic()
+    while time.monotonic() < idle_since + runtime.stop_patience:
+        time.sleep(0.5)
+        if runtime.jobs_left:
+            idle_since = time.monotonic()
+    log.warning("generator_ended_by_force", replica=runtime.replica)
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from wearon_generator.bootstrap import Generator, bootstrap
 from wearon_generator.celery_app import CeleryBroker, create_celery_app
 from wearon_generator.ledger import MigrationsMissing
+from wearon_generator.metrics import gauge_value
 from wearon_generator.recovery import Broker
 from wearon_generator.settings import GeneratorSettings
 from wearon_generator.storage import BucketMissing
@@ -78,6 +79,7 @@ class Runtime:
             concurrency=settings.generator_concurrency,
             visibility_timeout=timing.visibility_timeout,
         )
+        self.stop_patience = timing.stop_patience
         self._thread = EventLoopThread()
         self._generator = self._thread.run(
             build(settings, registry, replica=self.replica, broker=CeleryBroker(self.celery), timing=timing)
@@ -109,6 +111,12 @@ class Runtime:
     def begin_stopping(self) -> None:
         """Give waiting jobs back at once; those in work go on. May be called from a signal handler."""
         self._thread.loop.call_soon_threadsafe(self._generator.stopping.begin)
+
+    @property
+    def jobs_left(self) -> bool:
+        """Whether a job waits or is in work."""
+        metrics = self._generator.metrics
+        return gauge_value(metrics.waiting) + gauge_value(metrics.working) > 0
 
     def stop(self) -> None:
         """End what `start` began, once no job is left."""

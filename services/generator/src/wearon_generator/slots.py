@@ -21,13 +21,17 @@ log = structlog.get_logger()
 SLOT_KEY: Final = "wearon:generator:next_slot"
 _RETRY_SECONDS: Final = 1.0
 
+_MOST_AHEAD: Final = 64
+"""Slots that may be reserved ahead, one by each replica. What lies further off was left by another clock."""
+
 # GCRA without burst: the key holds the time (µs, Redis's clock) of the next free slot.
-# KEYS[1] the key, ARGV[1] µs between slots; returns µs to wait for the slot that is now taken.
+# KEYS[1] the key, ARGV[1] µs between slots, ARGV[2] slots ahead at most; returns µs to wait for the slot that
+# is now taken. Redis's clock may step back, and nobody would get a slot until it has come so far again.
 _RESERVE: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local free = tonumber(redis.call('GET', KEYS[1]) or '0')
-if free < now then free = now end
+if free < now or free > now + ARGV[1] * ARGV[2] then free = now end
 local next = free + ARGV[1]
 redis.call('SET', KEYS[1], string.format('%.0f', next), 'PX', math.ceil((next - now) / 1000) + 1000)
 return free - now
@@ -62,7 +66,7 @@ class RedisSlots:
 
     async def reserve(self) -> float:
         """Take the next free slot; returns the seconds until it comes."""
-        wait_us: int = await self._script(keys=[SLOT_KEY], args=[self._interval_us])
+        wait_us: int = await self._script(keys=[SLOT_KEY], args=[self._interval_us, _MOST_AHEAD])
         return wait_us / 1_000_000
 
 
