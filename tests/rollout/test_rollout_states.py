@@ -188,6 +188,7 @@ def test_service_is_never_without_a_ready_container(deployed: Machine) -> None:
     machine.assert_runs("1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("then", ["same again", "another", "back"])
 def test_rollout_killed_after_each_change(deployed: Machine, then: str) -> None:
     """The state file is right at once; what is done next ends in one whole version and can be undone."""
@@ -216,6 +217,7 @@ def test_rollout_killed_after_each_change(deployed: Machine, then: str) -> None:
         list(pool.map(kill_at, range(1, count + 1)))
 
 
+@pytest.mark.slow
 def test_second_rollout_is_refused_at_each_change_of_the_first(deployed: Machine) -> None:
     """It changes nothing, and the first one ends as if alone."""
     count = _changes(deployed.copy("count-second"), *_version("2"), new_files="2")
@@ -259,6 +261,7 @@ def test_rollout_with_a_broken_edge_goes_back(deployed: Machine, fault: str) -> 
     assert f"# {fault}\n" not in (machine.home / "nginx/nginx.conf").read_text()
 
 
+@pytest.mark.slow
 def test_going_back_killed_at_each_change_can_be_repeated(deployed: Machine) -> None:
     """A broken sizing image, and a kill while consumer and generator go back."""
     images = [*_version("2")[:2], "sizing-api:broken"]
@@ -291,6 +294,7 @@ def test_first_deployment_that_fails_leaves_nothing_and_says_so(tmp_path: Path) 
     machine.assert_runs("2")
 
 
+@pytest.mark.slow
 def test_first_deployment_killed_at_each_change(tmp_path: Path) -> None:
     empty = Machine.empty(tmp_path / "empty")
     count = _changes(empty.copy("count"), *_version("1"), new_files="1")
