@@ -143,12 +143,19 @@ class Walk:
         certificate = self.run("root", f"cat {LIVE}/fullchain.pem")
         self.run("workstation", f"mkdir -p {LIVE} && echo {shlex.quote(certificate)} >{LIVE}/fullchain.pem")
 
+    def address(self, service: str) -> str:
+        """Of a stand-in: the containers on the server do not know the names of the network around it."""
+        (container,) = self.stack.project.containers(service)
+        (network,) = inspect(container)["NetworkSettings"]["Networks"].values()
+        return str(network["IPAddress"])
+
     def fill_in_secrets(self) -> None:
         """As the table in deployment.md says."""
-        redis = "REDIS_URL=redis://redis:6379/0"
-        supabase = f"SUPABASE_URL=http://gateway:8100\nSUPABASE_PUBLIC_URL={self.stack.gateway_url}"
+        redis = f"REDIS_URL=redis://{self.address('redis')}:6379/0"
+        gateway = f"http://{self.address('gateway')}:8100"
+        supabase = f"SUPABASE_URL={gateway}\nSUPABASE_PUBLIC_URL={self.stack.gateway_url}"
         keys = f"SUPABASE_SERVICE_ROLE_KEY={self.stack.app.service_role_key}\nOPENAI_API_KEY=sk-stand-in"
-        bucket = "STORAGE_BUCKET=images\nOPENAI_BASE_URL=http://openai:8200/v1"
+        bucket = f"STORAGE_BUCKET=images\nOPENAI_BASE_URL=http://{self.address('openai')}:8200/v1"
         for service, text in (
             ("consumer", redis),
             ("generator", "\n".join([redis, supabase, keys, bucket])),
@@ -158,11 +165,10 @@ class Walk:
 
     def start_old_worker(self) -> None:
         """Something of that name which a stop ends."""
-        self.run("root", "docker run -d --restart always --name wearon-worker redis:7-bookworm sleep 900")
-
-    def make_upgrade(self) -> None:
-        """Newer images."""
-        self.version = "2"
+        program = shlex.quote("trap 'exit 0' TERM; sleep 900 & wait")
+        self.run(
+            "root", f"docker run -d --restart always --name wearon-worker redis:7-bookworm sh -c {program}"
+        )
 
 
 @pytest.fixture(scope="module")
