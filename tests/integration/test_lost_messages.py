@@ -47,6 +47,7 @@ def completed(tryons: TryOns) -> list[dict[str, Any]]:
     return tryons.app.rows("select id from generation_sessions where status = 'completed'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_no_job_is_lost_when_generators_are_killed(stack: Stack, tryons: TryOns, seed: int) -> None:
     chance = random.Random(seed)

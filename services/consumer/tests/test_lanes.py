@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from wearon_consumer.celery_messages import CeleryMessages
 from wearon_contracts.queues import (
     CELERY_QUEUE,
     LANE_PARKED,
     LANE_RULES,
     LANE_TURNS,
+    PROCESS_GENERATION_TASK,
     TASKS_AHEAD,
     TASKS_HANDED,
     TASKS_KEPT,
@@ -215,6 +217,34 @@ def test_drain_hands_everything_to_celery_in_turns(lab: Lab, generators: Generat
     while lab.redis.eval(DRAIN, 0):
         pass
     assert lab.redis.llen(CELERY_QUEUE) == 1500
+
+
+def test_lanes_wait_while_an_older_consumer_fills_celerys_queue(lab: Lab, generators: Generators) -> None:
+    older = new_task()
+    message = CeleryMessages(CELERY_QUEUE).message(PROCESS_GENERATION_TASK, older["task_id"], older)
+    lab.redis.lpush(CELERY_QUEUE, *[message] * 8)  # it pushes straight there, whatever waits in lanes
+    lab.start()
+    tasks = store_tasks(3)
+    lab.push(*map(encode, tasks))
+    wait_kept(lab, 3)
+    assert lab.redis.llen(CELERY_QUEUE) == 8
+    expected = [older["task_id"]] * 8 + [task["task_id"] for task in tasks]
+    assert [task["task_id"] for task in generators.starts(11)] == expected
+
+
+def test_generators_that_never_report_a_start_get_tasks_all_the_same(
+    lab: Lab, generators: Generators
+) -> None:
+    tasks = store_tasks(12)
+    lab.push(*map(encode, tasks))
+    lab.start()
+    taken = []
+    for _ in tasks:
+        wait_until(lambda: lab.redis.llen(CELERY_QUEUE), timeout=10, what="a task", every=0.01)
+        taken.append(decode_message(lab.take()).argument["task_id"])
+        handed: Any = lab.redis.zrange(TASKS_HANDED, 0, -1)
+        lab.redis.zadd(TASKS_HANDED, dict.fromkeys(handed, 1))  # as long ago as can be
+    assert taken == [task["task_id"] for task in tasks]
 
 
 def test_lost_message_is_put_back_once_and_as_the_next(lab: Lab, generators: Generators) -> None:

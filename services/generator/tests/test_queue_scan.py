@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import pytest
@@ -12,13 +14,19 @@ from wearon_contracts.queues import (
     CELERY_AGAIN_QUEUE,
     CELERY_QUEUE,
     TASK_LIST,
+    TASKS_HANDED,
+    TASKS_KEPT,
+    TASKS_WAITING_PREFIX,
     UNACKED_HASH,
     UNACKED_INDEX,
     inflight_list,
 )
 from wearon_generator.celery_app import CeleryBroker, create_celery_app
+from wearon_generator.lanes import HandedTasks
 from wearon_generator.queue_scan import QueueScan, task_in
 from wearon_service_kit.redis_clients import connect, connect_async
+
+T = TypeVar("T")
 
 
 def _task(created_at: str) -> dict[str, Any]:
@@ -77,6 +85,39 @@ def test_a_task_is_found_wherever_it_waits(redis_url: str, place: str) -> None:
         old["session_id"],
         new["session_id"],
     }
+
+
+def test_task_in_a_lane_is_found_and_counts_as_waiting(redis_url: str) -> None:
+    waiting, handed = str(uuid4()), str(uuid4())
+    client = connect(redis_url, name="test")
+    client.hset(TASKS_KEPT, mapping={waiting: "message", handed: "message"})
+    client.zadd(f"{TASKS_WAITING_PREFIX}b2b", {waiting: datetime(2026, 1, 1, tzinfo=UTC).timestamp()})
+    client.zadd(TASKS_HANDED, {handed: 1})
+    assert _oldest(redis_url) == datetime(2026, 1, 1, tzinfo=UTC)
+    assert _among(redis_url, {waiting, handed, str(uuid4())}) == {waiting, handed}
+
+
+def test_handed_tasks_are_put_back_once_or_forgotten(redis_url: str) -> None:
+    async def with_redis(use: Callable[[HandedTasks], Awaitable[T]]) -> T:
+        client = connect_async(redis_url, name="test")
+        try:
+            return await use(HandedTasks(client))
+        finally:
+            await client.aclose()
+
+    client = connect(redis_url, name="test")
+    now = int(time.time() * 1000)
+    lost, held, young = (str(uuid4()) for _ in range(3))
+    client.hset(TASKS_KEPT, mapping=dict.fromkeys((lost, held, young), "message"))
+    client.zadd(TASKS_HANDED, {lost: now - 60_000, held: now - 50_000, young: now})
+    old = asyncio.run(with_redis(lambda handed: handed.older_than(30)))
+    assert set(old) == {lost, held}
+    asyncio.run(with_redis(lambda handed: handed.forget({held})))
+    assert asyncio.run(with_redis(lambda handed: handed.put_back(lost, old[lost])))
+    assert not asyncio.run(with_redis(lambda handed: handed.put_back(lost, old[lost])))
+    assert not asyncio.run(with_redis(lambda handed: handed.put_back(held, old[held])))
+    assert client.llen(CELERY_QUEUE) == 1
+    assert asyncio.run(with_redis(lambda handed: handed.older_than(30))) == {}
 
 
 def test_a_task_that_a_worker_has_taken_is_found_but_waits_no_more(redis_url: str) -> None:
