@@ -88,12 +88,17 @@ bench-quick: setup model ## The same, rougher, under 3 minutes
 chaos: setup ## Break everything while jobs run and check the laws; SEED=, RUNS=, JOBS=, PACE=
 	.venv/bin/python -m tests.chaos
 
-calibrate: setup model ## Fit the sizing method again: ANSUR=folder RENDERS=folder/train
+calibrate: setup model ## Fit the sizing method again: ANSUR=folder NHANES=folder RENDERS=folder/train
+	.venv/bin/python services/sizing-api/tools/fit_population.py --ansur "$(ANSUR)" --nhanes "$(NHANES)"
 	.venv/bin/python services/sizing-api/tools/calibrate.py --ansur "$(ANSUR)" --renders "$(RENDERS)"
 
-bench-sizing: setup model ## Errors, sizes, calibration, views, latency and load of the sizing API: RENDERS=folder/dev
+bench-sizing: setup model ## Errors beside no photo and the earlier method, intervals, sizes, latency and load: RENDERS=folder/dev
 	@missed=0; .venv/bin/python services/sizing-api/tools/bench.py --renders "$(RENDERS)" || missed=1; \
 	.venv/bin/python services/sizing-api/tools/load.py --pictures "$(RENDERS)" || missed=1; exit $$missed
+
+.PHONY: bench-people
+bench-people: setup model ## Errors on real people, for evaluation only: DATA=folder with people.csv
+	.venv/bin/python services/sizing-api/tools/bench_people.py --data "$(DATA)"
 
 check-photos: setup model ## What the photo check says of PHOTOS=folder, none of which may be measured; RENDERS=renders2/dev adds made situations
 	.venv/bin/python services/sizing-api/tools/check_photos.py --photos "$(PHOTOS)" $(if $(RENDERS),--renders "$(RENDERS)")

@@ -59,6 +59,11 @@ SITTERS = (
 )
 
 
+# One person at home, arms hanging, and the same in profile.
+PAIR = _sitter("d004_front_tight_home.jpg", "F", 158.9, 68.6, 97.4, 91.4, 103.9, 37.4)
+PAIR_SIDE = Image.open(HERE / "fixtures" / "d004_side_tight.jpg").convert("RGB")
+
+
 def jpeg(picture: Image.Image, **options: Any) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=92, **options)

@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from importlib.resources import files
 
+import numpy as np
 import pytest
 
+from wearon_contracts.errors import ErrorCode
 from wearon_contracts.sizing import BodyType, Gender
 from wearon_sizing.body_types import body_type
-from wearon_sizing.measuring import GIRTHS, MEASURED, Method, method_from
+from wearon_sizing.inputs import INPUTS
+from wearon_sizing.measuring import GIRTHS, Method, method_from
+from wearon_sizing.population import LENGTHS
 from wearon_sizing.pose import Landmarker
 from wearon_sizing.silhouette import FEATURES, measure_silhouette
-from wearon_sizing.sizing import WEIGHT_NOT_USED, Shopper, assess, find_person
+from wearon_sizing.sizing import (
+    SIDE_NOT_USED,
+    WEIGHT_CONTRADICTS,
+    WEIGHT_HELPS,
+    PhotoRefusedError,
+    Shopper,
+    assess,
+    find_person,
+    find_side_person,
+)
 
-from .studio import SITTERS, Sitter, pixels
+from .studio import PAIR, PAIR_SIDE, SITTERS, Sitter, pixels
 
 # Three times the mean absolute error from height alone, rounded up: what a person may be off.
-WITHIN = {"chest_cm": 10.0, "waist_cm": 9.0, "hip_cm": 8.0, "shoulder_cm": 2.5}
+WITHIN = {"chest_cm": 13.0, "waist_cm": 15.0, "hip_cm": 10.0, "shoulder_cm": 2.5}
 
 
 def test_every_sitter_is_measured_about_right(landmarker: Landmarker, method: Method, sitter: Sitter) -> None:
     assessment = assess(find_person(landmarker, pixels(sitter.picture)), Shopper(sitter.height), method)
-    for name, measurement in assessment.measurements.items():
-        assert abs(measurement.value - sitter.truth[name]) < WITHIN[name], name
+    for name, truth in sitter.truth.items():
+        measurement = assessment.measurements[name]
+        assert abs(measurement.value - truth) < WITHIN[name], name
         lower, upper = measurement.interval
         assert lower < measurement.value < upper
 
@@ -38,7 +53,7 @@ def test_a_weight_is_used_and_makes_the_girths_more_certain(
     assert "weight_kg" not in plain.inputs_used
     for name in GIRTHS:
         assert weighed.measurements[name].spread < plain.measurements[name].spread
-        assert abs(weighed.measurements[name].value - sitter.truth[name]) < 0.8 * WITHIN[name]
+        assert abs(weighed.measurements[name].value - sitter.truth[name]) < 0.6 * WITHIN[name]
 
 
 def test_a_heavier_weight_means_larger_girths(landmarker: Landmarker, method: Method) -> None:
@@ -47,20 +62,70 @@ def test_a_heavier_weight_means_larger_girths(landmarker: Landmarker, method: Me
     assert all(light[name].value + 1 < heavy[name].value for name in GIRTHS)
 
 
-def test_a_weight_that_cannot_be_is_not_used(landmarker: Landmarker, method: Method) -> None:
+def test_a_weight_that_cannot_be_widens_the_ranges_and_is_said(
+    landmarker: Landmarker, method: Method
+) -> None:
     sitter = SITTERS[0]
     person = find_person(landmarker, pixels(sitter.picture))
-    plain = assess(person, Shopper(sitter.height), method)
-    absurd = assess(person, Shopper(sitter.height, 250.0), method)
-    assert absurd.measurements == plain.measurements
-    assert WEIGHT_NOT_USED in absurd.warnings
-    assert "weight_kg" not in absurd.inputs_used
+    fitting = assess(person, Shopper(sitter.height, sitter.weight), method)
+    absurd = assess(person, Shopper(sitter.height, 95.0), method)
+    assert WEIGHT_CONTRADICTS in absurd.warnings
+    assert WEIGHT_CONTRADICTS not in fitting.warnings
+    assert "weight_kg" in absurd.inputs_used
+    for name in GIRTHS:
+        assert absurd.measurements[name].spread > 1.2 * fitting.measurements[name].spread
+
+
+def test_a_photo_unlike_any_other_leaves_what_is_known_without_it(method: Method) -> None:
+    absurd = np.where(np.arange(len(INPUTS)) % 2, 1e6, -1e6)
+    absurd[INPUTS.index("height")] = 170.0
+    found = method.estimate(absurd, 170.0, 70.0, Gender.FEMALE)
+    known = method.population.without_photo(170.0, 70.0, Gender.FEMALE)
+    assert found.trust < 0.2
+    for name in GIRTHS:
+        assert abs(found.body.value(name) - known.value(name)) < 2.5
+        assert found.body.spread(name) > 0.85 * known.spread(name)
+
+
+def test_a_side_photo_narrows_the_girths_and_comes_closer(landmarker: Landmarker, method: Method) -> None:
+    person = find_person(landmarker, pixels(PAIR.picture))
+    side = find_side_person(landmarker, pixels(PAIR_SIDE))
+    shopper = Shopper(PAIR.height, gender=Gender.FEMALE if PAIR.female else Gender.MALE)
+    alone, both = assess(person, shopper, method), assess(person, shopper, method, side)
+    assert "side_image_url" in both.inputs_used
+    assert both.photo_trust >= alone.photo_trust
+    one, other = (sum(each.measurements[name].spread for name in GIRTHS) for each in (alone, both))
+    assert other < one
+    for name in GIRTHS:
+        assert both.measurements[name].spread <= alone.measurements[name].spread
+        assert abs(both.measurements[name].value - PAIR.truth[name]) < 0.6 * WITHIN[name]
+
+
+def test_a_side_photo_that_cannot_be_used_is_left_out_and_said(
+    landmarker: Landmarker, method: Method
+) -> None:
+    person = find_person(landmarker, pixels(PAIR.picture))
+    with pytest.raises(PhotoRefusedError) as refused:
+        find_side_person(landmarker, pixels(PAIR.picture))
+    assert refused.value.code is ErrorCode.NOT_IN_PROFILE
+    found = assess(person, Shopper(PAIR.height), method, refused.value.code)
+    assert found.body.mean == pytest.approx(assess(person, Shopper(PAIR.height), method).body.mean)
+    assert any(warning.startswith(SIDE_NOT_USED) for warning in found.warnings)
+    assert "side_image_url" not in found.inputs_used
+
+
+def test_without_a_weight_the_weight_is_what_would_help_most(landmarker: Landmarker, method: Method) -> None:
+    person = find_person(landmarker, pixels(PAIR.picture))
+    plain, weighed = (assess(person, Shopper(PAIR.height, kg), method) for kg in (None, PAIR.weight))
+    assert WEIGHT_HELPS in plain.warnings
+    assert WEIGHT_HELPS not in weighed.warnings
+    assert 0 < plain.photo_trust <= 1
 
 
 def test_measurements_grow_with_the_height(landmarker: Landmarker, method: Method) -> None:
     person = find_person(landmarker, pixels(SITTERS[2].picture))
     short, tall = (assess(person, Shopper(height), method).measurements for height in (160.0, 190.0))
-    assert all(short[name].value < tall[name].value for name in MEASURED)
+    assert all(short[name].value < tall[name].value for name in LENGTHS)
 
 
 def test_the_same_picture_gives_the_same_numbers(landmarker: Landmarker, method: Method) -> None:
@@ -71,21 +136,17 @@ def test_the_same_picture_gives_the_same_numbers(landmarker: Landmarker, method:
     assert first == second
 
 
-def test_the_fitted_numbers_carry_their_provenance_and_errors() -> None:
-    document = json.loads(files("wearon_sizing").joinpath("method.json").read_text())
-    provenance = document["provenance"]
+def test_the_fitted_numbers_carry_their_provenance() -> None:
+    provenance = json.loads(files("wearon_sizing").joinpath("method.json").read_text())["provenance"]
     assert provenance["written_by"].endswith("calibrate.py")
-    assert provenance["population"]["people"] == 6068
-    for part in ("height_only", "with_weight"):
-        errors = provenance["cross_validated"][part]["mean_absolute_cm"]
-        assert set(errors) == set(MEASURED)
-        assert 0 < errors["shoulder_cm"] < errors["chest_cm"] < 4.0
+    net = hashlib.sha256(files("wearon_sizing").joinpath("parts.onnx").read_bytes()).hexdigest()
+    assert provenance["parts_net_sha256"] == net
 
 
-def test_numbers_fitted_on_other_features_are_refused() -> None:
+def test_numbers_fitted_on_other_inputs_are_refused() -> None:
     document = json.loads(files("wearon_sizing").joinpath("method.json").read_text())
     with pytest.raises(ValueError, match="make calibrate"):
-        method_from({**document, "features": document["features"][1:]})
+        method_from({**document, "inputs": document["inputs"][1:]}, {})
 
 
 def test_the_height_is_the_first_feature(landmarker: Landmarker) -> None:

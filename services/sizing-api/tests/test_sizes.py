@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from wearon_contracts.sizing import FitPreference, Gender, Size
-from wearon_sizing.measuring import Measurement
+from wearon_sizing.population import LENGTHS, Posterior, PosteriorLength
 from wearon_sizing.sizes import RANGE_PROBABILITY, SIZES, advise, likelihoods, size_of
+
+
+def girth(value: float, spread: float) -> PosteriorLength:
+    """A chest girth with this mean and standard deviation in cm."""
+    covariance = np.eye(len(LENGTHS)) * spread**2
+    body = Posterior(np.ones(1), np.full((1, len(LENGTHS)), value), covariance[None])
+    return PosteriorLength(body, "chest_cm")
 
 
 @pytest.mark.parametrize(
@@ -43,7 +51,7 @@ def test_a_lower_edge_belongs_to_its_band_and_mens_bands_serve_the_rest(
 def test_likelihoods_add_up_and_the_range_is_the_smallest_that_holds_enough(
     chest: float, spread: float
 ) -> None:
-    measurement = Measurement(chest, spread)
+    measurement = girth(chest, spread)
     chances = likelihoods(measurement, Gender.MALE)
     advice = advise(measurement, Gender.MALE)
     lower, upper = SIZES.index(advice.lower), SIZES.index(advice.upper)
@@ -55,18 +63,18 @@ def test_likelihoods_add_up_and_the_range_is_the_smallest_that_holds_enough(
 
 
 def test_confidence_falls_where_a_band_ends() -> None:
-    middle, edge = (advise(Measurement(chest, 3.0), Gender.MALE) for chest in (98.0, 102.0))
+    middle, edge = (advise(girth(chest, 3.0), Gender.MALE) for chest in (98.0, 102.0))
     assert middle.confidence > 0.8 > 0.55 > edge.confidence
     assert middle.lower is middle.upper is Size.M
     assert (edge.lower, edge.upper) == (Size.M, Size.L)
 
 
 def test_the_fit_decides_only_between_sizes_that_are_nearly_as_likely() -> None:
-    between, clear = Measurement(101.5, 3.0), Measurement(98.0, 3.0)
+    between, clear = girth(101.5, 3.0), girth(98.0, 3.0)
     assert advise(between, Gender.MALE, FitPreference.REGULAR).size is Size.M
     assert advise(between, Gender.MALE, FitPreference.TIGHT).size is Size.M
     loose = advise(between, Gender.MALE, FitPreference.LOOSE)
     assert loose.size is Size.L
     assert loose.confidence == likelihoods(between, Gender.MALE)[SIZES.index(Size.L)]
     assert advise(clear, Gender.MALE, FitPreference.LOOSE).size is Size.M
-    assert advise(Measurement(60.0, 3.0), None, FitPreference.TIGHT).size is Size.XS
+    assert advise(girth(60.0, 3.0), None, FitPreference.TIGHT).size is Size.XS

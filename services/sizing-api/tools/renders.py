@@ -31,6 +31,13 @@ class Render:
     view: str
     female: bool
     truth: dict[str, float]
+    clothing: str = ""
+    pair: str = ""
+
+    @property
+    def block(self) -> str:
+        """View, clothing and place, such as `front_tight_home`."""
+        return self.path.stem.partition("_")[2]
 
     @property
     def gender(self) -> Gender:
@@ -59,14 +66,23 @@ def read_renders(folder: Path) -> list[Render]:
 def _read(table: Path) -> Iterator[Render]:
     with table.open(newline="") as file:
         for row in csv.DictReader(file):
-            texts = {name: row.pop(name) for name in ("image", "body", "view", "sex")}
             yield Render(
-                table.parent / texts["image"],
-                texts["body"],
-                texts["view"],
-                texts["sex"] == "F",
-                {name: float(value) for name, value in row.items()},
+                table.parent / row["image"],
+                row["body"],
+                row["view"],
+                row["sex"] == "F",
+                {name: float(value) for name, value in row.items() if _is_number(value)},
+                row.get("clothing", ""),
+                row.get("pair", ""),
             )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def detect_all(

@@ -70,7 +70,10 @@ class ErrorCode(StrEnum):
     LEANING = "leaning"
     LIMBS_HIDDEN = "limbs_hidden"
     ARMS_COVER_TORSO = "arms_cover_torso"
+    ARMS_BENT = "arms_bent"
     ARMS_RAISED = "arms_raised"
+    CAMERA_TOO_LOW = "camera_too_low"
+    NOT_IN_PROFILE = "not_in_profile"
     PERSON_TOO_SMALL = "person_too_small"
     TOO_DARK = "too_dark"
     BLURRED = "blurred"
@@ -422,7 +425,28 @@ _TABLE: Final = (
     ),
     ErrorInfo(
         _C.ARMS_COVER_TORSO,
-        "Your arms cover your body. Please let them hang a little away from it.",
+        "Your hands are in front of your body. Please let your arms hang beside it.",
+        False,
+        422,
+        _F.SIZING_PHOTO,
+    ),
+    ErrorInfo(
+        _C.ARMS_BENT,
+        "Your elbows are bent. Please put down what you hold and let your arms hang beside your body.",
+        False,
+        422,
+        _F.SIZING_PHOTO,
+    ),
+    ErrorInfo(
+        _C.CAMERA_TOO_LOW,
+        "The camera is too low. Please put it at the height of your belly, about 2.5 metres away.",
+        False,
+        422,
+        _F.SIZING_PHOTO,
+    ),
+    ErrorInfo(
+        _C.NOT_IN_PROFILE,
+        "The side photo must show you from the side. Please turn until one shoulder points at the camera.",
         False,
         422,
         _F.SIZING_PHOTO,

@@ -405,12 +405,27 @@ exports.ERRORS = {
     "family": "sizing_photo"
   },
   "arms_cover_torso": {
-    "sentence": "Your arms cover your body. Please let them hang a little away from it.",
+    "sentence": "Your hands are in front of your body. Please let your arms hang beside it.",
+    "retryable": false,
+    "family": "sizing_photo"
+  },
+  "arms_bent": {
+    "sentence": "Your elbows are bent. Please put down what you hold and let your arms hang beside your body.",
     "retryable": false,
     "family": "sizing_photo"
   },
   "arms_raised": {
     "sentence": "Your arms are raised. Please let them hang a little away from your body.",
+    "retryable": false,
+    "family": "sizing_photo"
+  },
+  "camera_too_low": {
+    "sentence": "The camera is too low. Please put it at the height of your belly, about 2.5 metres away.",
+    "retryable": false,
+    "family": "sizing_photo"
+  },
+  "not_in_profile": {
+    "sentence": "The side photo must show you from the side. Please turn until one shoulder points at the camera.",
     "retryable": false,
     "family": "sizing_photo"
   },

@@ -177,7 +177,7 @@ class Sizer:
                 person = find_person(landmarker, picture)
             with self._metrics.step("measure"):
                 assessment = assess(person, shopper, self._method)
-                return self._answer(with_photo(assessment, shopper, self._population), chart, shopper)
+                return self._answer(with_photo(assessment), chart, shopper)
 
         return await self._with_picture(body.image_url, deadline, work)
 

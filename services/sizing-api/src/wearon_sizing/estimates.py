@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
-import numpy as np
-
-from wearon_contracts.sizing import BodyType, Gender, Measured
+from wearon_contracts.sizing import BodyType, Gender
 from wearon_sizing.body_types import body_type
-from wearon_sizing.population import LENGTHS, Population, Posterior, outside_population
-from wearon_sizing.sizes import SizeAdvice, advise
-from wearon_sizing.sizing import MENS_SIZES, Assessment, Shopper
-
-OUTSIDE_POPULATION: Final = (
-    "Hardly anybody of this height and weight was measured, so the ranges may be too narrow."
+from wearon_sizing.population import (
+    OUTSIDE_POPULATION,
+    Population,
+    Posterior,
+    PosteriorLength,
+    outside_population,
 )
-WEIGHT_HELPS: Final = "With the weight this would be far more certain."
+from wearon_sizing.sizes import SizeAdvice, advise
+from wearon_sizing.sizing import MENS_SIZES, WEIGHT_HELPS, Assessment, Shopper
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +27,6 @@ class Estimate:
     body_type: BodyType
     warnings: list[str]
     inputs_used: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class PosteriorLength:
-    """One length of a posterior, as `sizes` asks for it."""
-
-    body: Posterior
-    name: Measured
-
-    def below(self, edge_cm: float) -> float:
-        """The probability that it is smaller than `edge_cm`."""
-        return self.body.below(self.name, edge_cm)
 
 
 def without_photo(
@@ -76,17 +62,10 @@ def without_photo(
     )
 
 
-def with_photo(assessment: Assessment, shopper: Shopper, population: Population) -> Estimate:
-    """What the photo shows; the inseam, which it does not measure, follows from the rest of what is known."""
-    known = population.without_photo(shopper.height_cm, shopper.weight_kg, shopper.gender)
-    mean, spread = known.mean.copy(), np.sqrt(np.diag(known.covariance))
-    correlations = known.covariance / np.outer(spread, spread)
-    for name, measurement in assessment.measurements.items():
-        mean[LENGTHS.index(name)] = measurement.value
-        spread[LENGTHS.index(name)] = measurement.spread
-    covariance = correlations * np.outer(spread, spread)
+def with_photo(assessment: Assessment) -> Estimate:
+    """What the photo adds."""
     return Estimate(
-        body=Posterior(np.ones(1), mean[None], covariance[None]),
+        body=assessment.body,
         advice=assessment.advice,
         body_type=assessment.body_type,
         warnings=assessment.warnings,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from wearon_sizing.measuring import MEASURED
+from wearon_sizing.population import LENGTHS, PosteriorLength
 from wearon_sizing.silhouette import (
     ANKLE_L,
     ANKLE_R,
@@ -40,6 +40,7 @@ COLOURS: Final = {
     "waist_cm": (22, 160, 133),
     "hip_cm": (142, 68, 173),
     "shoulder_cm": (20, 110, 245),
+    "inseam_cm": (214, 137, 16),
 }
 BONES: Final = (
     (SHOULDER_L, SHOULDER_R),
@@ -85,7 +86,7 @@ def _draw_body(draw: ImageDraw.ImageDraw, person: Person, assessment: Assessment
         x, y = points[joint]
         draw.ellipse([x - 5, y - 5, x + 5, y + 5], fill=JOINT, outline=BONE, width=2)
 
-    silhouette = assessment.silhouette
+    silhouette = assessment.reading.silhouette
     frame = silhouette.frame
     font = ImageFont.load_default(17)
     for name, level in LEVELS.items():
@@ -129,7 +130,7 @@ def _draw_panel(draw: ImageDraw.ImageDraw, left: int, assessment: Assessment, sh
     draw.text((size_right, 146), f"most likely {span}", font=plain, fill=SOFT)
 
     y = 232
-    chances = likelihoods(assessment.measurements["chest_cm"], shopper.gender)
+    chances = likelihoods(PosteriorLength(assessment.body, "chest_cm"), shopper.gender)
     for size, chance in zip(SIZES, chances, strict=True):
         draw.text((left, y), size.value, font=plain, fill=INK)
         draw.rounded_rectangle([left + 60, y + 4, right - 70, y + 22], 5, fill=RULE)
@@ -144,8 +145,9 @@ def _draw_panel(draw: ImageDraw.ImageDraw, left: int, assessment: Assessment, sh
     draw.text((left, y), "Measurement", font=small, fill=SOFT)
     draw.text((right, y), "four times out of five within", font=small, fill=SOFT, anchor="ra")
     y += 32
-    for name in MEASURED:
-        measurement = assessment.measurements[name]
+    measurements = assessment.measurements
+    for name in LENGTHS:
+        measurement = measurements[name]
         lower, upper = measurement.interval
         draw.line([left, y - 6, right, y - 6], fill=RULE, width=2)
         draw.rectangle([left, y + 6, left + 10, y + 34], fill=COLOURS[name])
@@ -155,6 +157,8 @@ def _draw_panel(draw: ImageDraw.ImageDraw, left: int, assessment: Assessment, sh
         y += 52
     draw.line([left, y - 6, right, y - 6], fill=RULE, width=2)
     draw.text((left, y + 12), f"Build: {assessment.body_type.value}", font=plain, fill=INK)
+    trust = f"Trust in the photo: {assessment.photo_trust:.0%}"
+    draw.text((right, y + 12), trust, font=plain, fill=INK, anchor="ra")
     y += 54
     for warning in assessment.warnings:
         for line in _wrapped(draw, warning, small, right - left):

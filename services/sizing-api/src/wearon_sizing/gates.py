@@ -32,7 +32,6 @@ from wearon_sizing.silhouette import (
     WRIST_R,
     Array,
     Person,
-    Silhouette,
     middle,
 )
 
@@ -49,17 +48,30 @@ DARKEST_HIGHLIGHT: Final = 60.0
 LEAST_SHARPNESS: Final = 0.3
 LEAST_HEIGHT_PIXELS: Final = 190
 TRUNK_VISIBILITY: Final = 0.5
+# Dark trousers before a dark floor: joints of people who stand in full view go down to 0.32.
+HIDDEN_VISIBILITY: Final = 0.25
 ARM_VISIBILITY: Final = 0.3
+# The mask of a head close to the picture's edge spills over to it; a head that is cut off is wider there.
+MOST_CROWN_PER_SHOULDERS: Final = 0.12
 MOST_YAW_DEGREES: Final = 45.0
 LEAST_SHOULDERS_PER_TORSO: Final = 0.45
-LEGS_PER_TORSO: Final = (1.05, 2.1)
+# A phone on the floor makes legs long and torsos short: up to 2.5 among people who stand.
+LEGS_PER_TORSO: Final = (0.95, 2.7)
 LEAST_KNEE_DEGREES: Final = 155.0
 LEAST_HIP_DEGREES: Final = 150.0
 MOST_TILT_DEGREES: Final = 12.0
 LYING_DEGREES: Final = 60.0
 MOST_STRIDE_PER_LEG: Final = 0.75
-# Of the edges between ribs and hip, both sides together: how many may be those of an arm.
-MOST_ROWS_CUT: Final = 0.8
+# Somebody who holds a thing before the belly bends the elbows further; people who let their arms hang keep
+# 154° and more on photographs.
+LEAST_ELBOW_DEGREES: Final = 145.0
+# A camera that looks up at the body from so far below that nothing measured teaches what it does to widths:
+# the world landmarks of an upright person lean by this many degrees. Renders with a phone on the floor, 1.5 m
+# away, reach -9.
+LEAST_LEAN_DEGREES: Final = -14.0
+# In profile the shoulders lie behind each other: narrower than this share of the torso.
+MOST_PROFILE_SHOULDERS_PER_TORSO: Final = 0.55
+LEAST_PROFILE_YAW_DEGREES: Final = 50.0
 
 
 def angle(a: Array, b: Array, c: Array) -> float:
@@ -131,6 +143,7 @@ def refuse_people(people: Sequence[Person]) -> ErrorCode | None:
         or refuse_edges(person)
         or refuse_hidden(person)
         or refuse_arms(person)
+        or refuse_camera(person)
     )
 
 
@@ -160,12 +173,14 @@ def refuse_size(person: Person) -> ErrorCode | None:
 def refuse_edges(person: Person) -> ErrorCode | None:
     """Whether the body ends inside the picture on all sides."""
     mask = person.mask > 0.5
-    if mask[0].any():
+    shoulders = float(np.linalg.norm(person.points[SHOULDER_L] - person.points[SHOULDER_R]))
+    if mask[0].sum() > MOST_CROWN_PER_SHOULDERS * shoulders:
         return ErrorCode.HEAD_OUTSIDE_FRAME
     if mask[-1].any():
         return ErrorCode.FEET_OUTSIDE_FRAME
-    x = person.points[ARMS, 0]
-    if mask[:, 0].any() or mask[:, -1].any() or (x < 0).any() or (x > mask.shape[1] - 1).any():
+    # A hand that leaves the picture at its side takes nothing along that is measured; an elbow does.
+    x = person.points[[ELBOW_L, ELBOW_R], 0]
+    if (x < 0).any() or (x > mask.shape[1] - 1).any():
         return ErrorCode.LIMBS_HIDDEN
     return None
 
@@ -173,7 +188,7 @@ def refuse_edges(person: Person) -> ErrorCode | None:
 def refuse_hidden(person: Person) -> ErrorCode | None:
     """Whether the joints that are measured from can be seen."""
     trunk, arms = person.visibility[TRUNK_AND_LEGS], person.visibility[ARMS]
-    if (trunk < TRUNK_VISIBILITY).any() or (arms < ARM_VISIBILITY).any():
+    if (trunk < HIDDEN_VISIBILITY).any() or (arms < ARM_VISIBILITY).any():
         return ErrorCode.LIMBS_HIDDEN
     return None
 
@@ -215,7 +230,7 @@ def refuse_stance(person: Person) -> ErrorCode | None:
 
 
 def refuse_arms(person: Person) -> ErrorCode | None:
-    """Whether both hands hang beside the body: not above the shoulders, not in front of the torso."""
+    """Whether both arms hang beside the body: not above the shoulders, not bent, no hand before the torso."""
     p = person.points
     if (p[[WRIST_L, WRIST_R], 1] < p[[SHOULDER_L, SHOULDER_R], 1].mean()).any():
         return ErrorCode.ARMS_RAISED
@@ -224,10 +239,54 @@ def refuse_arms(person: Person) -> ErrorCode | None:
         inner, outer = sorted((p[HIP_L, 0], p[HIP_R, 0]))
         if inner < hand[0] < outer:
             return ErrorCode.ARMS_COVER_TORSO
+    for shoulder, elbow, wrist in ((SHOULDER_L, ELBOW_L, WRIST_L), (SHOULDER_R, ELBOW_R, WRIST_R)):
+        if angle(p[shoulder], p[elbow], p[wrist]) < LEAST_ELBOW_DEGREES:
+            return ErrorCode.ARMS_BENT
     return None
 
 
-def refuse_silhouette(silhouette: Silhouette) -> ErrorCode | None:
-    """Whether the torso's own edges can be seen beside the arms."""
-    waist = silhouette.cut[18:36]
-    return ErrorCode.ARMS_COVER_TORSO if waist.mean() > MOST_ROWS_CUT else None
+def lean_of_camera(person: Person) -> float:
+    """Degrees by which an upright body seems to lean: about 12 for a camera at chest height, below 2.5 for a
+    phone on the floor or a chair."""
+    shoulders, ankles = [SHOULDER_L, SHOULDER_R], [ANKLE_L, ANKLE_R]
+    line = person.world[ankles].mean(axis=0) - person.world[shoulders].mean(axis=0)
+    return math.degrees(math.atan2(line[2], line[1]))
+
+
+def refuse_camera(person: Person) -> ErrorCode | None:
+    """Whether the camera's height can be allowed for."""
+    return ErrorCode.CAMERA_TOO_LOW if lean_of_camera(person) < LEAST_LEAN_DEGREES else None
+
+
+def refuse_side_people(people: Sequence[Person]) -> ErrorCode | None:
+    """Whether there is exactly one person, whole, upright and in profile."""
+    if not people:
+        return ErrorCode.NO_PERSON
+    person, *others = by_size(people)
+    if any(extent(other) >= SECOND_PERSON_SHARE * extent(person) for other in others):
+        return ErrorCode.SEVERAL_PEOPLE
+    return refuse_missing(person) or refuse_size(person) or refuse_profile(person) or refuse_edges(person)
+
+
+def refuse_profile(person: Person) -> ErrorCode | None:
+    """Whether the person stands upright and shows one side."""
+    p = person.points
+    shoulders, hips, ankles = (
+        middle(p, *pair) for pair in ((SHOULDER_L, SHOULDER_R), (HIP_L, HIP_R), (ANKLE_L, ANKLE_R))
+    )
+    across, down = ankles - shoulders
+    if math.degrees(math.atan2(abs(across), down)) > MOST_TILT_DEGREES:
+        return ErrorCode.LEANING
+    torso = max(float(np.linalg.norm(hips - shoulders)), 1.0)
+    width = float(np.linalg.norm(p[SHOULDER_L] - p[SHOULDER_R])) / torso
+    turned = min(yaw(person), 180 - yaw(person))
+    if width > MOST_PROFILE_SHOULDERS_PER_TORSO or turned < LEAST_PROFILE_YAW_DEGREES:
+        return ErrorCode.NOT_IN_PROFILE
+    sides = ((SHOULDER_L, HIP_L, KNEE_L, ANKLE_L), (SHOULDER_R, HIP_R, KNEE_R, ANKLE_R))
+    if any(
+        angle(p[hip], p[knee], p[ankle]) < LEAST_KNEE_DEGREES
+        or angle(p[shoulder], p[hip], p[knee]) < LEAST_HIP_DEGREES
+        for shoulder, hip, knee, ankle in sides
+    ):
+        return ErrorCode.SEATED_OR_BENT
+    return None

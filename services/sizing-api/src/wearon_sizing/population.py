@@ -34,6 +34,10 @@ HEIGHTS_CM: Final = (140.0, 205.0)
 BODY_MASS_INDICES: Final = (15.5, 55.0)
 """Nobody in the two surveys' bulk lies outside these; there the straight lines are drawn on, not measured."""
 
+OUTSIDE_POPULATION: Final = (
+    "Hardly anybody of this height and weight was measured, so the ranges may be too narrow."
+)
+
 # Seven points and weights of Gauss and Hermite's rule: the mean over a normal distribution, exact up to the
 # thirteenth power.
 _NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(7)
@@ -117,6 +121,18 @@ class Posterior:
         """The same means, all standard deviations times `factor`."""
         apart = self.means - self.mean
         return Posterior(self.weights, self.mean + apart * factor, self.covariances * factor**2)
+
+
+@dataclass(frozen=True, slots=True)
+class PosteriorLength:
+    """One length of a posterior, as `sizes` asks for it."""
+
+    body: Posterior
+    name: Length
+
+    def below(self, edge_cm: float) -> float:
+        """The probability that it is smaller than `edge_cm`."""
+        return self.body.below(self.name, edge_cm)
 
 
 def mixed(weights: Sequence[float] | Array, parts: Sequence[Posterior]) -> Posterior:

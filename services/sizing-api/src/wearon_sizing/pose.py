@@ -1,4 +1,4 @@
-"""The one module that talks to MediaPipe: pictures in, detected people out."""
+"""The one module that talks to MediaPipe: pictures in, detected people out, and on request their parts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +15,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wearon_sizing.silhouette import Person
+from wearon_sizing.parts_net import PartsNet
+from wearon_sizing.silhouette import Person, lay_frame
+from wearon_sizing.torso import crop_matrix, net_input
 
 # One more than is wanted: a second one is what the gate for several people looks for.
 MAX_PEOPLE = 2
@@ -66,6 +69,7 @@ class Landmarker:
             output_segmentation_masks=True,
         )
         self._seen_one = False
+        self._net = PartsNet()
         try:
             with _native_log_silenced():
                 self._landmarker = vision.PoseLandmarker.create_from_options(options)
@@ -86,6 +90,12 @@ class Landmarker:
                 found.pose_landmarks, found.pose_world_landmarks, masks, strict=True
             )
         ]
+
+    def with_parts(self, picture: NDArray[np.uint8], person: Person) -> Person:
+        """The person, and which pixels around the torso are arm."""
+        # The crop is as tall as the body whatever its height in cm.
+        matrix = crop_matrix(person, lay_frame(person, 100.0))
+        return replace(person, parts=self._net.parts(net_input(picture, person, matrix)))
 
     def close(self) -> None:
         self._landmarker.close()

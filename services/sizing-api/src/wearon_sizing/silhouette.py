@@ -45,13 +45,15 @@ CUT_CM = 0.6
 @dataclass(frozen=True, slots=True)
 class Person:
     """One detected person. `points` (33, 2) pixels, `depth` (33,) pixels, `visibility` (33,) 0 to 1, `world`
-    (33, 3) metres around the hips, `mask` (rows, columns) 0 to 1, without islands."""
+    (33, 3) metres around the hips, `mask` (rows, columns) 0 to 1, without islands; `parts` what
+    `parts_net.PartsNet` says of the torso's crop, once it was asked."""
 
     points: Array
     depth: Array
     visibility: Array
     world: Array
     mask: NDArray[np.float32]
+    parts: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,31 +9,50 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from wearon_contracts.errors import ErrorCode
-from wearon_contracts.sizing import BodyType, FitPreference, Gender, Measured
+from wearon_contracts.errors import ErrorCode, sentence
+from wearon_contracts.sizing import BodyType, FitPreference, Gender
 from wearon_sizing.body_types import body_type
-from wearon_sizing.gates import by_size, refuse_people, refuse_picture, refuse_silhouette
-from wearon_sizing.measuring import Measurement, Method
+from wearon_sizing.gates import by_size, lean_of_camera, refuse_people, refuse_picture, refuse_side_people
+from wearon_sizing.inputs import TOUCHED, Reading, read_photo
+from wearon_sizing.measuring import Method, PhotoEstimate
+from wearon_sizing.population import (
+    LENGTHS,
+    OUTSIDE_POPULATION,
+    Length,
+    Posterior,
+    PosteriorLength,
+    outside_population,
+)
 from wearon_sizing.pose import Landmarker
-from wearon_sizing.silhouette import CUT_BANDS, Person, Silhouette, measure_silhouette
+from wearon_sizing.silhouette import Person
 from wearon_sizing.sizes import SizeAdvice, advise
 
 # Pictures are looked at with this many pixels on their long side; the detector itself sees 256.
 LONG_SIDE: Final = 640
 # Girths and breadth per height outside these were measured on nobody (ANSUR II, with a fifth to spare).
-PLAUSIBLE_PER_HEIGHT: Final[dict[Measured, tuple[float, float]]] = {
+PLAUSIBLE_PER_HEIGHT: Final[dict[Length, tuple[float, float]]] = {
     "chest_cm": (0.35, 1.0),
     "waist_cm": (0.28, 1.05),
     "hip_cm": (0.38, 1.0),
     "shoulder_cm": (0.14, 0.34),
 }
-# A weight that moves the chest by more than this many standard deviations does not belong to the photo.
-WEIGHT_CONTRADICTS: Final = 4.0
-MANY_ROWS_CUT: Final = 0.5
+LITTLE_TRUST: Final = 0.5
+# With arms along this share of the torso's edges, its width is what lies between them.
+MANY_ROWS_TOUCHED: Final = 0.5
+# Clothes this much wider than the body hide its shape, in cm of girth.
+LOOSE_CM: Final = 12.0
+LOW_CAMERA_DEGREES: Final = 2.5
 
-WEIGHT_NOT_USED: Final = "The weight does not fit the photo, so it was not used."
-ARMS_TOUCH: Final = "The arms touch the body, which makes the measurements less certain."
+WEIGHT_CONTRADICTS: Final = (
+    "The weight and the photo do not fit together, so the ranges are wider. Please check weight and height."
+)
 MENS_SIZES: Final = "Sizes are those for men, because no other gender was given."
+WEIGHT_HELPS: Final = "Giving the weight would help most."
+TIGHTER_CLOTHES_HELP: Final = "Tighter clothes would help most: these hide the shape of the body."
+ARMS_AWAY_HELP: Final = "Arms a little away from the body would help most."
+HIGHER_CAMERA_HELPS: Final = "The phone at the height of the belly would help most: it looks up from below."
+SIDE_PHOTO_HELPS: Final = "A second photo from the side would help most."
+SIDE_NOT_USED: Final = "The side photo was not used. "
 
 
 class PhotoRefusedError(Exception):
@@ -56,23 +75,51 @@ class Shopper:
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """Everything that was found out. `measurements` by name, in cm."""
+    """Everything that was found out. `body`: the five lengths in cm. `photo_trust` 0 to 1: how much the
+    photos could tell, compared with the best ones."""
 
-    measurements: dict[Measured, Measurement]
+    body: Posterior
+    photo_trust: float
     advice: SizeAdvice
     body_type: BodyType
     warnings: list[str]
     inputs_used: list[str]
-    silhouette: Silhouette
+    reading: Reading
+
+    @property
+    def measurements(self) -> dict[Length, Measurement]:
+        """Value, spread and 80 % interval of every length, in cm."""
+        return {
+            name: Measurement(self.body.value(name), self.body.spread(name), self.body.interval(name))
+            for name in LENGTHS
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A length, the standard deviation of its error, and what holds it four times out of five; in cm."""
+
+    value: float
+    spread: float
+    interval: tuple[float, float]
 
 
 def find_person(landmarker: Landmarker, picture: NDArray[np.uint8]) -> Person:
-    """The one person in `picture` (RGB). Raises PhotoRefusedError."""
+    """The one person in `picture` (RGB), facing the camera. Raises PhotoRefusedError."""
     people = landmarker.detect(picture)
     refusal = refuse_photo(picture, people)
     if refusal:
         raise PhotoRefusedError(refusal)
-    return by_size(people)[0]
+    return landmarker.with_parts(picture, by_size(people)[0])
+
+
+def find_side_person(landmarker: Landmarker, picture: NDArray[np.uint8]) -> Person:
+    """The one person in `picture` (RGB), in profile. Raises PhotoRefusedError."""
+    people = landmarker.detect(picture)
+    refusal = refuse_picture(picture, by_size(people)) or refuse_side_people(people)
+    if refusal:
+        raise PhotoRefusedError(refusal)
+    return landmarker.with_parts(picture, by_size(people)[0])
 
 
 def refuse_photo(picture: NDArray[np.uint8], people: Sequence[Person]) -> ErrorCode | None:
@@ -81,44 +128,68 @@ def refuse_photo(picture: NDArray[np.uint8], people: Sequence[Person]) -> ErrorC
     return refuse_picture(picture, by_size(people)) or refuse_people(people)
 
 
-def assess(person: Person, shopper: Shopper, method: Method) -> Assessment:
-    """Measure and size one person. Raises PhotoRefusedError."""
-    silhouette = measure_silhouette(person, shopper.height_cm)
-    refusal = refuse_silhouette(silhouette)
-    if refusal:
-        raise PhotoRefusedError(refusal)
-    warnings, inputs = [], ["image_url", "height_cm"]
-
-    measurements = method.measure(silhouette.values, shopper.height_cm)
-    if shopper.weight_kg is not None:
-        weighed = method.measure(silhouette.values, shopper.height_cm, shopper.weight_kg)
-        moved = abs(weighed["chest_cm"].value - measurements["chest_cm"].value)
-        if moved > WEIGHT_CONTRADICTS * measurements["chest_cm"].spread:
-            warnings.append(WEIGHT_NOT_USED)
-        else:
-            measurements = weighed
-            inputs.append("weight_kg")
+def assess(
+    person: Person,
+    shopper: Shopper,
+    method: Method,
+    side: Person | ErrorCode | None = None,
+) -> Assessment:
+    """Measure and size one person. `side`: the same one in profile, or why that photo cannot be used. Raises
+    PhotoRefusedError."""
+    reading = read_photo(person, shopper.height_cm)
+    profile = read_photo(side, shopper.height_cm).values if isinstance(side, Person) else None
+    found = method.estimate(reading.values, shopper.height_cm, shopper.weight_kg, shopper.gender, profile)
+    body = found.body
     for name, (least, most) in PLAUSIBLE_PER_HEIGHT.items():
-        if not least <= measurements[name].value / shopper.height_cm <= most:
+        if not least <= body.value(name) / shopper.height_cm <= most:
             raise PhotoRefusedError(ErrorCode.IMPLAUSIBLE_BODY)
 
+    inputs = ["image_url", "height_cm"]
+    warnings = []
+    if profile is not None:
+        inputs.append("side_image_url")
+    if shopper.weight_kg is not None:
+        inputs.append("weight_kg")
+    if found.contradicts:
+        warnings.append(WEIGHT_CONTRADICTS)
+    if isinstance(side, ErrorCode):
+        warnings.append(SIDE_NOT_USED + sentence(side))
     if shopper.gender in (Gender.FEMALE, Gender.MALE):
         inputs.append("gender")
     else:
         warnings.append(MENS_SIZES)
     if shopper.fit is not None:
         inputs.append("fit_preference")
-    waist_rows = silhouette.cut[CUT_BANDS[1].start : CUT_BANDS[2].stop]
-    if waist_rows.mean(axis=0).max() > MANY_ROWS_CUT:
-        warnings.append(ARMS_TOUCH)
-    chest, waist = measurements["chest_cm"], measurements["waist_cm"]
+    if outside_population(shopper.height_cm, shopper.weight_kg):
+        warnings.append(OUTSIDE_POPULATION)
+    warnings.extend(_what_helps(person, reading, shopper, found, with_side=profile is not None))
     return Assessment(
-        measurements=measurements,
-        advice=advise(chest, shopper.gender, shopper.fit),
+        body=body,
+        photo_trust=found.trust,
+        advice=advise(PosteriorLength(body, "chest_cm"), shopper.gender, shopper.fit),
         body_type=body_type(
-            shopper.height_cm, chest.value, waist.value, shopper.gender, method.body_type_edges
+            shopper.height_cm,
+            body.value("chest_cm"),
+            body.value("waist_cm"),
+            shopper.gender,
+            method.body_type_edges,
         ),
         warnings=warnings,
         inputs_used=inputs,
-        silhouette=silhouette,
+        reading=reading,
     )
+
+
+def _what_helps(
+    person: Person, reading: Reading, shopper: Shopper, found: PhotoEstimate, *, with_side: bool
+) -> list[str]:
+    """The one thing that would make the next answer better by most, if anything would by much."""
+    if shopper.weight_kg is None:
+        return [WEIGHT_HELPS]
+    if found.ease > LOOSE_CM:
+        return [TIGHTER_CLOTHES_HELP]
+    if reading.values[TOUCHED].mean() > MANY_ROWS_TOUCHED:
+        return [ARMS_AWAY_HELP]
+    if lean_of_camera(person) < LOW_CAMERA_DEGREES:
+        return [HIGHER_CAMERA_HELPS]
+    return [SIDE_PHOTO_HELPS] if not with_side and found.trust < LITTLE_TRUST else []

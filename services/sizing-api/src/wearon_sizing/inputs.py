@@ -1,0 +1,155 @@
+"""The row of numbers that a photo comes down to: what the estimate is made from. Pure.
+
+Widths in cm along the torso without the arms and along the whole body, widths of limbs, distances of joints,
+how much of the torso's edge the arms touch, and the pose's own geometry, which tells from what height the
+camera looks. Folds of the outline are left out: on real photographs they do not tell cloth from skin.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wearon_sizing.silhouette import (
+    ANKLE_L,
+    ANKLE_R,
+    EAR_L,
+    EAR_R,
+    FEATURES,
+    HIP_L,
+    HIP_R,
+    KNEE_L,
+    KNEE_R,
+    MOUTH_L,
+    MOUTH_R,
+    NOSE,
+    SHOULDER_L,
+    SHOULDER_R,
+    Array,
+    Frame,
+    Person,
+    Silhouette,
+    measure_silhouette,
+)
+from wearon_sizing.torso import ROWS, TorsoProfile, measure_torso
+
+HEEL_L, HEEL_R, TOE_L, TOE_R = 29, 30, 31, 32
+SHOULDERS, HIPS, KNEES, ANKLES = (
+    (SHOULDER_L, SHOULDER_R),
+    (HIP_L, HIP_R),
+    (KNEE_L, KNEE_R),
+    (ANKLE_L, ANKLE_R),
+)
+KEPT: Final = [i for i, name in enumerate(FEATURES) if not name.startswith(("folds_", "cut_"))]
+# Levels between which an arm may touch: armpit to ribs, waist, hips.
+TOUCH_BANDS: Final = (slice(2, 8), slice(8, 13), slice(13, len(ROWS)))
+GEOMETRY: Final = (
+    "lean",
+    "lean_torso",
+    "lean_thighs",
+    "lean_calves",
+    "legs",
+    "torso",
+    "head",
+    "thighs",
+    "calves",
+    "below_ankles",
+    "toes_below_heels",
+    "toes_below_ankles",
+    "ears_above_nose",
+    "mouth_below_nose",
+    "share_of_picture",
+    "middle_of_picture",
+    "shoulders_in_picture",
+)
+INPUTS: Final = (
+    *(FEATURES[i] for i in KEPT),
+    *(f"free_{row:.2f}" for row in ROWS),
+    *(f"arms_{row:.2f}" for row in ROWS),
+    *(f"touch_{band}" for band in ("chest", "waist", "hip")),
+    *GEOMETRY,
+)
+TOUCHED: Final = slice(INPUTS.index("touch_chest"), INPUTS.index("touch_hip") + 1)
+GEOMETRY_AT: Final = slice(INPUTS.index("lean"), len(INPUTS))
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """`values` in the order of `INPUTS`, and what they were taken from, for pictures of an explanation."""
+
+    values: Array
+    silhouette: Silhouette
+    torso: TorsoProfile
+
+
+def read_photo(person: Person, height_cm: float) -> Reading:
+    """Everything measured of one person, front or side. Raises ValueError when nobody asked the network what
+    is arm (`Person.parts`)."""
+    if person.parts is None:
+        raise ValueError("the person has no part map")
+    silhouette = measure_silhouette(person, height_cm)
+    torso = measure_torso(person.parts, silhouette.frame)
+    values = np.concatenate(
+        [
+            silhouette.values[KEPT],
+            torso.widths,
+            torso.arms,
+            [float(torso.touching[band].mean()) for band in TOUCH_BANDS],
+            geometry(person, silhouette.frame, height_cm),
+        ]
+    )
+    return Reading(values, silhouette, torso)
+
+
+def lean(world: NDArray[np.float64], upper: tuple[int, int], lower: tuple[int, int]) -> float:
+    """Degrees by which the line between two pairs of joints leans away from the camera's plane. A camera that
+    looks up from below makes an upright body lean."""
+    line = (world[list(lower)] - world[list(upper)]).mean(axis=0)
+    return math.degrees(math.atan2(line[2], line[1]))
+
+
+def geometry(person: Person, frame: Frame, height_cm: float) -> Array:
+    """Angles in degrees, lengths as shares of the body's height, in the order of GEOMETRY."""
+    below = frame.place(person.points)[:, 1] * frame.cm / height_cm
+    top, bottom = frame.top * frame.cm / height_cm, frame.bottom * frame.cm / height_cm
+    hip, knee, ankle, heel, toe, ear, mouth = (
+        float(below[list(pair)].mean())
+        for pair in (
+            HIPS,
+            KNEES,
+            ANKLES,
+            (HEEL_L, HEEL_R),
+            (TOE_L, TOE_R),
+            (EAR_L, EAR_R),
+            (MOUTH_L, MOUTH_R),
+        )
+    )
+    nose = float(below[NOSE])
+    rows, columns = person.mask.shape
+    centre = np.array([columns / 2, rows / 2]) - frame.origin
+    shoulder_row = float(person.points[list(SHOULDERS), 1].mean())
+    return np.array(
+        [
+            lean(person.world, SHOULDERS, ANKLES),
+            lean(person.world, SHOULDERS, HIPS),
+            lean(person.world, HIPS, KNEES),
+            lean(person.world, KNEES, ANKLES),
+            ankle - hip,
+            hip,
+            -top,
+            knee - hip,
+            ankle - knee,
+            bottom - ankle,
+            toe - heel,
+            toe - ankle,
+            ear - nose,
+            mouth - nose,
+            (frame.bottom - frame.top) / max(rows, columns),
+            float(centre @ frame.down) * frame.cm / height_cm - top,
+            (shoulder_row - rows / 2) / rows,
+        ]
+    )

@@ -1,0 +1,114 @@
+"""The torso without the arms: a small picture of it for the network, and widths from what the network says.
+
+Pure: takes arrays, returns arrays. The network (`parts_net.py`) sees an upright, centred crop in which every
+body is equally tall, and says for each pixel how much of it is arm and how much is the rest of the body. It
+separates what the pose model's mask of 256 pixels runs together: an arm that hangs close to the torso.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wearon_sizing.silhouette import (
+    ELBOW_L,
+    ELBOW_R,
+    HIP_L,
+    HIP_R,
+    INDEX_L,
+    INDEX_R,
+    SHOULDER_L,
+    SHOULDER_R,
+    WRIST_L,
+    WRIST_R,
+    Array,
+    Frame,
+    Person,
+    middle,
+)
+
+CROP: Final = 160
+"""Pixels on each side of the crop."""
+HEIGHT_IN_CROP: Final = 283.333
+"""Pixels that the whole body would take; 0.6 cm each for somebody of 170 cm."""
+SHOULDERS_IN_CROP: Final = 16.667
+"""The crop's row of the line between the shoulders; it reaches down to half the thigh."""
+ARM_CHAINS: Final = ((SHOULDER_L, ELBOW_L, WRIST_L, INDEX_L), (SHOULDER_R, ELBOW_R, WRIST_R, INDEX_R))
+ARM, BODY = 0, 1
+# Levels across the torso, 0 the shoulder line to 1 the hip line.
+ROWS: Final = np.linspace(0.1, 1.3, 25)
+# An arm this near the torso's edge touches it.
+TOUCH_PIXELS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class TorsoProfile:
+    """Along ROWS, in cm: `widths` (n,) of the body without arms, `arms` (n,) of both arms together;
+    `touching` (n, 2) whether an arm lies at the left and at the right edge; `edges` (n, 2) from the crop's
+    middle."""
+
+    widths: Array
+    arms: Array
+    touching: NDArray[np.bool_]
+    edges: Array
+
+
+def crop_matrix(person: Person, frame: Frame) -> Array:
+    """(2, 3): picture pixels to crop pixels."""
+    scale = HEIGHT_IN_CROP / (frame.bottom - frame.top)
+    hips = frame.place(middle(person.points, HIP_L, HIP_R)[None])[0]
+    axes = np.stack([frame.across, frame.down]) * scale
+    shift = np.array([CROP / 2 - scale * hips[0] / 2, SHOULDERS_IN_CROP]) - axes @ frame.origin
+    return np.column_stack([axes, shift])
+
+
+def net_input(picture: NDArray[np.uint8], person: Person, matrix: Array) -> NDArray[np.float32]:
+    """(5, CROP, CROP): the picture's colours from -0.5 to 0.5, the mask, and where the bones of the arms run
+    (both 0 to 1)."""
+
+    def crop(values: cv2.typing.MatLike) -> cv2.typing.MatLike:
+        return cv2.warpAffine(values, matrix, (CROP, CROP), flags=cv2.INTER_LINEAR)
+
+    layers = np.empty((5, CROP, CROP), np.float32)
+    layers[:3] = crop(picture).transpose(2, 0, 1) / np.float32(255) - np.float32(0.5)
+    layers[3] = crop(person.mask)
+    layers[4] = arm_lines(person.points @ matrix[:, :2].T + matrix[:, 2]) / np.float32(255)
+    return layers
+
+
+def arm_lines(points: Array) -> NDArray[np.uint8]:
+    """(CROP, CROP) 0 to 255: thick lines from the shoulders to the fingers. `points` (33, 2) crop pixels."""
+    lines = np.zeros((CROP, CROP), np.uint8)
+    for chain in ARM_CHAINS:
+        joints = np.round(np.clip(points[list(chain)], -CROP, 2 * CROP)).astype(np.int32)
+        cv2.polylines(lines, [joints.reshape(-1, 1, 2)], False, 255, 7)
+    return np.asarray(cv2.GaussianBlur(lines, (7, 7), 0), np.uint8)
+
+
+def measure_torso(parts: NDArray[np.float32], frame: Frame) -> TorsoProfile:
+    """`parts` (2, CROP, CROP): how much of each pixel is arm and how much is the rest of the body."""
+    cm = frame.cm * (frame.bottom - frame.top) / HEIGHT_IN_CROP
+    torso = frame.torso * HEIGHT_IN_CROP / (frame.bottom - frame.top)
+    # The mean of a row's neighbourhood of 1.5 % of the torso: single rows are noise.
+    smooth = cv2.GaussianBlur(parts.transpose(1, 2, 0), (1, 5), 0).transpose(2, 0, 1)
+    at = np.clip(np.round(SHOULDERS_IN_CROP + ROWS * torso).astype(int), 0, CROP - 1)
+    body, arm = smooth[BODY, at].astype(np.float64), smooth[ARM, at].astype(np.float64)
+    solid = body > 0.5
+    first = np.where(solid.any(axis=1), solid.argmax(axis=1), CROP // 2)
+    last = np.where(solid.any(axis=1), CROP - 1 - solid[:, ::-1].argmax(axis=1), CROP // 2)
+    columns = np.arange(CROP)
+    near_left = (columns < first[:, None]) & (columns >= first[:, None] - TOUCH_PIXELS)
+    near_right = (columns > last[:, None]) & (columns <= last[:, None] + TOUCH_PIXELS)
+    touching = np.stack([((arm > 0.5) & near).any(axis=1) for near in (near_left, near_right)], axis=1)
+    # An arm before the body hides it; what lies between two edges of the body belongs to it.
+    inside = (columns >= first[:, None]) & (columns <= last[:, None])
+    return TorsoProfile(
+        widths=(np.maximum(body, arm * inside)).sum(axis=1) * cm,
+        arms=arm.sum(axis=1) * cm,
+        touching=touching,
+        edges=np.stack([first - CROP / 2, last + 1 - CROP / 2], axis=1) * cm,
+    )
