@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 
+from wearon_contracts.errors import ErrorCode, sentence
 from wearon_sizing.settings import SizingSettings
 
-from .studio import SITTERS, ImageHost, Service, Sitter, body_of, jpeg, serving
+from .studio import PAIR, PAIR_SIDE, SITTERS, ImageHost, Service, Sitter, body_of, jpeg, serving
 
 KEYS_OF_AN_ANSWER = {
     "recommended_size",
@@ -26,6 +27,7 @@ KEYS_OF_AN_ANSWER = {
     "warnings",
     "inputs_used",
     "method_version",
+    "photo_trust",
     "chart_size",
 }
 MEASURED = {"chest_cm", "waist_cm", "hip_cm", "shoulder_cm", "inseam_cm"}
@@ -51,6 +53,41 @@ def test_an_answer_is_what_the_client_accepts(
         interval = answer["intervals"][name]
         assert interval["lower"] <= value <= interval["upper"]
         assert abs(value - sitter.truth.get(name, value)) < 10
+
+
+def test_a_side_photo_is_used_and_narrows_what_is_said(service: Service, image_host: ImageHost) -> None:
+    front, side = image_host.put("front.jpg", PAIR.jpeg), image_host.put("side.jpg", jpeg(PAIR_SIDE))
+    known = {"height_cm": PAIR.height, "gender": "female", "weight_kg": PAIR.weight}
+    alone = body_of(service.estimate(front, **known))
+    both = body_of(service.estimate(front, **known, side_image_url=side))
+    assert "side_image_url" not in alone["inputs_used"]
+    assert "side_image_url" in both["inputs_used"]
+
+    def width(answer: dict[str, Any]) -> float:
+        span = answer["intervals"]["waist_cm"]
+        return float(span["upper"] - span["lower"])
+
+    assert width(both) < width(alone)
+    assert 0 < alone["photo_trust"] <= 1
+
+
+def test_a_side_photo_that_cannot_be_used_is_left_out_and_the_warning_says_why(
+    service: Service, image_host: ImageHost
+) -> None:
+    front = image_host.put("front.jpg", PAIR.jpeg)
+    alone = body_of(service.estimate(front, PAIR.height))
+    text = image_host.put("words.jpg", b"words")
+    for url, code in (
+        (front, ErrorCode.NOT_IN_PROFILE),
+        (f"{image_host.origin}/missing.jpg", ErrorCode.IMAGE_HTTP_ERROR),
+        (text, ErrorCode.IMAGE_TYPE_REFUSED),
+    ):
+        response = service.estimate(front, PAIR.height, side_image_url=url)
+        answer = body_of(response)
+        assert response.status_code == 200
+        told = [warning for warning in answer["warnings"] if warning not in alone["warnings"]]
+        assert told == [f"The side photo was not used. {sentence(code)}"]
+        assert answer["measurements"] == alone["measurements"]
 
 
 def test_a_size_chart_is_answered_beside_the_letter_size(service: Service, image_host: ImageHost) -> None:
@@ -101,6 +138,7 @@ def test_without_a_photo_the_answer_has_the_same_shape_and_wider_ranges(
         wide, narrow = (found["intervals"][name] for found in (answer, photo))
         assert wide["upper"] - wide["lower"] > narrow["upper"] - narrow["lower"]
     assert answer["inputs_used"] == ["height_cm", "gender"]
+    assert answer["photo_trust"] == 0
     assert any("weight" in warning for warning in answer["warnings"])
 
 

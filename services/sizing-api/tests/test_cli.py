@@ -19,7 +19,7 @@ from PIL import Image
 
 from wearon_sizing.cli import main
 
-from .studio import HERE, MODEL, SITTERS, jpeg, wait_until
+from .studio import HERE, MODEL, PAIR, PAIR_SIDE, SITTERS, jpeg, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +53,31 @@ def test_explain_draws_the_photo_beside_its_numbers(
     outline = np.abs(drawn - (255, 214, 10)).sum(axis=2) < 60
     assert outline.sum() > 2000
     assert (drawn[:, 800:].sum(axis=2) < 150).sum() > 2000
+
+
+def test_explain_draws_a_refused_photo_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo, output = tmp_path / "photo.jpg", tmp_path / "refused.png"
+    photo.write_bytes(jpeg(SITTERS[0].picture.crop((0, 0, 480, 320))))
+    assert main(["explain", str(photo), "--height", "170", "-o", str(output)]) == 1
+    assert str(output) in capsys.readouterr().err
+    drawn = np.asarray(Image.open(output).convert("RGB")).astype(int)
+    # The outline of whoever was found, and the reason in the panel's colour for it.
+    assert (np.abs(drawn - (255, 214, 10)).sum(axis=2) < 60).sum() > 500
+    assert (np.abs(drawn - (233, 69, 96)).sum(axis=2) < 60).sum() > 300
+
+
+def test_explain_draws_arms_in_their_own_colour(tmp_path: Path) -> None:
+    photo, side, output = (tmp_path / name for name in ("front.jpg", "side.jpg", "out.png"))
+    photo.write_bytes(PAIR.jpeg)
+    side.write_bytes(jpeg(PAIR_SIDE))
+    arguments = ["explain", str(photo), "--side", str(side), "--height", str(PAIR.height), "-o", str(output)]
+    assert main(arguments) == 0
+    with Image.open(output) as explained:
+        drawn = np.asarray(explained.convert("RGB")).astype(int)
+    wide = round(PAIR.picture.width * 1000 / PAIR.picture.height)
+    before = np.asarray(PAIR.picture.resize((wide, 1000))).astype(int)
+    bluer = (drawn[:, :wide, 2] - drawn[:, :wide, 0]) - (before[..., 2] - before[..., 0]) > 50
+    assert bluer.sum() > 5000
 
 
 def test_explain_says_why_it_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

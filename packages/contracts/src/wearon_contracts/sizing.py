@@ -120,6 +120,13 @@ class EstimateBodyRequest(EstimateWithoutPhotoRequest):
     """A photo of the whole body from the front, and the person's height."""
 
     image_url: str = Field(min_length=1, max_length=8192, description="Where the photo can be downloaded.")
+    side_image_url: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=8192,
+        description="A second photo, in profile, which tells depths. One that cannot be used is left out, and"
+        " a warning says why.",
+    )
 
 
 class Measurements(BaseModel):
@@ -196,6 +203,9 @@ class EstimateBodyResponse(BaseModel):
     warnings: list[str]
     inputs_used: list[str]
     method_version: str
+    photo_trust: float = Field(
+        ge=0, le=1, description="How much the photos could tell, compared with the best ones; 0 without one."
+    )
     chart_size: ChartSize | None = Field(default=None, description="Only if the request has a `size_chart`.")
 
 

@@ -155,6 +155,8 @@ export interface EstimateBodyRequest {
   size_chart?: SizeChart | null;
   /** Where the photo can be downloaded. */
   image_url: string;
+  /** A second photo, in profile, which tells depths. One that cannot be used is left out, and a warning says why. */
+  side_image_url?: string | null;
 }
 
 /** What the shopper says about themselves: height, and as much of the rest as is known. */
@@ -245,6 +247,8 @@ export interface EstimateBodyResponse {
   warnings: string[];
   inputs_used: string[];
   method_version: string;
+  /** How much the photos could tell, compared with the best ones; 0 without one. */
+  photo_trust: number;
   /** Only if the request has a `size_chart`. */
   chart_size?: ChartSize | null;
 }

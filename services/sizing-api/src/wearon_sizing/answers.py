@@ -88,6 +88,7 @@ def answer(
         warnings=estimate.warnings,
         inputs_used=estimate.inputs_used,
         method_version=method_version,
+        photo_trust=round(estimate.photo_trust, 3),
         chart_size=chart_size,
     )
 

@@ -35,7 +35,7 @@ from wearon_contracts.sizing import (
 from wearon_service_kit.health import CheckResult, Readiness, ReadyGauge
 from wearon_service_kit.images.decode import open_rgb
 from wearon_service_kit.images.errors import ImageError
-from wearon_service_kit.images.fetch import ImageFetcher
+from wearon_service_kit.images.fetch import FetchedImage, ImageFetcher
 from wearon_sizing.answers import answer, checked, documented_errors, problem, retry_after, status_of
 from wearon_sizing.estimates import Estimate, with_photo, without_photo
 from wearon_sizing.measuring import Method, load_method
@@ -46,8 +46,17 @@ from wearon_sizing.population import Population, load_population
 from wearon_sizing.pose import Landmarker, ModelMissingError
 from wearon_sizing.redis_watch import RedisWatch
 from wearon_sizing.settings import SizingSettings
+from wearon_sizing.silhouette import Person
 from wearon_sizing.size_charts import Chart, ChartError, choose, read_chart
-from wearon_sizing.sizing import LONG_SIDE, PhotoRefusedError, Shopper, assess, find_person, refuse_photo
+from wearon_sizing.sizing import (
+    LONG_SIDE,
+    PhotoRefusedError,
+    Shopper,
+    assess,
+    find_person,
+    find_side_person,
+    refuse_photo,
+)
 from wearon_sizing.workers import QueueFullError, Workers
 
 # The client gives up after 5 s; what it has not been told by then is lost.
@@ -172,17 +181,28 @@ class Sizer:
     ) -> EstimateBodyResponse:
         shopper = _shopper_of(body)
 
-        def work(landmarker: Landmarker, picture: NDArray[np.uint8]) -> EstimateBodyResponse:
+        fetching_side = asyncio.ensure_future(self._fetch_side(body.side_image_url))
+        try:
+            front, side = await self._fetch(body.image_url), await fetching_side
+        finally:
+            fetching_side.cancel()
+
+        def work(landmarker: Landmarker) -> EstimateBodyResponse:
+            picture = self._picture(front, deadline)
             with self._metrics.step("detect"):
                 person = find_person(landmarker, picture)
+            profile = self._side_person(landmarker, side, deadline)
             with self._metrics.step("measure"):
-                assessment = assess(person, shopper, self._method)
+                assessment = assess(person, shopper, self._method, profile)
                 return self._answer(with_photo(assessment), chart, shopper)
 
-        return await self._with_picture(body.image_url, deadline, work)
+        return await self._on_worker(work)
 
     async def _check(self, body: CheckPhotoRequest, deadline: float) -> CheckPhotoResponse:
-        def work(landmarker: Landmarker, picture: NDArray[np.uint8]) -> CheckPhotoResponse:
+        image = await self._fetch(body.image_url)
+
+        def work(landmarker: Landmarker) -> CheckPhotoResponse:
+            picture = self._picture(image, deadline)
             with self._metrics.step("detect"):
                 people = landmarker.detect(picture)
             with self._metrics.step("check"):
@@ -192,28 +212,52 @@ class Sizer:
                     refusal = refuse_photo(picture, people)
                 return checked(look(picture, people), refusal)
 
-        answer = await self._with_picture(body.image_url, deadline, work)
+        answer = await self._on_worker(work)
         _log.info("photo_checked", purpose=body.purpose.value, code=answer.code and answer.code.value)
         return answer
 
-    async def _with_picture(
-        self, url: str, deadline: float, work: Callable[[Landmarker, NDArray[np.uint8]], Result]
-    ) -> Result:
-        """`work` on the picture (rows, columns, RGB) at `url`, with a landmarker of its own."""
+    async def _fetch(self, url: str) -> FetchedImage:
         with self._metrics.step("download"):
-            image = await self._fetcher.fetch(url)
+            return await self._fetcher.fetch(url)
+
+    async def _fetch_side(self, url: str | None) -> FetchedImage | ErrorCode | None:
+        """The side photo, or why there is none: without it the front photo still tells enough."""
+        if url is None:
+            return None
+        try:
+            return await self._fetch(url)
+        except ImageError as error:
+            return error.code
+
+    def _picture(self, image: FetchedImage, deadline: float) -> NDArray[np.uint8]:
+        """Rows, columns, RGB. Raises RefusedError instead where nobody waits for the photo any more."""
+        if time.monotonic() > deadline:
+            raise RefusedError(ErrorCode.BUDGET_EXCEEDED)
+        with self._metrics.step("decode"):
+            return np.asarray(open_rgb(image.data, max_side=LONG_SIDE))
+
+    def _side_person(
+        self, landmarker: Landmarker, side: FetchedImage | ErrorCode | None, deadline: float
+    ) -> Person | ErrorCode | None:
+        """Who is in the side photo, or why it cannot be used."""
+        if side is None or isinstance(side, ErrorCode):
+            return side
+        try:
+            picture = self._picture(side, deadline)
+            with self._metrics.step("detect"):
+                return find_side_person(landmarker, picture)
+        except (ImageError, PhotoRefusedError) as refusal:
+            return refusal.code
+
+    async def _on_worker(self, work: Callable[[Landmarker], Result]) -> Result:
+        """`work` with a landmarker of its own, once one is free."""
         queued = time.perf_counter()
 
-        def on_worker(landmarker: Landmarker) -> Result:
+        def start(landmarker: Landmarker) -> Result:
             self._metrics.steps.labels("queue").observe(time.perf_counter() - queued)
-            with self._metrics.step("decode"):
-                picture = np.asarray(open_rgb(image.data, max_side=LONG_SIDE))
-            # Between the steps, so that a photo nobody waits for any more costs no detection.
-            if time.monotonic() > deadline:
-                raise RefusedError(ErrorCode.BUDGET_EXCEEDED)
-            return work(landmarker, picture)
+            return work(landmarker)
 
-        return await self._workers.run(on_worker)
+        return await self._workers.run(start)
 
     def _answer_without_photo(
         self, body: EstimateWithoutPhotoRequest, chart: Chart | None

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import structlog
 import uvicorn
+from numpy.typing import NDArray
 
-from wearon_contracts.errors import sentence
+from wearon_contracts.errors import ErrorCode, sentence
 from wearon_contracts.sizing import Gender
 from wearon_service_kit.images.decode import open_rgb
 from wearon_service_kit.images.errors import ImageRefused
@@ -21,11 +22,21 @@ from wearon_service_kit.logs import configure_logging
 from wearon_service_kit.settings import load_settings
 from wearon_sizing.answers import SHOPPERS_PHOTO
 from wearon_sizing.app import create_app
-from wearon_sizing.explain import explain
+from wearon_sizing.estimates import with_photo, without_photo
+from wearon_sizing.explain import explain, explain_refusal
+from wearon_sizing.gates import by_size
 from wearon_sizing.measuring import load_method
 from wearon_sizing.pose import Landmarker, ModelMissingError
 from wearon_sizing.settings import SizingSettings
-from wearon_sizing.sizing import LONG_SIDE, PhotoRefusedError, Shopper, assess, find_person
+from wearon_sizing.silhouette import Person
+from wearon_sizing.sizing import (
+    LONG_SIDE,
+    PhotoRefusedError,
+    Shopper,
+    assess,
+    find_side_person,
+    refuse_photo,
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -59,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     explaining.add_argument(
         "--gender", type=Gender, choices=list(Gender), metavar="GENDER", help="female, male or other"
     )
+    explaining.add_argument("--side", type=Path, metavar="PHOTO", help="a second photo, in profile")
     explaining.add_argument(
         "-o", "--output", type=Path, default=Path("explained.png"), help="default: %(default)s"
     )
@@ -112,23 +124,49 @@ def _dual_stack(settings: SizingSettings) -> socket.socket:
 
 
 def explain_photo(options: argparse.Namespace) -> int:
-    """Write the picture, or say in one sentence why there is none."""
+    """Write the picture; for a photo that is refused, it shows why. 1 where nothing was measured."""
     settings = load_settings(SizingSettings)
     shopper = Shopper(options.height, options.weight, options.gender)
+    method = load_method()
     try:
-        picture = np.asarray(open_rgb(options.photo.read_bytes(), max_side=LONG_SIDE))
+        picture = _picture(options.photo)
         with Landmarker(settings.mediapipe_model_path) as landmarker:
-            person = find_person(landmarker, picture)
-        assessment = assess(person, shopper, load_method())
-    except (ImageRefused, PhotoRefusedError) as refusal:
-        sys.stderr.write(f"{refusal.code}: {sentence(refusal.code, SHOPPERS_PHOTO)}\n")
+            people = by_size(landmarker.detect(picture))
+            try:
+                refusal = refuse_photo(picture, people)
+                if refusal:
+                    raise PhotoRefusedError(refusal)
+                person = landmarker.with_parts(picture, people[0])
+                side = None if options.side is None else _side_person(landmarker, options.side)
+                assessment = assess(person, shopper, method, side)
+            except PhotoRefusedError as refused:
+                said = sentence(refused.code, SHOPPERS_PHOTO)
+                fallback = without_photo(shopper, method.population, method.body_type_edges)
+                explain_refusal(picture, people, said, fallback, shopper).save(options.output)
+                sys.stderr.write(f"{refused.code.value}: {said}\ndrawn in {options.output}\n")
+                return 1
+    except ImageRefused as refused:
+        sys.stderr.write(f"{refused.code.value}: {sentence(refused.code, SHOPPERS_PHOTO)}\n")
         return 1
     except (OSError, ModelMissingError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    explain(picture, person, assessment, shopper).save(options.output)
-    sys.stdout.write(f"{assessment.advice.size.value}, drawn in {options.output}\n")
+    estimate = with_photo(assessment)
+    explain(picture, person, assessment.reading, estimate, shopper).save(options.output)
+    sys.stdout.write(f"{estimate.advice.size.value}, drawn in {options.output}\n")
     return 0
+
+
+def _picture(path: Path) -> NDArray[np.uint8]:
+    return np.asarray(open_rgb(path.read_bytes(), max_side=LONG_SIDE))
+
+
+def _side_person(landmarker: Landmarker, path: Path) -> Person | ErrorCode:
+    """Who is in the side photo, or why it cannot be used."""
+    try:
+        return find_side_person(landmarker, _picture(path))
+    except (ImageRefused, PhotoRefusedError) as refusal:
+        return refusal.code
 
 
 def print_openapi(_options: argparse.Namespace) -> int:

@@ -20,9 +20,10 @@ from wearon_sizing.sizing import MENS_SIZES, WEIGHT_HELPS, Assessment, Shopper
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Everything that an answer says, but for the sizes of a chart."""
+    """All that an answer says but the sizes of a chart. `photo_trust` 0 to 1; 0 without a photo."""
 
     body: Posterior
+    photo_trust: float
     advice: SizeAdvice
     body_type: BodyType
     warnings: list[str]
@@ -49,6 +50,7 @@ def without_photo(
         warnings.append(OUTSIDE_POPULATION)
     return Estimate(
         body=body,
+        photo_trust=0.0,
         advice=advise(PosteriorLength(body, "chest_cm"), shopper.gender, shopper.fit),
         body_type=body_type(
             shopper.height_cm,
@@ -66,6 +68,7 @@ def with_photo(assessment: Assessment) -> Estimate:
     """What the photo adds."""
     return Estimate(
         body=assessment.body,
+        photo_trust=assessment.photo_trust,
         advice=assessment.advice,
         body_type=assessment.body_type,
         warnings=assessment.warnings,

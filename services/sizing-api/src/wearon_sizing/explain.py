@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import cv2
@@ -9,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from wearon_sizing.estimates import Estimate
+from wearon_sizing.inputs import Reading
 from wearon_sizing.population import LENGTHS, PosteriorLength
 from wearon_sizing.silhouette import (
     ANKLE_L,
@@ -25,16 +28,20 @@ from wearon_sizing.silhouette import (
     TORSO_ROWS,
     WRIST_L,
     WRIST_R,
+    Frame,
     Person,
+    Silhouette,
 )
 from wearon_sizing.sizes import SIZES, likelihoods
-from wearon_sizing.sizing import Assessment, Shopper
+from wearon_sizing.sizing import Shopper
+from wearon_sizing.torso import ARM, crop_matrix
 
 HEIGHT: Final = 1000
 PANEL: Final = 520
 MARGIN: Final = 40
 INK, SOFT, PAPER, RULE = (28, 30, 38), (110, 114, 128), (250, 250, 252), (222, 224, 232)
 OUTLINE, BONE, JOINT = (255, 214, 10), (255, 255, 255), (20, 110, 245)
+ARM_COLOUR, ARM_OPACITY = (20, 110, 245), 0.45
 COLOURS: Final = {
     "chest_cm": (233, 69, 96),
     "waist_cm": (22, 160, 133),
@@ -53,19 +60,48 @@ BONES: Final = (
 
 
 def explain(
-    picture: NDArray[np.uint8], person: Person, assessment: Assessment, shopper: Shopper
+    picture: NDArray[np.uint8], person: Person, reading: Reading, estimate: Estimate, shopper: Shopper
 ) -> Image.Image:
-    """The photo with outline, skeleton and measured widths, beside a panel with the numbers."""
+    """The photo with outline, arms, skeleton and measured widths, beside a panel with the numbers."""
+    photo, zoom = _enlarged(picture)
+    photo = _with_arms(_outlined(photo, person), person, reading.silhouette.frame, zoom)
+    draw = ImageDraw.Draw(photo)
+    _draw_skeleton(draw, person, zoom)
+    _draw_widths(draw, reading.silhouette, zoom)
+    sheet, panel = _sheet(photo)
+    _draw_panel(panel, photo.width + MARGIN, estimate, shopper)
+    return sheet
+
+
+def explain_refusal(
+    picture: NDArray[np.uint8],
+    people: Sequence[Person],
+    sentence: str,
+    fallback: Estimate,
+    shopper: Shopper,
+) -> Image.Image:
+    """The photo with whoever was found in it, beside why it is not measured and what is said without it."""
+    photo, zoom = _enlarged(picture)
+    for person in people:
+        photo = _outlined(photo, person)
+        _draw_skeleton(ImageDraw.Draw(photo), person, zoom)
+    sheet, panel = _sheet(photo)
+    _draw_panel(panel, photo.width + MARGIN, fallback, shopper, refusal=sentence)
+    return sheet
+
+
+def _enlarged(picture: NDArray[np.uint8]) -> tuple[Image.Image, float]:
+    """The photo at the sheet's height, and how many times larger it is."""
     zoom = HEIGHT / picture.shape[0]
-    photo = Image.fromarray(picture).resize(
-        (round(picture.shape[1] * zoom), HEIGHT), Image.Resampling.LANCZOS
-    )
-    photo = _outlined(photo, person)
-    _draw_body(ImageDraw.Draw(photo), person, assessment, zoom)
+    size = (round(picture.shape[1] * zoom), HEIGHT)
+    return Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS), zoom
+
+
+def _sheet(photo: Image.Image) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    """The photo with an empty panel to its right."""
     sheet = Image.new("RGB", (photo.width + PANEL, HEIGHT), PAPER)
     sheet.paste(photo, (0, 0))
-    _draw_panel(ImageDraw.Draw(sheet), photo.width + MARGIN, assessment, shopper)
-    return sheet
+    return sheet, ImageDraw.Draw(sheet)
 
 
 def _outlined(photo: Image.Image, person: Person) -> Image.Image:
@@ -78,7 +114,21 @@ def _outlined(photo: Image.Image, person: Person) -> Image.Image:
     return Image.fromarray(cv2.drawContours(shown, edges, -1, OUTLINE, 2, cv2.LINE_AA))
 
 
-def _draw_body(draw: ImageDraw.ImageDraw, person: Person, assessment: Assessment, zoom: float) -> None:
+def _with_arms(photo: Image.Image, person: Person, frame: Frame, zoom: float) -> Image.Image:
+    """What the network took for arms in their own colour; the widths of the torso leave it out."""
+    if person.parts is None:
+        return photo
+    rows, columns = person.mask.shape
+    to_crop = crop_matrix(person, frame)
+    arms = cv2.warpAffine(
+        person.parts[ARM], to_crop, (columns, rows), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    )
+    share = cv2.resize(arms, photo.size, interpolation=cv2.INTER_LINEAR)[..., None] * ARM_OPACITY
+    pixels = np.asarray(photo).astype(np.float32)
+    return Image.fromarray((pixels * (1 - share) + np.array(ARM_COLOUR) * share).astype(np.uint8))
+
+
+def _draw_skeleton(draw: ImageDraw.ImageDraw, person: Person, zoom: float) -> None:
     points = (person.points + 0.5) * zoom
     for a, b in BONES:
         draw.line([*points[a], *points[b]], fill=BONE, width=3)
@@ -86,7 +136,8 @@ def _draw_body(draw: ImageDraw.ImageDraw, person: Person, assessment: Assessment
         x, y = points[joint]
         draw.ellipse([x - 5, y - 5, x + 5, y + 5], fill=JOINT, outline=BONE, width=2)
 
-    silhouette = assessment.reading.silhouette
+
+def _draw_widths(draw: ImageDraw.ImageDraw, silhouette: Silhouette, zoom: float) -> None:
     frame = silhouette.frame
     font = ImageFont.load_default(17)
     for name, level in LEVELS.items():
@@ -108,8 +159,10 @@ def _draw_body(draw: ImageDraw.ImageDraw, person: Person, assessment: Assessment
         draw.text((x, y), label, font=font, fill=BONE)
 
 
-def _draw_panel(draw: ImageDraw.ImageDraw, left: int, assessment: Assessment, shopper: Shopper) -> None:
-    advice = assessment.advice
+def _draw_panel(
+    draw: ImageDraw.ImageDraw, left: int, estimate: Estimate, shopper: Shopper, refusal: str | None = None
+) -> None:
+    advice = estimate.advice
     right = left + PANEL - 2 * MARGIN
     small, plain, large, huge = (ImageFont.load_default(size) for size in (17, 21, 30, 96))
 
@@ -130,7 +183,7 @@ def _draw_panel(draw: ImageDraw.ImageDraw, left: int, assessment: Assessment, sh
     draw.text((size_right, 146), f"most likely {span}", font=plain, fill=SOFT)
 
     y = 232
-    chances = likelihoods(PosteriorLength(assessment.body, "chest_cm"), shopper.gender)
+    chances = likelihoods(PosteriorLength(estimate.body, "chest_cm"), shopper.gender)
     for size, chance in zip(SIZES, chances, strict=True):
         draw.text((left, y), size.value, font=plain, fill=INK)
         draw.rounded_rectangle([left + 60, y + 4, right - 70, y + 22], 5, fill=RULE)
@@ -145,22 +198,25 @@ def _draw_panel(draw: ImageDraw.ImageDraw, left: int, assessment: Assessment, sh
     draw.text((left, y), "Measurement", font=small, fill=SOFT)
     draw.text((right, y), "four times out of five within", font=small, fill=SOFT, anchor="ra")
     y += 32
-    measurements = assessment.measurements
     for name in LENGTHS:
-        measurement = measurements[name]
-        lower, upper = measurement.interval
+        lower, upper = estimate.body.interval(name)
         draw.line([left, y - 6, right, y - 6], fill=RULE, width=2)
         draw.rectangle([left, y + 6, left + 10, y + 34], fill=COLOURS[name])
         draw.text((left + 26, y + 6), name.removesuffix("_cm").capitalize(), font=plain, fill=INK)
-        draw.text((left + 250, y), f"{measurement.value:.1f} cm", font=large, fill=INK, anchor="ra")
+        draw.text((left + 250, y), f"{estimate.body.value(name):.1f} cm", font=large, fill=INK, anchor="ra")
         draw.text((right, y + 6), f"{lower:.1f} to {upper:.1f}", font=plain, fill=SOFT, anchor="ra")
         y += 52
     draw.line([left, y - 6, right, y - 6], fill=RULE, width=2)
-    draw.text((left, y + 12), f"Build: {assessment.body_type.value}", font=plain, fill=INK)
-    trust = f"Trust in the photo: {assessment.photo_trust:.0%}"
+    draw.text((left, y + 12), f"Build: {estimate.body_type.value}", font=plain, fill=INK)
+    trust = f"Trust in the photo: {estimate.photo_trust:.0%}" if refusal is None else "Without the photo"
     draw.text((right, y + 12), trust, font=plain, fill=INK, anchor="ra")
     y += 54
-    for warning in assessment.warnings:
+    if refusal is not None:
+        for line in _wrapped(draw, f"Not measured: {refusal}", plain, right - left):
+            draw.text((left, y), line, font=plain, fill=COLOURS["chest_cm"])
+            y += 28
+        y += 6
+    for warning in estimate.warnings:
         for line in _wrapped(draw, warning, small, right - left):
             draw.text((left, y), line, font=small, fill=SOFT)
             y += 24

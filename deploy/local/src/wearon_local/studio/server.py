@@ -196,7 +196,11 @@ class Studio:
         except ValueError:
             raise Refusal(422, _CHART_UNREADABLE) from None
 
+        side = await self._picture(form, "side") if form.get("side") else None
+
         def work() -> dict[str, Any]:
+            if side is not None:
+                shopper["side_image_url"] = self._try_ons.upload(*side)
             return self._sizing.size(data, self._try_ons.upload(data, content_type), shopper)
 
         return JSONResponse(await asyncio.to_thread(work))

@@ -28,6 +28,7 @@ export function setUpSizing() {
         gender: fields.gender,
         fit_preference: fields.fit_preference,
         size_chart: chartOf(fields),
+        side: fields.side?.size ? fields.side : null,
       });
       showDrawing(url, result);
       reveal(figure);
@@ -80,6 +81,7 @@ function sized(answer) {
     ...charted(answer.chart_size),
     el("ul", { class: "notes" },
       el("li", {}, `Build: ${answer.body_type}.`),
+      answer.photo_trust > 0 ? el("li", {}, `Trust in the photo: ${Math.round(answer.photo_trust * 100)}%.`) : null,
       ...answer.warnings.map((warning) => el("li", {}, warning))),
   ];
 }
