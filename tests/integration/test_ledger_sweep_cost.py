@@ -16,11 +16,13 @@ from integration.database import LedgerDatabase
 from postgrest import AsyncPostgrestClient
 from prometheus_client import CollectorRegistry
 from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
 
 from wearon_contracts.queues import CELERY_AGAIN_QUEUE, TASK_LIST
 from wearon_contracts.results import result_path
 from wearon_contracts.tasks import Channel
 from wearon_generator.celery_app import CeleryBroker, create_celery_app
+from wearon_generator.lanes import HandedTasks
 from wearon_generator.ledger import Ledger, SupabaseDatabase
 from wearon_generator.metrics import Metrics
 from wearon_generator.queue_scan import QueueScan
@@ -76,13 +78,14 @@ class Generator:
         self.store = Store()
 
     def sweep(self, times: int = 1, *, before_each: Callable[[], object] = lambda: None) -> None:
-        async def work(ledger: Ledger, queues: QueueScan) -> None:
+        async def work(ledger: Ledger, redis: AsyncRedis) -> None:
             for _ in range(times):
                 before_each()
                 await cleanup_stuck_sessions(
                     ledger,
-                    queues,
+                    QueueScan(redis),
                     self.store,  # type: ignore[arg-type]
+                    HandedTasks(redis),
                     broker=self._broker,
                     is_held_here=lambda _: False,
                     stuck_after=STUCK_AFTER,
@@ -95,13 +98,13 @@ class Generator:
         self._run(work)
 
     def orphans(self) -> set[UUID]:
-        async def look(ledger: Ledger, queues: QueueScan) -> set[UUID]:
-            found = await find_orphans(ledger, queues, STUCK_AFTER, ScanBudget(time.monotonic))
+        async def look(ledger: Ledger, redis: AsyncRedis) -> set[UUID]:
+            found = await find_orphans(ledger, QueueScan(redis), STUCK_AFTER, ScanBudget(time.monotonic))
             return {session.session_id for session in found}
 
         return self._run(look)
 
-    def _run(self, work: Callable[[Ledger, QueueScan], Awaitable[T]]) -> T:
+    def _run(self, work: Callable[[Ledger, AsyncRedis], Awaitable[T]]) -> T:
         async def connected() -> T:
             redis = connect_async(self._redis_url, name="test")
             try:
@@ -110,7 +113,7 @@ class Generator:
                         self._database.rest_url, headers=self._database.service_headers, http_client=http
                     )
                     ledger = Ledger(SupabaseDatabase(client), Timing())
-                    return await work(ledger, QueueScan(redis))
+                    return await work(ledger, redis)
             finally:
                 await redis.aclose()
 
