@@ -78,7 +78,7 @@ class Server:
 
     def on_server(self, command: str) -> str:
         """What a command prints that is run in the server's folder, with nothing set; it must succeed."""
-        done = self.ssh(f"cd {self.directory} && WEARON_PROJECT={self.project} {command}")
+        done = self.ssh(f"cd {self.directory} && WEARON_PROJECT={self.project} WEARON_PULL=0 {command}")
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
@@ -461,7 +461,7 @@ def test_changes_of_the_edge_arrive(server: Server, tmp_path: Path) -> None:
         check=True,
         capture_output=True,
     )
-    server.on_server("WEARON_PULL=0 ./rollout --only edge")
+    server.on_server("./rollout --only edge")
     assert server.containers("edge") != before
     with server.client() as client:
         assert client.get("/health").status_code == 200
