@@ -238,8 +238,7 @@ class BridgeBench:
             empty = self.redis.info("memory")["used_memory"]
             self.wait_in_lanes(lanes, tasks)
             per_task = (self.redis.info("memory")["used_memory"] - empty) / tasks
-            consumer = self.consumer()
-            self.redis.set(TASKS_AHEAD, 0)
+            consumer = self.consumer(ahead=0)
             self.fill(self.size.backlog_tasks, aside=True)
             started = time.perf_counter()
             self.redis.rename(ASIDE, TASK_LIST)
@@ -295,8 +294,9 @@ class BridgeBench:
                 dealt(args=[task["session_id"], lane, "1"])
         return count / (time.perf_counter() - started)
 
-    def consumer(self, **env: str) -> Service:
-        """The consumer as it is shipped, ready."""
+    def consumer(self, ahead: int = EVERYTHING, **env: str) -> Service:
+        """The consumer as it is shipped, ready; it hands so many tasks ahead."""
+        self.redis.set(TASKS_AHEAD, ahead)
         port = free_port()
         self._started += 1
         process = self.pinned(
@@ -304,9 +304,7 @@ class BridgeBench:
             [sys.executable, "-m", "wearon_consumer"],
             **{"REDIS_URL": self.server.url, "HEALTH_PORT": str(port), **env},
         )
-        consumer = Service(process, port).wait_ready()
-        self.redis.set(TASKS_AHEAD, EVERYTHING)
-        return consumer
+        return Service(process, port).wait_ready()
 
     def pinned(self, name: str, argv: list[str], **env: str) -> Process:
         process = self.nursery.start(name, argv, env=env)
