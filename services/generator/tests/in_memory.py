@@ -19,7 +19,7 @@ from PIL import Image
 from wearon_contracts.tasks import Channel, DeadLetterReason, GenerationTask, RejectedTask
 from wearon_generator.ledger import SCHEMA_VERSION
 from wearon_generator.prices import Usage
-from wearon_generator.provider import Generated
+from wearon_generator.provider import Generated, ModelState, ModelStatus
 from wearon_generator.refusals import Refusal
 from wearon_generator.storage import BucketMissing, ResultRefused
 from wearon_generator.supabase_client import SupabaseUnavailable
@@ -487,11 +487,21 @@ class ScriptedProvider:
         self._clock = clock
         self.latency = 8.0
         self.script: deque[Exception | Callable[[], Exception | None]] = deque()
+        self.status = ModelStatus("a-model", ModelState.SERVED)
         self.called_at: list[float] = []
         self.prompts: list[str] = []
         self.end_users: list[str] = []
         self.concurrent = 0
         self.most_concurrent = 0
+
+    @property
+    def model(self) -> str:
+        """See `Provider`."""
+        return "a-model"
+
+    async def look_up(self) -> ModelStatus:
+        """See `Provider`."""
+        return self.status
 
     async def edit(self, pictures: Sequence[bytes], prompt: str, end_user: str) -> Generated:
         """See `Provider`."""

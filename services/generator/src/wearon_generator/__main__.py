@@ -65,6 +65,7 @@ def main(
         "database": runtime.check_database,
         "storage": runtime.check_storage,
         "provider": runtime.check_provider,
+        "provider_model": runtime.check_model,
     }
     with HealthServer(settings.health_port, checks, registry, host=settings.health_host) as health:
         log.info("generator_started", replica=runtime.replica, health_port=health.port)

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+import structlog
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 from supabase import AsyncClient
@@ -19,12 +20,14 @@ from wearon_generator.breaker import ProviderBreaker
 from wearon_generator.dead_letters import DeadLetters
 from wearon_generator.election import Election
 from wearon_generator.end_users import hash_key
+from wearon_generator.fallback import ProviderWithFallback
 from wearon_generator.image_processor import ImageProcessor
 from wearon_generator.keep_trying import Stopping
 from wearon_generator.lanes import HandedTasks, Lanes
 from wearon_generator.leases import LeaseKeeper
 from wearon_generator.ledger import Database, Ledger, SupabaseDatabase
 from wearon_generator.metrics import MeanOfStep, Metrics, gauge_value
+from wearon_generator.model_watch import ModelWatch
 from wearon_generator.models import find_model
 from wearon_generator.openai_provider import OpenAIProvider, connect_openai
 from wearon_generator.presence import Presence
@@ -41,6 +44,8 @@ from wearon_generator.waiting import JobRunner
 from wearon_service_kit.images.fetch import ImageFetcher
 from wearon_service_kit.memory import MB, MemoryBudget, memory_limit
 from wearon_service_kit.redis_clients import connect_async
+
+log = structlog.get_logger()
 
 SUPABASE_CONNECTIONS: Final = 64
 RENEWAL_CONNECTIONS: Final = 2
@@ -83,6 +88,7 @@ class Generator:
     rejections: Rejections
     presence: Presence
     breaker: ProviderGuard
+    model_watch: ModelWatch
     leases: LeaseKeeper
     line: SlotLine
     lanes: Lanes
@@ -93,6 +99,7 @@ class Generator:
         """Begin to renew leases, hand out slots and sweep."""
         await self.presence.start()
         self.breaker.start()
+        self.model_watch.start()
         self.leases.start()
         self.line.start()
         self.lanes.start()
@@ -104,6 +111,7 @@ class Generator:
         await self.line.stop()
         await self.lanes.stop()
         await self.leases.stop()
+        await self.model_watch.stop()
         await self.breaker.stop()
         await self.presence.stop()
         await self.redis.aclose()
@@ -117,6 +125,7 @@ def provider_scope(settings: GeneratorSettings) -> str:
         settings.openai_org_id or "",
         settings.openai_project_id or "",
         settings.openai_model,
+        settings.openai_fallback_model or "",
         settings.openai_quality or "",
         settings.openai_size or "",
         settings.openai_complexity or "",
@@ -177,12 +186,17 @@ async def bootstrap(
             "waiting": gauge_value(metrics.waiting),
             "working": gauge_value(metrics.working),
             "provider_pause": guard.reason,
+            "model": with_fallback.model,
+            "fallback_because": with_fallback.reason,
         }
 
+    with_fallback = ProviderWithFallback(*((provider, None) if provider else _connect_provider(settings)))
+    model_watch = ModelWatch(with_fallback, metrics, clock, now, refused_because=lambda: guard.reason)
     presence = Presence(redis, replica, describe)
 
     async def admission() -> None:
         await presence.wait_until_resumed()
+        await model_watch.wait_until_served()
         await guard.wait_until_closed()
 
     line = line_class(
@@ -197,7 +211,7 @@ async def bootstrap(
         ledger=ledger,
         store=store,
         images=images or _image_processor(settings, fetcher, memory, metrics, timing),
-        provider=provider or _connect_provider(settings),
+        provider=with_fallback,
         max_calls=settings.openai_max_retries,
         hash_key=hash_key(settings.supabase_service_role_key.get_secret_value()),
         line=line,
@@ -253,6 +267,7 @@ async def bootstrap(
         rejections=rejections,
         presence=presence,
         breaker=guard,
+        model_watch=model_watch,
         leases=leases,
         line=line,
         lanes=in_redis,
@@ -271,7 +286,8 @@ def connect_to_supabase(
     )
 
 
-def _connect_provider(settings: GeneratorSettings) -> Provider:
+def _connect_provider(settings: GeneratorSettings) -> tuple[Provider, Provider | None]:
+    """The model that makes the pictures, and the one for when that is refused."""
     client = connect_openai(
         settings.openai_api_key.get_secret_value(),
         base_url=settings.openai_base_url,
@@ -280,9 +296,18 @@ def _connect_provider(settings: GeneratorSettings) -> Provider:
         proxies=settings.proxies,
         timeout_seconds=settings.openai_timeout_seconds,
     )
-    model = find_model(settings.openai_model)
-    fields = model.fields(settings.openai_quality, settings.openai_size, settings.openai_complexity)
-    return OpenAIProvider(client, model, fields)
+
+    def serve(name: str) -> Provider:
+        model = find_model(name)
+        if model.price is None:
+            log.warning("model_without_price", model=name)
+        if settings.openai_complexity and not model.complexities:
+            log.warning("complexity_not_sent", model=name)
+        fields = model.fields(settings.openai_quality, settings.openai_size, settings.openai_complexity)
+        return OpenAIProvider(client, model, fields)
+
+    fallback = settings.openai_fallback_model
+    return serve(settings.openai_model), serve(fallback) if fallback else None
 
 
 def build_fetcher(

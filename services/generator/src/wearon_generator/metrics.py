@@ -128,6 +128,17 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        self.model_days_left = Gauge(
+            "wearon_generator_model_days_left",
+            "Days until the image model is switched off; +Inf if no end is announced.",
+            ["model"],
+            registry=registry,
+        )
+        self.fallback_in_use = Gauge(
+            "wearon_generator_fallback_in_use",
+            "1 while OPENAI_FALLBACK_MODEL makes the pictures.",
+            registry=registry,
+        )
         self.ledger_sessions = Gauge(
             "wearon_generator_ledger_sessions",
             "Sessions of all replicas in the ledger: waiting, working, retrying, expired, flagged, owed, "

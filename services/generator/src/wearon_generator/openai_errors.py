@@ -27,6 +27,7 @@ _BY_CODE: Final[dict[str, Refusal]] = {
     "organization_not_verified": _R.FORBIDDEN,
     "unsupported_country_region_territory": _R.FORBIDDEN,
     "model_not_found": _R.MODEL_GONE,
+    "missing_scope": _R.FORBIDDEN,
     "unknown_parameter": _R.PARAMETER_REFUSED,
     "unsupported_parameter": _R.PARAMETER_REFUSED,
     "unsupported_value": _R.PARAMETER_REFUSED,

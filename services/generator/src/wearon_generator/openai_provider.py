@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from datetime import date
 from decimal import Decimal
 from typing import Final
 
 import httpcore
 from openai import APIConnectionError, APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
 from openai.types import ImagesResponse
+from openai.types import Model as OpenAIModel
 
 from wearon_generator.models import Model
 from wearon_generator.openai_errors import classify, picture_in_question
 from wearon_generator.prices import Usage, estimate_cost
 from wearon_generator.prompts import default_prompt, file_names
-from wearon_generator.provider import Generated, ProviderError
+from wearon_generator.provider import Generated, ModelState, ModelStatus, ProviderError
 from wearon_generator.refusals import Refusal
 from wearon_generator.storage import content_type
 from wearon_service_kit.environment import Proxies
 
 OPENAI_URL: Final = "https://api.openai.com/v1"
+_LOOK_UP_SECONDS: Final = 10.0
+_STATES: Final = {
+    Refusal.MODEL_GONE: ModelState.GONE,
+    Refusal.KEY_REFUSED: ModelState.KEY_REFUSED,
+    Refusal.SERVER_ERROR: ModelState.UNREACHABLE,
+    Refusal.RATE_LIMIT: ModelState.UNREACHABLE,
+}
 _MOST_TOKENS: Final = 2**31 - 1  # the ledger's columns are integers
 
 
@@ -57,6 +66,29 @@ class OpenAIProvider:
         self._client = client
         self._model = model
         self._fields = fields
+
+    @property
+    def model(self) -> str:
+        """See `Provider`."""
+        return self._model.name
+
+    async def look_up(self) -> ModelStatus:
+        """See `Provider`."""
+        try:
+            found: object = await self._client.models.retrieve(self._model.name, timeout=_LOOK_UP_SECONDS)
+        except APIStatusError as error:
+            refusal = classify(error.status_code, _text(error.code), _text(error.type), _text(error.param))
+            return self._status(_STATES.get(refusal, ModelState.NOT_TOLD), f"status {error.status_code}")
+        except APIConnectionError as error:
+            return self._status(ModelState.UNREACHABLE, type(error).__name__)
+        except (OpenAIError, ValueError) as error:
+            return self._status(ModelState.NOT_TOLD, type(error).__name__)
+        if not isinstance(found, OpenAIModel):
+            return self._status(ModelState.NOT_TOLD, "the answer is not the API's")
+        return self._status(ModelState.SERVED, ends=_date(found.shutdown_date))
+
+    def _status(self, state: ModelState, detail: str = "", ends: date | None = None) -> ModelStatus:
+        return ModelStatus(self._model.name, state, ends, detail, "OpenAI", "OPENAI_API_KEY")
 
     async def edit(self, pictures: Sequence[bytes], prompt: str, end_user: str) -> Generated:
         """See `Provider.edit`."""
@@ -111,6 +143,13 @@ class OpenAIProvider:
         if content_type(data) is None:
             raise self._error(Refusal.BAD_ANSWER, "the answer holds no JPEG, PNG or WebP", usage, cost)
         return Generated(data, usage, cost, self._model.name)
+
+
+def _date(value: object) -> date | None:
+    try:
+        return date.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
 
 
 def _text(value: object) -> str | None:

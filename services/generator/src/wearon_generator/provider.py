@@ -10,7 +10,9 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal
+from enum import Enum, auto
 from typing import Final, Protocol
 
 import structlog
@@ -80,8 +82,39 @@ class Generated:
     model: str
 
 
+class ModelState(Enum):
+    """What a provider tells of a model."""
+
+    SERVED = auto()
+    GONE = auto()  # unknown, or shut down
+    KEY_REFUSED = auto()
+    NOT_TOLD = auto()  # it has no such call, or does not let this key make it
+    UNREACHABLE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """`ends`: the day on which it is switched off, if that is announced. `detail` is for the log."""
+
+    model: str
+    state: ModelState
+    ends: date | None = None
+    detail: str = ""
+    told_by: str = "the provider"
+    key_setting: str = "another key"
+
+
 class Provider(Protocol):
-    """An image provider."""
+    """One model of an image provider."""
+
+    @property
+    def model(self) -> str:
+        """Its name."""
+        ...
+
+    async def look_up(self) -> ModelStatus:
+        """What the provider tells of the model; never raises."""
+        ...
 
     async def edit(self, pictures: Sequence[bytes], prompt: str, end_user: str) -> Generated:
         """Make one call: `pictures` (JPEG bytes, the person first) and a prompt in, a picture out.

@@ -102,7 +102,8 @@ class Runtime:
         except SupabaseUnavailable as error:
             self._generator.sweeper.supabase_was_unavailable()
             return f"Supabase cannot be reached: {error}"
-        return None
+        self._thread.run(self._generator.model_watch.look_if_due())
+        return self._generator.model_watch.problem
 
     def start(self) -> None:
         """Begin to renew leases, hand out slots and sweep."""
@@ -149,6 +150,11 @@ class Runtime:
                 False, f"paused: the provider refuses every job ({self._generator.breaker.reason})"
             )
         return CheckResult(True)
+
+    def check_model(self) -> CheckResult:
+        """Whether the provider serves the model and takes the key; a fallback in use is told."""
+        watch = self._generator.model_watch
+        return CheckResult(watch.problem is None, watch.problem or watch.told)
 
     def _check(self, call: Callable[[], Awaitable[None]]) -> CheckResult:
         async def within_time() -> None:

@@ -89,6 +89,9 @@ class GeneratorSettings(ProxySettings):
         OpenAIId | None, Field(description="Project to bill, for a key that belongs to several.")
     ] = None
     openai_model: Annotated[str, Field(min_length=1, description="Image model.")] = DEFAULT_MODEL
+    openai_fallback_model: Annotated[
+        str | None, Field(description="Image model for when OpenAI refuses the other as gone or forbidden.")
+    ] = None
     openai_quality: Annotated[
         str | None, Field(description="Quality of the pictures; without it the model's default.")
     ] = None
