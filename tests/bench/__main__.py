@@ -10,7 +10,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.bench import bridge, footprint, generator, images, profiles, scaling, sizing
+from tests.bench import bridge, footprint, generator, images, memory, profiles, scaling, sizing
 from tests.bench.noise import compare
 from tests.bench.plots import draw
 from tests.bench.report import Bench, Section, write_json
@@ -18,6 +18,7 @@ from tests.bench.report import Bench, Section, write_json
 BENCHES: dict[str, Bench] = {
     "bridge": bridge.run,
     "images": images.run,
+    "memory": memory.run,
     "footprint": footprint.run,
     "scaling": scaling.run,
     "generator": generator.run,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import random
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
@@ -53,6 +52,7 @@ class ImageProcessor:
         self._metrics = metrics
         self._timing = timing
         self._memory = memory
+        self._heavy = asyncio.Semaphore(1)
 
     async def download_and_resize(self, urls: list[str]) -> list[bytes]:
         """JPEG bytes of all `urls`, in their order; raises `InputImageError` for the first that fails.
@@ -101,12 +101,16 @@ class ImageProcessor:
             admit: Admit = lambda size: held.enter_async_context(memory.downloads.hold(size))  # noqa: E731
             data = (await self._fetcher.fetch(url, admit=admit)).data
             needed = await asyncio.to_thread(memory_needed, data)
+            if needed > HEAVY_BYTES:
+                return await self._prepare_heavy(data, needed)
             async with memory.decodes.hold(needed):
-                prepare = functools.partial(_prepare_here, data)
-                if needed > HEAVY_BYTES:
-                    # A decoder that needs more than was thought then ends its own process, not all jobs.
-                    prepare = functools.partial(prepare_in_child, data, max_side=MAX_SIDE, memory=needed)
-                return await asyncio.get_running_loop().run_in_executor(self._decoders, prepare)
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._decoders, _prepare_here, data)
+
+    async def _prepare_heavy(self, data: bytes, needed: int) -> bytes:
+        """One at a time, so that others find memory and a core. Too much of it ends the child alone."""
+        async with self._heavy, self._memory.decodes.hold(needed):
+            return await asyncio.to_thread(prepare_in_child, data, max_side=MAX_SIDE, memory=needed)
 
 
 def _prepare_here(data: bytes) -> bytes:
