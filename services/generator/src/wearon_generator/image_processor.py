@@ -22,6 +22,7 @@ from wearon_service_kit.memory import MemoryBudget
 log = structlog.get_logger()
 
 MAX_SIDE: Final = 1024
+PICTURES_OF_A_JOB_AT_ONCE: Final = 3  # so that one job of 16 large files leaves memory to the others
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 8.0
 
@@ -60,9 +61,12 @@ class ImageProcessor:
         A host that cannot be reached is tried again for a while, our own Storage for longer. Tries and
         pauses count: waiting for a place to download, or for memory, is nobody's fault.
         """
+        turns = asyncio.Semaphore(PICTURES_OF_A_JOB_AT_ONCE)
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._prepare(index, url)) for index, url in enumerate(urls)]
+                tasks = [
+                    group.create_task(self._prepare(index, url, turns)) for index, url in enumerate(urls)
+                ]
         except BaseExceptionGroup as errors:
             first = errors.exceptions[0]
             if isinstance(first, InputImageError):
@@ -70,12 +74,13 @@ class ImageProcessor:
             raise first from None
         return [task.result() for task in tasks]
 
-    async def _prepare(self, index: int, url: str) -> bytes:
+    async def _prepare(self, index: int, url: str, turns: asyncio.Semaphore) -> bytes:
         spent = 0.0
         pause = _FIRST_PAUSE
         while True:
             try:
-                return await self._fetch_and_resize(url)
+                async with turns:
+                    return await self._fetch_and_resize(url)
             except ImageRefused as error:
                 raise InputImageError(error.code, index, error.detail) from error
             except ImageUnreachable as error:
