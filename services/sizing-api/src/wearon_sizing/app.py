@@ -42,7 +42,6 @@ from wearon_sizing.measuring import Method, load_method
 from wearon_sizing.metrics import Metrics
 from wearon_sizing.middleware import RequestMiddleware, request_id_of
 from wearon_sizing.photo_check import look, refuse_try_on
-from wearon_sizing.population import Population, load_population
 from wearon_sizing.pose import Landmarker, ModelMissingError
 from wearon_sizing.redis_watch import RedisWatch
 from wearon_sizing.settings import SizingSettings
@@ -122,7 +121,6 @@ class Sizer:
         fetcher: ImageFetcher,
         workers: Workers,
         method: Method,
-        population: Population,
         metrics: Metrics,
         *,
         budget_seconds: float = BUDGET_SECONDS,
@@ -131,7 +129,6 @@ class Sizer:
         self._fetcher = fetcher
         self._workers = workers
         self._method = method
-        self._population = population
         self._metrics = metrics
         self._at_once = 0
 
@@ -263,7 +260,7 @@ class Sizer:
         self, body: EstimateWithoutPhotoRequest, chart: Chart | None
     ) -> EstimateBodyResponse:
         shopper = _shopper_of(body)
-        estimate = without_photo(shopper, self._population, self._method.body_type_edges)
+        estimate = without_photo(shopper, self._method.population, self._method.body_type_edges)
         return self._answer(estimate, chart, shopper)
 
     def _answer(self, estimate: Estimate, chart: Chart | None, shopper: Shopper) -> EstimateBodyResponse:
@@ -337,7 +334,7 @@ def key_check(keys: tuple[str, ...]) -> Callable[..., None]:
 
 def create_app(settings: SizingSettings) -> FastAPI:
     """The service with everything it needs; models and connections are made when it starts."""
-    method, population = load_method(), load_population()
+    method = load_method()
     metrics = Metrics()
     redis = RedisWatch(settings.redis_url)
 
@@ -356,7 +353,7 @@ def create_app(settings: SizingSettings) -> FastAPI:
         metrics.registry.register(ReadyGauge(readiness))
         app.state.workers = workers
         app.state.readiness = readiness
-        app.state.sizer = Sizer(fetcher, workers, method, population, metrics)
+        app.state.sizer = Sizer(fetcher, workers, method, metrics)
         async with redis.watching():
             _log.info("sizing_started", landmarkers=settings.workers if workers.loaded else 0)
             yield
