@@ -16,6 +16,8 @@ from wearon_local.processes import wait_until
 from wearon_local.services import Service
 from wearon_local.stack import Stack
 
+pytestmark = pytest.mark.slow
+
 OLD: Final = "gpt-image-1.5"  # its end is what this is about
 NEW: Final = "gpt-image-2.6-sunburst"
 THE_DAY: Final = date(2026, 12, 1)

@@ -16,6 +16,8 @@ from wearon_local.processes import wait_until
 from wearon_local.services import Service
 from wearon_local.stack import Stack
 
+pytestmark = pytest.mark.slow
+
 BACKLOG: Final = 40
 EDITS: Final = "/v1/images/edits"
 
