@@ -103,5 +103,9 @@ bench-people: setup model ## Errors on real people, for evaluation only: DATA=fo
 check-photos: setup model ## What the photo check says of PHOTOS=folder, none of which may be measured; RENDERS=renders2/dev adds made situations
 	.venv/bin/python services/sizing-api/tools/check_photos.py --photos "$(PHOTOS)" $(if $(RENDERS),--renders "$(RENDERS)")
 
+.PHONY: sample-sets
+sample-sets: setup ## Open all pictures below SETS="folder folder", no crash allowed, and compare them with libvips
+	$(PY) packages/service-kit/tools/sample_sets.py $(SETS)
+
 include deploy/deploy.mk
 -include deploy/local/local.mk
