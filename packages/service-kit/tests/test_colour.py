@@ -116,6 +116,15 @@ def test_grey_png_with_a_transparent_level_uses_its_grey_profile(depth: int) -> 
     assert found[0, 20].tolist() == [255, 255, 255]
 
 
+def test_only_the_very_level_that_a_16_bit_grey_png_names_is_transparent() -> None:
+    levels = np.arange(SIDE * SIDE, dtype=">u2").reshape(SIDE, SIDE)  # 0 to 4095: 16 of 255 at most
+    transparent = png_chunk(b"tRNS", struct.pack(">H", 300))
+    pixels = b"".join(b"\0" + row.tobytes() for row in levels)
+    found = opened(png(SIDE, SIDE, transparent, depth=16, pixels=pixels))
+    assert np.argwhere(found.min(axis=-1) > 16).tolist() == [[300 // SIDE, 300 % SIDE]]
+    assert found[300 // SIDE, 300 % SIDE].tolist() == [255, 255, 255]
+
+
 @pytest.mark.parametrize("depth", [8, 16])
 @pytest.mark.parametrize("colour", [2, 6])
 def test_display_p3_by_code_points_without_a_profile(colour: int, depth: int) -> None:

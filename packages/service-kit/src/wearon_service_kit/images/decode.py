@@ -285,18 +285,31 @@ def _scale_transparent_colour(image: Image.Image, depth: int) -> None:
     key = image.info.get("transparency")
     if isinstance(key, tuple) and depth == 16:
         image.info["transparency"] = tuple(sample >> 8 for sample in key)
-    elif isinstance(key, int) and image.mode in ("L", "I;16"):
+    elif isinstance(key, int) and image.mode == "L":
         image.info["transparency"] = round(key * 255 / (2**depth - 1))
 
 
 def _unify(image: Image.Image, *, grey: bool) -> Image.Image:
     """Grey stays grey, so that a profile for grey fits."""
-    if image.mode == "I;16":  # Pillow's own conversion clips instead of scaling
-        image = image.point(lambda value: value * (1 / 257) + 0.5).convert("L")
+    if image.mode == "I;16":
+        return _unify_16_bit_grey(image)
     grey = grey or image.mode in ("1", "L", "LA")
     if image.has_transparency_data:
         return image.convert("LA" if grey else "RGBA")
     return image.convert("L" if grey else "RGB")
+
+
+def _unify_16_bit_grey(image: Image.Image) -> Image.Image:
+    """Some 256 of its levels become one of L, of which only the very one that is named is transparent."""
+    # Pillow's own conversion clips instead of scaling.
+    grey = image.point(lambda value: value * (1 / 257) + 0.5).convert("L")
+    key = image.info.get("transparency")
+    if isinstance(key, int):
+        grey.info.pop("transparency", None)
+        alpha = [255] * 65_536
+        alpha[key] = 0
+        grey.putalpha(image.convert("I").point(alpha, "L"))
+    return grey
 
 
 def _orientation(exif: bytes | None) -> int:
