@@ -43,10 +43,10 @@ def test_limit_is_read_from_the_container(files: dict[str, str], expected: int, 
 
 
 @pytest.mark.parametrize("limit", [1, LEAST_BYTES, 1024 * MB, 16 * 1024 * MB])
-def test_shares_and_the_process_itself_make_up_the_limit(limit: int) -> None:
+def test_shares_leave_an_eighth_and_the_process_itself_within_the_limit(limit: int) -> None:
     budget = MemoryBudget.of(limit)
-    shares = budget.downloads.limit + budget.decodes.limit + budget.kept.limit
-    assert shares + PROCESS_BYTES == max(limit, LEAST_BYTES)
+    free = max(limit, LEAST_BYTES) - PROCESS_BYTES
+    assert free * 7 // 8 - 2 <= budget.downloads.limit + budget.decodes.limit <= free * 7 // 8
     assert budget.downloads.limit >= 10 * MB, "the largest download fits"
 
 

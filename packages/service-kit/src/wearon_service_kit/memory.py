@@ -88,19 +88,17 @@ class ByteBudget:
 class MemoryBudget:
     """One process's memory for pictures, shared out so that no one who waits holds what another waits for.
 
-    `downloads`: files as they came, until they are decoded. `decodes`: what decoders take, beside the file.
-    `kept`: prepared pictures and results, for as long as a job has them. A job may ask for downloads, then
-    decodes, then kept; what it holds of an earlier one while it waits for a later one is given back without
-    anybody needing more of the earlier one.
+    `downloads`: files as they came, until they are decoded. `decodes`: what decoders take, beside the file. A
+    job may ask for downloads, then for decodes; what it holds of the first while it waits for the second is
+    given back without anybody needing more of the first. An eighth is given to neither: prepared pictures and
+    results live in it.
     """
 
     downloads: ByteBudget
     decodes: ByteBudget
-    kept: ByteBudget
 
     @classmethod
     def of(cls, limit: int) -> MemoryBudget:
         """The budget of a process that may use `limit` bytes in all, itself included."""
         free = max(limit - PROCESS_BYTES, LEAST_BYTES - PROCESS_BYTES)
-        downloads, kept = free // 8, free // 8
-        return cls(ByteBudget(downloads), ByteBudget(free - downloads - kept), ByteBudget(kept))
+        return cls(ByteBudget(free // 8), ByteBudget(free * 3 // 4))

@@ -1,4 +1,4 @@
-"""What a replica tells of itself through Redis, and what the operator tells all replicas."""
+"""Heartbeat of a generator in Redis, and the operator's pause switch."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ REPLICA_PREFIX: Final = "wearon:generators:"
 PAUSED_KEY: Final = "wearon:generators:paused"
 """While it exists, no generator starts a job; its value says since when and why."""
 
-_TELL_SECONDS: Final = 2.0
-_FORGET_SECONDS: Final = 10
+_HEARTBEAT_INTERVAL: Final = 2.0  # seconds; also how long a pause takes to reach every generator
+_HEARTBEAT_TTL: Final = 10  # seconds; five heartbeats may be lost before a generator counts as gone
 
 
 class Presence:
-    """Tells every two seconds that this replica lives, and listens whether jobs may be started."""
+    """Sends this replica's heartbeat, and looks at the same time whether jobs may be started."""
 
     def __init__(self, redis: Redis, replica: str, describe: Callable[[], dict[str, Any]]) -> None:
         """`describe`: what the operator may want to know of this replica, as JSON."""
@@ -49,30 +49,30 @@ class Presence:
         await self._may_start.wait()
 
     async def start(self) -> None:
-        """Tell and listen once, then periodically."""
-        await self._tell()
+        """Send the first heartbeat, then one after another."""
+        await self._beat()
         self._background.start(self._run())
 
     async def stop(self) -> None:
-        """Tell no more, and be gone at once."""
+        """Send no more, and be gone at once."""
         await self._background.stop()
         with contextlib.suppress(RedisError):
             await self._redis.delete(self._key)
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(_TELL_SECONDS)
-            await self._tell()
+            await asyncio.sleep(_HEARTBEAT_INTERVAL)
+            await self._beat()
 
-    async def _tell(self) -> None:
+    async def _beat(self) -> None:
         told = json.dumps({"since": self._since, **self._describe()})
         try:
             async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.set(self._key, told, ex=_FORGET_SECONDS)
+                pipe.set(self._key, told, ex=_HEARTBEAT_TTL)
                 pipe.exists(PAUSED_KEY)
                 _, is_paused = await pipe.execute()
         except RedisError as error:
-            log.debug("presence_not_told", reason=type(error).__name__)
+            log.debug("heartbeat_failed", reason=type(error).__name__)
             return
         if bool(is_paused) != self.paused:
             log.warning("jobs_paused" if is_paused else "jobs_resumed")
