@@ -49,22 +49,19 @@ lint: setup check-generated lint-deploy ## Format check, lint, types, import bor
 # Most tests wait, so more run at once than there are cores; a file's tests stay together.
 SIDE_BY_SIDE ?= 4
 PYTEST = .venv/bin/python -m pytest -q
-TOGETHER = $(PYTEST) -n $(SIDE_BY_SIDE) --dist loadgroup
+TOGETHER = $(PYTEST) -n $(SIDE_BY_SIDE) --dist loadfile
 
 test: setup model ## Run the quick tests on real parts: Redis, PostgreSQL, PostgREST and Node, all started by the tests
 	$(TOGETHER) -m "not slow and not alone and not full"
 	$(PYTEST) -m "alone and not slow and not full"
 
-test-all: setup model ## Run all tests, with real timeouts, kills and outages, as CI does
+test-all: test-together test-alone ## Run all tests, with real timeouts, kills and outages, as CI does
+
+test-together: setup model
 	$(TOGETHER) -m "not alone and not full"
+
+test-alone: setup model
 	$(PYTEST) -m "alone and not full"
-
-coverage-core: setup ## Branch coverage of the generator's two job modules by their unit tests, at least 95 %
-	.venv/bin/python -m pytest -q services/generator/tests/test_attempt.py services/generator/tests/test_waiting.py services/generator/tests/test_quarantine.py \
-	  --cov wearon_generator.attempt --cov wearon_generator.waiting --cov-branch --cov-report term-missing --cov-fail-under 95
-
-test-migrations: setup ## Migrate 1,000,000 sessions while the application writes, and sweep beside as many waiting tasks
-	$(PYTEST) -m full tests/integration/test_ledger_migrations.py tests/integration/test_ledger_sweep_cost.py
 
 model: setup ## Fetch the pose model (9 MB) into .local/models, checked by its sha256
 	.venv/bin/python services/sizing-api/fetch_model.py

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import subprocess
 from collections.abc import Iterator
@@ -40,15 +42,31 @@ class Ajv:
 
 @pytest.fixture(scope="session")
 def typescript() -> Path:
-    """The TypeScript package's folder, its locked tools installed and its sources compiled."""
+    """The TypeScript package's folder, its locked tools installed and its sources compiled.
+
+    Several processes of one test run may ask at once: the first does it, the others wait and find it done.
+    """
     lock = TYPESCRIPT / "package-lock.json"
     installed = TYPESCRIPT / "node_modules/.package-lock.json"
-    if not installed.is_file() or installed.stat().st_mtime < lock.stat().st_mtime:
-        subprocess.run(
-            ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=TYPESCRIPT, check=True
-        )
-    subprocess.run(["npm", "run", "--silent", "build"], cwd=TYPESCRIPT, check=True)
+    built = TYPESCRIPT / "node_modules/.built"
+    with (TYPESCRIPT / "package.json").open() as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        if not installed.is_file() or installed.stat().st_mtime < lock.stat().st_mtime:
+            npm_ci = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
+            subprocess.run(npm_ci, cwd=TYPESCRIPT, check=True)
+        sources = _digest_of_sources()
+        if not built.is_file() or built.read_text() != sources or not (TYPESCRIPT / "dist").is_dir():
+            subprocess.run(["npm", "run", "--silent", "build"], cwd=TYPESCRIPT, check=True)
+            built.write_text(sources)
     return TYPESCRIPT
+
+
+def _digest_of_sources() -> str:
+    digest = hashlib.sha256()
+    for pattern in ("src/*", "generated/*", "tools/*", "*.json"):
+        for file in sorted(TYPESCRIPT.glob(pattern)):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 @pytest.fixture(scope="session")

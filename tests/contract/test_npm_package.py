@@ -23,7 +23,7 @@ def _run(command: Sequence[str | Path], cwd: Path) -> subprocess.CompletedProces
 def project(typescript: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty project with the packed package and what it depends on in its node_modules."""
     project = tmp_path_factory.mktemp("project")
-    packed = _run(["npm", "pack", "--silent", "--pack-destination", project], typescript)
+    packed = _run(["npm", "pack", "--silent", "--ignore-scripts", "--pack-destination", project], typescript)
     assert packed.returncode == 0, packed.stderr
     target = project / "node_modules/@wearon/contracts"
     target.mkdir(parents=True)

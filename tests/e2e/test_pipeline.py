@@ -91,13 +91,14 @@ def test_content_credentials_of_the_answer_survive_byte_for_byte(tryons: TryOns)
 
 def test_provider_can_tell_people_apart_and_learns_no_id(tryons: TryOns) -> None:
     user, store = tryons.app.create_user(credits=2), tryons.app.create_store(credits=9)
+    shopper, other = tryons.app.create_shopper(store), tryons.app.create_shopper(store)
     options: dict[str, Any] = {"image_urls": tryons.inputs(), "prompt": "a coat"}
     jobs = {
         "user": tryons.app.b2c_job(user, **options),
         "user again": tryons.app.b2c_job(user, **options),
-        "shopper": tryons.app.b2b_job(store, shopper_email="a@example.com", **options),
-        "shopper again": tryons.app.b2b_job(store, shopper_email="A@example.com", **options),
-        "other shopper": tryons.app.b2b_job(store, shopper_email="b@example.com", **options),
+        "shopper": tryons.app.b2b_job(store, shopper_email=shopper, **options),
+        "shopper again": tryons.app.b2b_job(store, shopper_email=shopper, **options),
+        "other shopper": tryons.app.b2b_job(store, shopper_email=other, **options),
         "nobody known": tryons.app.b2b_job(store, **options),
         "nobody known again": tryons.app.b2b_job(store, **options),
     }
@@ -109,7 +110,7 @@ def test_provider_can_tell_people_apart_and_learns_no_id(tryons: TryOns) -> None
         (call,) = tryons.stack.openai.calls()
         hashes[name] = call["parameters"]["safety_identifier"]
         told = json.dumps({**call, "images": []}).lower()
-        assert not any(str(secret) in told for secret in (user, store, job.session_id, "example.com"))
+        assert not any(str(secret) in told for secret in (user, store, job.session_id, shopper, other))
     assert all(re.fullmatch("[0-9a-f]{64}", value) for value in hashes.values())
     assert hashes["user"] == hashes["user again"]
     assert hashes["shopper"] == hashes["shopper again"]

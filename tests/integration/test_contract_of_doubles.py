@@ -18,6 +18,7 @@ from wearon_generator.ledger import Database, MigrationsMissing, SupabaseDatabas
 from wearon_generator.storage import Bucket, BucketMissing, SupabaseBucket
 from wearon_generator.supabase_client import SupabaseUnavailable, connect_supabase
 from wearon_local.stack import Stack
+from wearon_service_kit.environment import Proxies
 
 LEASE = 30
 COMPARED = ("verdict", "attempt", "rate_limit_retries", "outcome", "holders_lost", "postponed")
@@ -303,7 +304,9 @@ async def a_bucket(bucket: Bucket) -> list[Any]:
 def test_in_memory_bucket_behaves_as_the_real_one(stack: Stack) -> None:
     async def test() -> None:
         env = stack.env_for("generator")
-        client = connect_supabase(env["SUPABASE_URL"], env["SUPABASE_SERVICE_ROLE_KEY"], connections=2)
+        client = connect_supabase(
+            env["SUPABASE_URL"], env["SUPABASE_SERVICE_ROLE_KEY"], connections=2, proxies=Proxies()
+        )
         assert await a_bucket(SupabaseBucket(client, "images")) == await a_bucket(InMemoryBucket())
         missing = InMemoryBucket()
         missing.missing = True

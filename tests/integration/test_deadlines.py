@@ -12,6 +12,7 @@ import pytest
 from tests.integration.tryons import PAYERS, Payer, Samples, TryOn, TryOns, events_of, start_generators
 
 from wearon_contracts.errors import ErrorCode, sentence
+from wearon_generator.presence import PAUSED_KEY
 from wearon_local.app.next_app import SAMPLE_SHOP_GARMENT
 from wearon_local.processes import free_port, wait_until
 from wearon_local.services import Service
@@ -225,7 +226,10 @@ def test_sigterm_with_128_held_jobs_while_redis_is_silent_ends_within_its_patien
     stack.stop_services()
     stack.reset()
     stack.start_service("consumer")
-    (stopped,) = start_generators(stack, 1, {"GENERATIONS_PER_MINUTE": "1"}, timing={"stop_patience": 4})
+    # So high that lanes hand on more than 128 jobs, which then wait for the operator's pause to end.
+    (stopped,) = start_generators(stack, 1, {"GENERATIONS_PER_MINUTE": "6000"}, timing={"stop_patience": 4})
+    with stack.redis.client() as client:
+        client.set(PAUSED_KEY, "{}")
     tryons = TryOns(stack)
     ordered = [tryons.order() for _ in range(130)]
     waiting = lambda: Samples(stopped.metrics()).total("jobs_waiting")  # noqa: E731
@@ -235,6 +239,8 @@ def test_sigterm_with_128_held_jobs_while_redis_is_silent_ends_within_its_patien
         assert stopped.terminate(timeout=25) == 0
     finally:
         stack.redis.resume()
+        with stack.redis.client() as client:
+            client.delete(PAUSED_KEY)
     assert stopped.events(event="generator_ended_by_force")
     # Each is still known, to Redis or to the ledger.
     expired = "update generation_ledger set lease_expires_at = now() where state <> 'settled' returning 1"

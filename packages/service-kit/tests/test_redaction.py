@@ -88,6 +88,7 @@ def test_a_token_is_hidden_whatever_surrounds_it(before: str, after: str) -> Non
     assert SECRET not in redact(f"{before} https://x.example/a?sig={SECRET} {after}")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "line",
     [

@@ -96,8 +96,8 @@ def parse_redis_url(url: str) -> RedisAddress:
     if not separator or scheme not in ("redis", "rediss", "sentinel"):
         raise RedisUrlInvalid(_wrong_scheme(scheme if separator else ""))
     rest = rest.replace(";sentinel://", ",")  # kombu writes a list of Sentinels so
-    authority, _, path_and_query = rest.partition("/") if "/" in rest else rest.partition("?")
-    path, query = _split_path(rest, authority, path_and_query)
+    location, _, query = rest.partition("?")
+    authority, _, path = location.partition("/")
     options = _options(query)
     userinfo, _, hosts = authority.rpartition("@")
     sentinel = scheme == "sentinel"
@@ -128,13 +128,6 @@ def _wrong_scheme(scheme: str) -> str:
     if "cluster" in scheme:
         return f"names a Redis Cluster, {NO_CLUSTER}"
     return _FORM
-
-
-def _split_path(rest: str, authority: str, tail: str) -> tuple[str, str]:
-    if rest[len(authority) : len(authority) + 1] == "?":
-        return "", tail
-    path, _, query = tail.partition("?")
-    return path, query
 
 
 def _options(query: str) -> dict[str, str]:
