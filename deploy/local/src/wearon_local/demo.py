@@ -36,9 +36,9 @@ SAMPLE_HEIGHT: Final = "161.3"
 _SETTLES_WITHIN: Final = 45.0
 _SIZES_WITHIN: Final = 60.0
 _STEPS: Final = {
-    "job_held": "waiting for a slot",
-    "session_processing": "fetching the images",
-    "images_ready": "waiting for the picture",
+    "job_held": "fetching the images",
+    "images_ready": "waiting for a slot",
+    "session_processing": "waiting for the picture",
     "provider_answered": "storing the picture",
     "session_requeued": "waiting for a retry",
 }
@@ -202,7 +202,7 @@ def _print_table(
     out: TextIO,
 ) -> None:
     events = generator.events()
-    steps = ("wait s", "images s", "OpenAI s", "store s")
+    steps = ("images s", "wait s", "OpenAI s", "store s")
     rows = [("job", "session", "status", "attempts", *steps, "credit", "payer", "payer's credits")]
     for try_on in try_ons:
         job = try_on.job
@@ -214,7 +214,7 @@ def _print_table(
                 str(job.session_id),
                 row["status"],
                 str(ledger.get("attempt", 0)),
-                *_seconds_per_step(row["created_at"], _of(job, events)),
+                *_seconds_per_step(_of(job, events)),
                 "spent" if row["status"] == "completed" else ledger.get("refund_state") or "kept",
                 payer,
                 f"{before[job.owner_id]} -> {after[job.owner_id]}",
@@ -239,13 +239,13 @@ def _ledger(stack: Stack, job: Job) -> dict[str, Any]:
     return known[0] if known else {}
 
 
-def _seconds_per_step(created_at: datetime, events: list[dict[str, Any]]) -> list[str]:
+def _seconds_per_step(events: list[dict[str, Any]]) -> list[str]:
     at = {e["event"]: datetime.fromisoformat(e["timestamp"]) for e in events}
     ended = at.get("session_completed") or at.get("session_failed")
     steps = [
-        (created_at, at.get("session_processing")),
-        (at.get("session_processing"), at.get("images_ready")),
-        (at.get("images_ready"), at.get("provider_answered") or ended),
+        (at.get("job_held"), at.get("images_ready")),
+        (at.get("images_ready"), at.get("session_processing")),
+        (at.get("session_processing"), at.get("provider_answered") or ended),
         (at.get("provider_answered"), at.get("session_completed")),
     ]
     return [f"{(end - start).total_seconds():.2f}" if start and end else "-" for start, end in steps]
