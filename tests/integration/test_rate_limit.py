@@ -57,7 +57,7 @@ def order_and_measure(
         f"calls by replica {sorted(shares.values())}"
     )
     assert max(gaps) < 2.5
-    assert min(shares.values()) >= 2, "a replica took no part"
+    assert min(shares.values()) >= 1, "a replica took no part"
 
 
 def test_rate_limit_holds_over_three_replicas(

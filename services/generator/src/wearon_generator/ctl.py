@@ -101,7 +101,8 @@ def _told_of(error: BaseException) -> tuple[str, int]:
             why = f"the database refused ({error.code}): are the migrations applied?"
         case UnicodeError():
             why, code = f"no valid text ({error}): check the arguments and the names of Redis's keys", 1
-        case ValueError():  # a proxy's page with status 200, or an answer that was cut off
+        # A proxy's page with status 200, an answer that was cut off, or one of another shape.
+        case ValueError() | SupabaseUnavailable():
             why, code = "what answered is not Supabase: check SUPABASE_URL and what stands before it", 1
         case _:
             why, code = f"a bug in wearonctl ({type(error).__name__}: {error}): please report it", 1

@@ -84,12 +84,15 @@ class ImageProcessor:
             except ImageRefused as error:
                 raise InputImageError(error.code, index, error.detail) from error
             except ImageUnreachable as error:
-                wait = max(pause * random.uniform(0.5, 1.5), error.retry_after or 0.0)  # noqa: S311
-                spent += error.seconds + wait
-                if spent > self._patience(error):
+                spent += error.seconds
+                left = self._patience(error) - spent
+                if left <= 0:
                     # That our own Storage does not answer is no fault of the picture.
                     code = ErrorCode.DEADLINE_EXCEEDED if error.trusted_origin else error.code
                     raise InputImageError(code, index, error.detail) from error
+                # The last try comes when the patience ends, not a whole pause before.
+                wait = min(max(pause * random.uniform(0.5, 1.5), error.retry_after or 0.0), left)  # noqa: S311
+                spent += wait
                 log.warning(
                     "image_unreachable", image=index, code=error.code.value, retry_in_seconds=round(wait, 2)
                 )
