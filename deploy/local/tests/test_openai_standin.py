@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import time
+from datetime import date
 
 import httpx
 import openai
@@ -201,6 +202,49 @@ def test_what_the_real_api_refuses_is_refused(stack: Stack, client: openai.OpenA
         client.images.edit(model=MODEL, image=pictures(), prompt="x", size="256x256")
     assert wrong_size.value.param == "size"
     assert {c["outcome"] for c in stack.openai.calls()} == {"refused"}
+
+
+def test_a_field_that_the_model_does_not_take_is_refused_by_name(stack: Stack, client: openai.OpenAI) -> None:
+    stack.openai.set_today(date(2026, 11, 30))  # gpt-image-1.5 is served until then
+    with pytest.raises(openai.BadRequestError) as unknown:
+        client.images.edit(model=MODEL, image=pictures(), prompt="x", input_fidelity="high")
+    assert (unknown.value.code, unknown.value.param) == ("unknown_parameter", "input_fidelity")
+    older = client.images.edit(
+        model="gpt-image-1.5", image=pictures(), prompt="x", size="1024x1536", input_fidelity="high"
+    )
+    assert older.data
+
+
+def test_a_model_is_served_until_the_day_it_is_switched_off(stack: Stack, client: openai.OpenAI) -> None:
+    stack.openai.set_today(date(2026, 11, 30))
+    told = client.models.retrieve("gpt-image-1.5")
+    assert told.to_dict()["shutdown_date"] == "2026-12-01"
+    stack.openai.set_today(date(2026, 12, 1))
+    with pytest.raises(openai.NotFoundError) as gone:
+        client.models.retrieve("gpt-image-1.5")
+    assert gone.value.code == "model_not_found"
+    with pytest.raises(openai.NotFoundError):
+        client.images.edit(model="gpt-image-1.5", image=pictures(), prompt="x")
+    stack.openai.set_today(None)
+    assert client.models.retrieve(MODEL).id == MODEL
+
+
+@pytest.mark.parametrize(
+    ("word", "size", "colours"), [("tiny", (256, 384), 2), ("blank", (1024, 1536), 1), ("cut_off", None, 0)]
+)
+def test_pictures_that_nobody_can_use(
+    client: openai.OpenAI, word: str, size: tuple[int, int] | None, colours: int
+) -> None:
+    answer = edit(client, f"[[standin:{word}]]").data
+    assert answer is not None
+    data = base64.b64decode(answer[0].b64_json or "", validate=True)
+    with Image.open(io.BytesIO(data)) as image:
+        if size is None:
+            with pytest.raises(OSError, match="truncated"):
+                image.load()
+        else:
+            assert image.size == size
+            assert (len(image.getcolors(image.width * image.height) or []) > 1) is (colours > 1)
 
 
 def test_a_new_picture_is_drawn_quickly_and_a_known_one_at_once(stack: Stack, client: openai.OpenAI) -> None:
