@@ -29,7 +29,7 @@ from wearon_contracts.queues import (
     TASK_LIST,
     inflight_list,
 )
-from wearon_generator.ctl import main
+from wearon_generator.operations.cli import main
 from wearon_generator.presence import PAUSED_KEY, REPLICA_PREFIX
 from wearon_local.app.next_app import SAMPLE_GARMENT, SAMPLE_PERSON, Job
 from wearon_local.processes import wait_until

@@ -1,0 +1,38 @@
+"""What every operation works with, and how it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+from supabase import AsyncClient
+
+from wearon_generator.ledger import Ledger, SupabaseDatabase
+from wearon_generator.queue_scan import QueueScan
+from wearon_generator.timing import Timing
+
+
+class Refused(Exception):
+    """The operator asked for something that would do harm, or for something that is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """Redis and Supabase, and what the generators are told of them."""
+
+    redis: Redis
+    supabase: AsyncClient
+    bucket: str
+    """Where results are stored."""
+    stuck_after: int
+    """Seconds, as the generators have it."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger, asked once."""
+        return Ledger(SupabaseDatabase(self.supabase), Timing())
+
+    @property
+    def queues(self) -> QueueScan:
+        """All queues of Redis."""
+        return QueueScan(self.redis)

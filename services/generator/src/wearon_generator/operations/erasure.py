@@ -1,0 +1,149 @@
+"""Deletes the pictures of a session or of a user, and the links to them."""
+
+from __future__ import annotations
+
+from typing import Final, TypedDict
+from uuid import UUID
+
+from wearon_contracts.results import result_path
+from wearon_contracts.sessions import SESSION_TABLES, SETTLED
+from wearon_contracts.tasks import Channel
+from wearon_generator.operations import dead_letters
+from wearon_generator.operations.connections import Connections
+from wearon_generator.operations.pictures import pictures_of, session_of_result
+from wearon_generator.operations.sessions import ledger_entry, no_session, session_row
+from wearon_generator.operations.values import Row, rows
+
+_PAGE: Final = 500
+_IN_ONE_REQUEST: Final = 100
+"""Session ids go into a URL; objects are deleted so many at a time."""
+
+
+class ErasedSession(TypedDict):
+    """A settled session whose pictures and links go."""
+
+    channel: str
+    session_id: str
+
+
+class Erased(TypedDict):
+    """How many of each were erased."""
+
+    sessions: int
+    objects: int
+    dead_letters: int
+
+
+class Erasure(TypedDict):
+    """What is found, and what was erased of it; None if nothing was to be."""
+
+    sessions: list[ErasedSession]
+    unsettled_and_left_alone: list[str]
+    objects: list[str]
+    linked_and_kept: list[str]
+    """Pictures that the rows link to and that are not their owner's alone."""
+    erased: Erased | None
+
+
+async def erase_session(at: Connections, session_id: UUID, *, only_look: bool) -> Erasure:
+    """Those of one session; the ledger finds the result of one without a row.
+
+    Raises `Refused` if there is neither row nor entry.
+    """
+    found = await session_row(at, session_id)
+    if found is not None:
+        return await _erase(at, [found], set(), only_look)
+    entry = await ledger_entry(at, session_id)
+    if entry is None:
+        raise no_session(session_id)
+    channel, row = entry
+    result = result_path(channel, UUID(str(row["owner_id"])), session_id)
+    return await _erase(at, [], {result}, only_look)
+
+
+async def erase_user(at: Connections, user_id: UUID, *, only_look: bool) -> Erasure:
+    """Those of all of a user's sessions; the user's folder tells of results without a row."""
+    sessions = await _sessions_of(at, user_id)
+    running = {str(row["id"]) for row in sessions if row["status"] not in SETTLED}
+    results = await _results_of(at, user_id, besides=running)
+    return await _erase(at, [(Channel.B2C, row) for row in sessions], results, only_look)
+
+
+async def _sessions_of(at: Connections, user_id: UUID) -> list[Row]:
+    table = at.supabase.table(SESSION_TABLES[Channel.B2C])
+    found: list[Row] = []
+    while True:
+        query = table.select("*").eq("user_id", str(user_id)).order("id")
+        page = rows((await query.range(len(found), len(found) + _PAGE - 1).execute()).data)
+        found += page
+        if len(page) < _PAGE:
+            return found
+
+
+async def _results_of(at: Connections, user_id: UUID, *, besides: set[str]) -> set[str]:
+    """Every result in a user's folder, but for those of the sessions `besides`."""
+    folder = f"generated/{user_id}"
+    bucket = at.supabase.storage.from_(at.bucket)
+    found: set[str] = set()
+    offset = 0
+    while True:
+        page = rows(await bucket.list(folder, {"limit": _PAGE, "offset": offset}))
+        for name in (str(entry["name"]) for entry in page):
+            session_id = session_of_result(name)
+            if session_id is not None and session_id not in besides:
+                found.add(f"{folder}/{name}")
+        offset += len(page)
+        if len(page) < _PAGE:
+            return found
+
+
+async def _erase(
+    at: Connections, sessions: list[tuple[Channel, Row]], objects: set[str], only_look: bool
+) -> Erasure:
+    linked: set[str] = set()
+    settled: list[ErasedSession] = []
+    running: list[str] = []
+    for channel, row in sessions:
+        if row["status"] not in SETTLED:
+            running.append(str(row["id"]))
+            continue
+        settled.append({"channel": channel.value, "session_id": str(row["id"])})
+        own, others = pictures_of(channel, row, at.bucket)
+        objects |= own
+        linked |= others
+    paths = sorted(objects)
+    return {
+        "sessions": settled,
+        "unsettled_and_left_alone": running,
+        "objects": paths,
+        "linked_and_kept": sorted(linked - objects),
+        "erased": None if only_look else await _delete(at, settled, paths),
+    }
+
+
+async def _delete(at: Connections, sessions: list[ErasedSession], paths: list[str]) -> Erased:
+    """Delete the objects, the links to them, and the sessions' dead letters."""
+    bucket = at.supabase.storage.from_(at.bucket)
+    for start in range(0, len(paths), _IN_ONE_REQUEST):
+        await bucket.remove(paths[start : start + _IN_ONE_REQUEST])
+    for channel in Channel:
+        await _empty_links(at, channel, [one["session_id"] for one in sessions if one["channel"] == channel])
+    wanted = {one["session_id"] for one in sessions}
+    letters = [one async for one in dead_letters.every(at) if str(one.letter.session_id) in wanted]
+    for letter in letters:
+        await dead_letters.drop(at, letter)
+    return {"sessions": len(sessions), "objects": len(paths), "dead_letters": len(letters)}
+
+
+async def _empty_links(at: Connections, channel: Channel, session_ids: list[str]) -> None:
+    emptied: Row = {
+        "generated_image_url": None,
+        "model_image_url": "",
+        "outfit_image_url": None,
+        "prompt_user": None,
+    }
+    if channel is Channel.B2C:
+        emptied |= {"accessories": None, "stitched_image_url": None}
+    for start in range(0, len(session_ids), _IN_ONE_REQUEST):
+        update = at.supabase.table(SESSION_TABLES[channel]).update(emptied)
+        rows((await update.in_("id", session_ids[start : start + _IN_ONE_REQUEST]).execute()).data)

@@ -1,0 +1,130 @@
+"""The lanes in which tasks wait for their turn: the longest, and what holds for one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final, TypedDict
+
+from wearon_contracts.queues import (
+    LANE_PARKED,
+    LANE_PREFIX,
+    LANE_RULES,
+    LANE_TURNS,
+    STORE_SHARE,
+    TASKS_AHEAD,
+    TASKS_HANDED,
+)
+from wearon_generator.operations.connections import Connections
+from wearon_service_kit.lanes import DEFAULT_AHEAD, DRAIN
+
+_PAGE: Final = 1000
+
+
+class Rule(TypedDict, total=False):
+    """What holds for one lane; what is not there is as for all."""
+
+    share: int
+    in_work: int
+    per_minute: int
+
+
+class _Named(TypedDict):
+    lane: str
+
+
+class LaneRule(_Named, Rule):
+    """A lane, store:<id> or user:<id>, and its rule."""
+
+
+class _Counted(TypedDict):
+    waiting: int
+
+
+class Lane(LaneRule, _Counted):
+    """A lane, how many tasks wait in it, and its rule."""
+
+
+class Lanes(TypedDict):
+    """The longest lanes, and figures of all."""
+
+    lanes: list[Lane]
+    lanes_in_all: int
+    tasks_in_all: int
+    handed_to_celery: int
+    wanted_ahead: int
+    store_share: int
+
+
+class Drained(TypedDict):
+    """How many tasks were handed to Celery."""
+
+    handed: int
+
+
+async def longest(at: Connections, limit: int) -> Lanes:
+    """The lanes with the most tasks, at most `limit`. Read in pages, so that Redis is never held up long."""
+    waiting = {lane: count for lane, count in (await _lengths(at)).items() if count}
+    first = sorted(waiting.items(), key=lambda item: (-item[1], item[0]))[:limit]
+    rules = await at.redis.hmget(LANE_RULES, [lane for lane, _ in first]) if first else []
+    return {
+        "lanes": [
+            {"lane": lane, "waiting": count, **_read_rule(stored)}
+            for (lane, count), stored in zip(first, rules, strict=True)
+        ],
+        "lanes_in_all": len(waiting),
+        "tasks_in_all": sum(waiting.values()),
+        "handed_to_celery": await at.redis.zcard(TASKS_HANDED),
+        "wanted_ahead": int(await at.redis.get(TASKS_AHEAD) or DEFAULT_AHEAD),
+        "store_share": int(await at.redis.get(STORE_SHARE) or 10),
+    }
+
+
+def _read_rule(stored: bytes | str | None) -> Rule:
+    rule: Rule = json.loads(stored) if stored else {}
+    return rule
+
+
+async def _lengths(at: Connections) -> dict[str, int]:
+    lengths: dict[str, int] = {}
+    for key in (LANE_TURNS, LANE_PARKED):
+        cursor = 0
+        while True:
+            page: Any
+            cursor, page = await at.redis.zscan(key, cursor, count=_PAGE)
+            names = [name.decode() for name, _ in page]
+            async with at.redis.pipeline(transaction=False) as pipe:
+                for name in names:
+                    pipe.llen(LANE_PREFIX + name)
+                lengths |= dict(zip(names, await pipe.execute(), strict=True))
+            if cursor == 0:
+                break
+    return lengths
+
+
+def rule(*, share: int | None, in_work: int | None, per_minute: int | None) -> Rule:
+    """A rule of those limits that are not None."""
+    found: Rule = {}
+    if share is not None:
+        found["share"] = share
+    if in_work is not None:
+        found["in_work"] = in_work
+    if per_minute is not None:
+        found["per_minute"] = per_minute
+    return found
+
+
+async def set_rule(at: Connections, lane: str, rule: Rule) -> LaneRule:
+    """Set what holds for one lane, or forget it if `rule` is empty."""
+    if rule:
+        await at.redis.hset(LANE_RULES, lane, json.dumps(rule))
+    else:
+        await at.redis.hdel(LANE_RULES, lane)
+    return {"lane": lane, **rule}
+
+
+async def drain(at: Connections) -> Drained:
+    """Hand all tasks to Celery in their turns, whether they can be started soon or not."""
+    handed = 0
+    while count := int(await at.redis.eval(DRAIN, 0)):
+        handed += count
+    return {"handed": handed}

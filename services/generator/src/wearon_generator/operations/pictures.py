@@ -1,0 +1,78 @@
+"""Whose picture an object in the bucket is, as its path says.
+
+The owner of a row can write any link into it, also one to a shared picture or to somebody else's, so the row
+does not tell.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import unquote, urlsplit
+from uuid import UUID
+
+from wearon_contracts.results import result_path
+from wearon_contracts.tasks import Channel
+from wearon_generator.operations.values import Row, links, without_token
+
+_OWNER_COLUMN: Final = {Channel.B2C: "user_id", Channel.B2B: "store_id"}
+_LINK_COLUMNS: Final = (
+    "model_image_url",
+    "outfit_image_url",
+    "stitched_image_url",
+    "accessories",
+    "generated_image_url",
+)
+_OBJECT_PATH: Final = "/storage/v1/object/"
+_RESULT_FOLDERS: Final = ("generated", "stores")
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def pictures_of(channel: Channel, session: Row, bucket: str) -> tuple[set[str], set[str]]:
+    """Objects that are the row's owner's own, and whatever else the row links to."""
+    owner, session_id = UUID(str(session[_OWNER_COLUMN[channel]])), UUID(str(session["id"]))
+    own, linked = {result_path(channel, owner, session_id)}, set()
+    for column in _LINK_COLUMNS:
+        for link in links(session.get(column)):
+            path = _path_in_bucket(link, bucket)
+            if path is None:
+                linked.add(str(without_token(link)))
+            elif _belongs(path, channel, owner, column):
+                own.add(path)
+            else:
+                linked.add(path)
+    return own, linked
+
+
+def session_of_result(name: str) -> str | None:
+    """The session whose result has this name (`<session id>.jpg`); None for any other name."""
+    stem = name.rpartition(".")[0]
+    return stem if _UUID.fullmatch(stem) else None
+
+
+def _belongs(path: str, channel: Channel, owner: UUID, column: str) -> bool:
+    """Whether an object that a row links to is a picture of its owner's and of nobody else's."""
+    *folders, name = path.split("/")
+    if not name or any(folder in ("", ".", "..") for folder in (*folders, name)):
+        return False
+    ids = [folder for folder in folders if _UUID.fullmatch(folder.lower())]
+    if not ids or ids[0].lower() != str(owner):
+        return False
+    if channel is Channel.B2B:
+        # A store owns the rows of all its shoppers: of what is the store's, only the photo is this one's.
+        return column == "model_image_url" and "generated" not in folders
+    return folders[0] not in _RESULT_FOLDERS or folders == ["generated", ids[0]]
+
+
+def _path_in_bucket(link: str, bucket: str) -> str | None:
+    """Path of an object of ours that a signed or public link leads to; None for any other link."""
+    try:
+        path = unquote(urlsplit(link).path)
+    except ValueError:  # http://[
+        return None
+    if not path.startswith(_OBJECT_PATH):
+        return None
+    kind, _, rest = path.removeprefix(_OBJECT_PATH).partition("/")
+    if kind not in ("sign", "public", "authenticated") or not rest.startswith(f"{bucket}/"):
+        return None
+    return rest.removeprefix(f"{bucket}/")
