@@ -23,7 +23,7 @@ smoke: setup ## Try the images in docker-compose.yml: a job, sizing, scaling, ki
 test-containers: setup ## The integration tests on containers, dry runs of a deployment, the documents' commands
 	@deploy/container-engine
 	TESTCONTAINERS_RYUK_DISABLED=true $(PY) -m pytest -q -p tests.containers.servers tests/integration
-	BASE=$(IMAGE_BASE) $(PY) -m pytest -q -s tests/containers/check_rollout.py tests/containers/check_documents.py
+	BASE=$(IMAGE_BASE) $(PY) -m pytest -q -s tests/containers/check_pooler.py tests/containers/check_rollout.py tests/containers/check_documents.py
 
 image-sizes: setup ## Each image's size beside that of one image holding all three services
 	@deploy/container-engine

@@ -18,7 +18,7 @@ from wearon_contracts.queues import TASK_LIST
 from wearon_contracts.tasks import GenerationTask
 from wearon_local.app.producer import push_with_node
 from wearon_local.processes import ProcessFailed, free_port, listens, wait_until
-from wearon_local.stack import Stack
+from wearon_local.stack import ServiceName, Stack
 
 STARTS_AND_WAITS = """
 import sys, time
@@ -90,6 +90,16 @@ def test_each_service_gets_only_its_own_secrets(stack: Stack, monkeypatch: pytes
     environment = Path(f"/proc/{consumer.process.pid}/environ").read_bytes()
     consumer.kill()
     assert b"sk-of-the-developer" not in environment
+
+
+@pytest.mark.parametrize("name", ["consumer", "generator", "sizing-api"])
+def test_services_answer_on_loopback_alone(stack: Stack, name: ServiceName) -> None:
+    service = stack.start_service(name)
+    processes = [psutil.Process(service.process.pid)]
+    processes += processes[0].children(recursive=True)
+    listening = {c.laddr.ip for p in processes for c in p.net_connections("tcp") if c.status == "LISTEN"}
+    service.process.terminate(timeout=10)
+    assert listening == {"127.0.0.1"}
 
 
 def test_a_service_that_ends_says_why(stack: Stack) -> None:

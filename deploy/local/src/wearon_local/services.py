@@ -14,16 +14,17 @@ from wearon_local.processes import Nursery, Process
 
 @dataclass(frozen=True, slots=True)
 class ServiceKind:
-    """How one service is started: its module and the variable that holds its HTTP port."""
+    """How one service is started: its module and the variables that hold its HTTP address and port."""
 
     module: str
+    host_variable: str
     port_variable: str
 
 
 SERVICES: Final = {
-    "consumer": ServiceKind("wearon_consumer", "HEALTH_PORT"),
-    "generator": ServiceKind("wearon_generator", "HEALTH_PORT"),
-    "sizing-api": ServiceKind("wearon_sizing", "PORT"),
+    "consumer": ServiceKind("wearon_consumer", "HEALTH_HOST", "HEALTH_PORT"),
+    "generator": ServiceKind("wearon_generator", "HEALTH_HOST", "HEALTH_PORT"),
+    "sizing-api": ServiceKind("wearon_sizing", "HOST", "PORT"),
 }
 
 
@@ -91,8 +92,12 @@ class Service:
 def start_service(
     nursery: Nursery, kind: str, name: str, port: int, env: dict[str, str], *, module: str | None = None
 ) -> Service:
-    """Start a service of `SERVICES`, or a `module` that stands in for its own; it is not waited for."""
+    """Start a service of `SERVICES`, or a `module` that stands in for its own; it is not waited for.
+
+    It answers on loopback alone, unless `env` says otherwise: nobody else on the network should reach it.
+    """
     service = SERVICES[kind]
     argv = [sys.executable, "-m", module or service.module]
-    full_env = {service.port_variable: str(port), "PYTHONUNBUFFERED": "1", **env}
+    address = {service.host_variable: "127.0.0.1", service.port_variable: str(port)}
+    full_env = {**address, "PYTHONUNBUFFERED": "1", **env}
     return Service(nursery.start(name, argv, env=full_env), port)
