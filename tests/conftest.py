@@ -56,4 +56,5 @@ def stack(running_stack: Stack) -> Iterator[Stack]:
     # What a module leaves behind must not be recovered or reaped by the generators of the next one.
     with running_stack.postgres.connect() as database:
         database.execute("truncate generation_ledger, generation_usage")
+        database.execute("truncate generation_webhook_endpoints, generation_webhook_outbox")
         database.execute("truncate generation_sessions, store_generation_sessions")

@@ -38,7 +38,18 @@ CALLED_BY_THE_SERVICE = {
     "generation_set_aside",
     "generation_schema_version",
     "generation_unwanted_objects",
+    "generation_webhooks_claim",
+    "generation_webhooks_report",
+    "generation_webhooks_resend",
+    "generation_webhooks_tidy",
 }
+
+TABLES = (
+    "generation_ledger",
+    "generation_usage",
+    "generation_webhook_endpoints",
+    "generation_webhook_outbox",
+)
 
 ADDED_FUNCTIONS = """
     select p.oid, p.proname as name, p.prosecdef as definer, p.proconfig as settings,
@@ -60,7 +71,8 @@ def test_only_the_service_role_may_call_anything_but_the_outcome(ledger: LedgerD
     assert all(f["service"] for f in functions)
     assert [f["name"] for f in functions if f["anon"]] == []
     assert [f["name"] for f in functions if f["authenticated"]] == ["generation_outcome"]
-    assert [f["name"] for f in functions if f["definer"]] == ["generation_outcome"]
+    # The trigger writes to the outbox also when the row's owner settles it.
+    assert {f["name"] for f in functions if f["definer"]} == {"generation_outcome", "note_webhook_event"}
     assert [f["name"] for f in functions if 'search_path=""' not in f["settings"]] == []
 
 
@@ -77,6 +89,7 @@ def test_the_api_refuses_strangers(ledger: LedgerDatabase, who: str) -> None:
         "generation_flagged": {"p_limit": 1},
         "generation_looked_at": {"p_session_id": str(session.id), "p_note": "x"},
         "generation_backlog": {},
+        "generation_webhooks_resend": {"p_id": str(session.id), "p_endpoint_id": None},
         "generation_schema_version": {},
         "generation_fail": {
             **session.named,
@@ -90,7 +103,7 @@ def test_the_api_refuses_strangers(ledger: LedgerDatabase, who: str) -> None:
         with pytest.raises(RpcRefused) as refused:
             ledger.rpc(function, token=token, **parameters)
         assert refused.value.code == "42501"
-    for table in ("generation_ledger", "generation_usage"):
+    for table in TABLES:
         assert ledger.get(f"/{table}", token=token).json()["code"] == "42501"
     assert ledger.status(session) == "processing"
 
@@ -106,12 +119,12 @@ def test_the_service_role_reads_the_tables_for_operators(ledger: LedgerDatabase)
 
 def test_the_tables_have_rls_and_stay_out_of_realtime(ledger: LedgerDatabase) -> None:
     added = ledger.rows(
-        "select relname, relrowsecurity from pg_class"
-        " where relname in ('generation_ledger', 'generation_usage') and relkind = 'r'"
+        "select relname, relrowsecurity from pg_class where relname = any (%s) and relkind = 'r'",
+        list(TABLES),
     )
     published = ledger.rows("select tablename from pg_publication_tables where pubname = 'supabase_realtime'")
 
-    assert [row["relrowsecurity"] for row in added] == [True, True]
+    assert [row["relrowsecurity"] for row in added] == [True] * len(TABLES)
     assert {row["tablename"] for row in published} == {"generation_sessions", "store_generation_sessions"}
     assert not ledger.value("select has_schema_privilege('anon', 'generation_private', 'usage')")
     assert not ledger.value("select has_schema_privilege('authenticated', 'generation_private', 'usage')")
@@ -322,8 +335,7 @@ def test_every_file_applies_twice_and_the_application_keeps_its_shape(ledger: Le
     """What was settled before the first time is history afterwards; work under way is left as it is."""
     columns = (
         "select table_name, column_name, data_type from information_schema.columns"
-        " where table_schema = 'public' and table_name not in ('generation_ledger', 'generation_usage')"
-        " order by 1, 2"
+        f" where table_schema = 'public' and table_name not in {TABLES} order by 1, 2"
     )
     with prepared_database(ledger.server, "applied_twice", APPLICATION_FILES) as fresh:
         before = fresh.execute(columns.encode()).fetchall()
@@ -354,11 +366,13 @@ def test_every_file_applies_twice_and_the_application_keeps_its_shape(ledger: Le
         assert fresh.execute(columns.encode()).fetchall() == before
         triggers = fresh.execute(
             "select tgrelid::regclass::text as on_table, tgname as name from pg_trigger"
-            " where not tgisinternal and tgname not like 'wearon\\_local%' order by 1"
+            " where not tgisinternal and tgname not like 'wearon\\_local%' order by 1, 2"
         ).fetchall()
         assert [tuple(row.values()) for row in triggers] == [
             ("generation_sessions", "generation_session_keeps_id"),
+            ("generation_sessions", "generation_webhook_event"),
             ("store_generation_sessions", "generation_session_keeps_id"),
+            ("store_generation_sessions", "generation_webhook_event"),
         ]
         functions = fresh.execute(ADDED_FUNCTIONS.encode()).fetchall()
         assert [f["name"] for f in functions if f["anon"]] == []
@@ -430,5 +444,5 @@ def test_the_sample_owners_apply_twice_and_keep_their_balances(ledger: LedgerDat
 
 
 def test_the_version_is_there_only_when_everything_is(ledger: LedgerDatabase) -> None:
-    assert ledger.rpc("generation_schema_version") == 2
+    assert ledger.rpc("generation_schema_version") == 3
     assert "generation_schema_version" in MIGRATION_FILES[-1].read_text()

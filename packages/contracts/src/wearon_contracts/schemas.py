@@ -19,6 +19,7 @@ from wearon_contracts.sizing import (
     SizingError,
 )
 from wearon_contracts.tasks import DeadLetter, GenerationTask, RejectedTask
+from wearon_contracts.webhooks import WebhookEvent
 
 JsonSchema = dict[str, Any]
 
@@ -50,6 +51,7 @@ MESSAGES: Final = (
     Message("estimate-body-error", SizingError, written=True),
     Message("check-photo-request", CheckPhotoRequest, read=True),
     Message("check-photo-response", CheckPhotoResponse, written=True),
+    Message("webhook-event", WebhookEvent, written=True),
 )
 
 

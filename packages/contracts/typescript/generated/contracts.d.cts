@@ -8,6 +8,8 @@ export type Measured = "chest_cm" | "waist_cm" | "hip_cm" | "shoulder_cm" | "ins
 
 export type ErrorFamily = "task" | "picture" | "prompt" | "moderation" | "rate_limit" | "passing" | "ours" | "sizing_photo" | "service";
 
+export type WebhookType = "generation.processing" | "generation.completed" | "generation.failed" | "generation.cancelled" | "webhook.test";
+
 /** Who sells the try-on: the app itself, or a store; decides table, credits and storage path. */
 export type Channel = "b2c" | "b2b";
 
@@ -295,6 +297,33 @@ export interface CheckPhotoResponse {
   /** For the shopper: what to change, or that the photo will do. */
   sentence: string;
   seen: PhotoSeen;
+}
+
+/** The session that an event is about, and how it stood then. */
+export interface WebhookData {
+  session_id: string;
+  channel: Channel;
+  /** Whose session it is (b2c). */
+  user_id: string | null;
+  /** Whose session it is (b2b). */
+  store_id: string | null;
+  request_id: string | null;
+  /** Why it failed; null if the application or the row's owner failed it. */
+  code: ErrorCode | null;
+  /** How often work on it began. */
+  attempts: number;
+  /** Whether the credit was given back. */
+  given_back: boolean;
+  /** Link to the result, signed when this was sent; null without a result. */
+  url: string | null;
+}
+
+/** One event. It may arrive more than once (webhook-id is the same then) and in any order. */
+export interface WebhookEvent {
+  type: WebhookType;
+  /** When it happened. */
+  timestamp: string;
+  data: WebhookData;
 }
 
 export interface ErrorInfo {

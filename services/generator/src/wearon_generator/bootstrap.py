@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -41,6 +42,9 @@ from wearon_generator.storage import Bucket, ResultStore, SupabaseBucket
 from wearon_generator.supabase_client import connect_supabase
 from wearon_generator.timing import Clock, Now, Timing, utc_now
 from wearon_generator.waiting import JobRunner
+from wearon_generator.webhooks.client import WebhookClient
+from wearon_generator.webhooks.outbox import Outbox
+from wearon_generator.webhooks.sender import WebhookSender
 from wearon_service_kit.images.fetch import ImageFetcher
 from wearon_service_kit.memory import MB, MemoryBudget, memory_limit
 from wearon_service_kit.redis_clients import connect_async
@@ -49,6 +53,7 @@ log = structlog.get_logger()
 
 SUPABASE_CONNECTIONS: Final = 64
 RENEWAL_CONNECTIONS: Final = 2
+WEBHOOK_CONNECTIONS: Final = 4  # to Supabase, for the outbox and for signing links
 MOST_DECODE_THREADS: Final = 4
 OWN_STORAGE_DOWNLOADS: Final = 32  # at once; 120 jobs a minute with two pictures of 2 s each need 8
 
@@ -93,10 +98,11 @@ class Generator:
     line: SlotLine
     lanes: Lanes
     sweeper: Sweeper
+    webhooks: WebhookSender
     stopping: Stopping
 
     async def start(self) -> None:
-        """Begin to renew leases, hand out slots and sweep."""
+        """Begin to renew leases, hand out slots, sweep and tell webhooks."""
         await self.presence.start()
         self.breaker.start()
         self.model_watch.start()
@@ -104,9 +110,11 @@ class Generator:
         self.line.start()
         self.lanes.start()
         self.sweeper.start()
+        self.webhooks.start()
 
     async def stop(self) -> None:
         """End what `start` began, once no job is left."""
+        await self.webhooks.stop()
         await self.sweeper.stop()
         await self.line.stop()
         await self.lanes.stop()
@@ -158,6 +166,7 @@ async def bootstrap(
     breaker: ProviderGuard | None = None,
     dead_letters: LetterBox | None = None,
     lanes: LaneReports | None = None,
+    webhooks: WebhookClient | None = None,
 ) -> Generator:
     """Build a generator; what is None is the real thing. On the event loop, to which some clients bind.
 
@@ -167,13 +176,18 @@ async def bootstrap(
     metrics = Metrics(registry)
     redis = connect_async(settings.redis_url, name="wearon-generator")
     supabase = functools.cache(lambda: connect_to_supabase(settings))
+    for_webhooks = functools.cache(lambda: connect_to_supabase(settings, WEBHOOK_CONNECTIONS))
     ledger = Ledger(database or SupabaseDatabase(supabase()), timing)
-    store = ResultStore(
-        bucket or SupabaseBucket(supabase(), settings.storage_bucket),
-        settings.signed_url_ttl_seconds,
-        origin=settings.supabase_url,
-        public_origin=settings.supabase_public_url,
-    )
+
+    def store_through(client: Callable[[], AsyncClient]) -> ResultStore:
+        return ResultStore(
+            bucket or SupabaseBucket(client(), settings.storage_bucket),
+            settings.signed_url_ttl_seconds,
+            origin=settings.supabase_url,
+            public_origin=settings.supabase_public_url,
+        )
+
+    store = store_through(supabase)
     guard = breaker or ProviderBreaker(
         redis, replica, provider_scope(settings), metrics, probe_seconds=timing.probe
     )
@@ -245,6 +259,16 @@ async def bootstrap(
 
     election = Election(redis, replica, timing.election)
     sweeper = Sweeper(timing, clock, look=show_backlog, sweep=sweep, election=election)
+    sender = WebhookSender(
+        Outbox(database or SupabaseDatabase(for_webhooks()), timing),
+        store_through(for_webhooks),
+        webhooks or webhook_client(settings, timing),
+        is_elected=lambda: election.elected,
+        metrics=metrics,
+        timing=timing,
+        clock=clock,
+        now=now,
+    )
     renewing = renewals or SupabaseDatabase(
         connect_to_supabase(settings, RENEWAL_CONNECTIONS, timeout=timing.renewal_timeout)
     )
@@ -272,7 +296,15 @@ async def bootstrap(
         line=line,
         lanes=in_redis,
         sweeper=sweeper,
+        webhooks=sender,
         stopping=stopping,
+    )
+
+
+def webhook_client(settings: GeneratorSettings, timing: Timing, **options: Any) -> WebhookClient:
+    """The client that webhooks are sent with; `options`: see `WebhookClient`."""
+    return WebhookClient(
+        timeout=timing.webhook_timeout, trusted_origins=settings.webhook_trusted_origins, **options
     )
 
 

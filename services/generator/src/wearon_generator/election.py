@@ -39,6 +39,11 @@ class Election:
         self._milliseconds = round(seconds * 1000)
         self._elected = False
 
+    @property
+    def elected(self) -> bool:
+        """What the last `won` came to; asks nobody. A second replica may think the same for a moment."""
+        return self._elected
+
     async def won(self) -> bool:
         """Whether this replica is the sweeper from now on; asked before each sweep."""
         arguments: list[Any] = [self._replica, self._milliseconds]

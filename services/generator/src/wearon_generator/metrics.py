@@ -151,9 +151,35 @@ class Metrics:
             "Age of the unsettled session of all replicas that has been held for longest.",
             registry=registry,
         )
+        self.webhook_deliveries = Counter(
+            "wearon_generator_webhook_deliveries",
+            "Tries to deliver an event: delivered, failed; given_up: events that are tried no more.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.webhook_endpoints = Gauge(
+            "wearon_generator_webhook_endpoints",
+            "Webhook endpoints: enabled, failing (of these), disabled (because they failed); in the replica "
+            "that sends, 0 in all others.",
+            ["state"],
+            registry=registry,
+        )
+        self.webhooks_waiting = Gauge(
+            "wearon_generator_webhooks_waiting",
+            "Events still to be delivered; in the replica that sends, 0 in all others.",
+            registry=registry,
+        )
+        self.oldest_webhook = Gauge(
+            "wearon_generator_oldest_webhook_seconds",
+            "For how long the oldest of them has been tried.",
+            registry=registry,
+        )
 
         # Prometheus does not see the first event of a series that begins with it.
         self.show_provider_pause(None)
+        self.show_webhooks({})
+        for outcome in ("delivered", "failed", "given_up"):
+            self.webhook_deliveries.labels(outcome=outcome)
         for refusal in Refusal:
             self.provider_calls.labels(outcome=refusal.value)
         for outcome in (*Outcome, *RetryReason):
@@ -178,6 +204,13 @@ class Metrics:
         self.refunds.labels(state=refund or "none").inc()
         if flagged:
             self.flagged.inc()
+
+    def show_webhooks(self, figures: dict[str, float]) -> None:
+        """Take over what `Outbox.tidy` says; what is missing is 0."""
+        for state in ("enabled", "failing", "disabled"):
+            self.webhook_endpoints.labels(state=state).set(figures.get(state, 0))
+        self.webhooks_waiting.set(figures.get("waiting", 0))
+        self.oldest_webhook.set(figures.get("oldest_seconds", 0))
 
     def show_backlog(self, figures: dict[str, float]) -> None:
         """Take over what `Ledger.backlog` says."""

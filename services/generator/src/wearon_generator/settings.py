@@ -131,6 +131,10 @@ class GeneratorSettings(ProxySettings):
         OriginList,
         Field(description="Comma-separated scheme://host:port that may be fetched although private."),
     ] = ()
+    webhook_trusted_origins: Annotated[
+        OriginList,
+        Field(description="Comma-separated scheme://host:port of webhooks that may be private or http."),
+    ] = ()
     health_host: Annotated[
         ListenAddress, Field(description="Address for /live, /ready and /metrics; :: takes IPv6 and IPv4.")
     ] = ANY_ADDRESS

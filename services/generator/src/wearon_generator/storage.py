@@ -178,6 +178,15 @@ class ResultStore:
         url = await self._retry.call("sign", self._bucket.sign, path, self._ttl_seconds)
         return self._public_origin + url.removeprefix(self._origin)
 
+    async def link(self, path: str) -> str | None:
+        """As `sign`; None if there is no such object."""
+        try:
+            return await self.sign(path)
+        except SupabaseUnavailable:
+            if await self.exists(path):
+                raise
+            return None
+
     async def remove(self, paths: list[str]) -> None:
         """Delete these objects, at most 1,000; one that is not there is no error."""
         await self._retry.call("remove", self._bucket.remove, paths)

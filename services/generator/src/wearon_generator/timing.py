@@ -53,6 +53,26 @@ class Timing:
     crash_pause: int = 10
     """Before a delivery that ended in an unexpected error is tried again."""
 
+    # How webhooks are sent
+    webhook_poll: float = 1.0
+    """Between two looks for what is due; at most so late is an event."""
+    webhook_idle_poll: float = 5.0
+    """The same while no endpoint is enabled, or Supabase is unavailable."""
+    webhook_timeout: float = 10.0
+    """For one request, and as much for the signing of its link."""
+    webhook_lease: int = 60
+    """A delivery that was claimed and not reported is sent again after this."""
+    webhook_first_pause: float = 5.0
+    """After the first failure; each further one triples it."""
+    webhook_longest_pause: float = 3600.0
+    """An endpoint that is back has everything after this, however long it was away."""
+    webhook_give_up: int = 24 * 3600
+    """A delivery is tried for so long."""
+    webhook_disable: int = 3 * 24 * 3600
+    """An endpoint where nothing succeeds for so long is told nothing any more."""
+    webhook_tidy: float = 60.0
+    """Between two looks at the figures, when old events are forgotten too."""
+
     # What the broker and the breaker wait for
     visibility_timeout: int = 3600
     """After this the broker hands out an unacknowledged message again."""
@@ -73,6 +93,10 @@ class Timing:
         )
         _must(self.election > 2 * self.sweep_interval, "an election must outlast two sweep intervals")
         _must(self.recovery_grace > self.sweep_interval, "a recovery grace must outlast a sweep interval")
+        _must(
+            self.webhook_lease > 2 * self.webhook_timeout,
+            "a webhook's lease must outlast the signing of its link and its request",
+        )
         _must(self.probe > self.deadline, "a probe must outlive a deadline")
         _must(
             self.longest_wait + 2 * self.deadline < self.visibility_timeout,

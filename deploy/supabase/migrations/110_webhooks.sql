@@ -1,0 +1,353 @@
+-- Webhooks: who is told of sessions, and what is still to be sent (the outbox).
+--
+-- An event is written in the transaction that changes the session, whoever makes it: a trigger on the session
+-- tables that fires at commit, when the ledger is closed too. Without an endpoint nothing is written. A generator
+-- claims what is due, sends it and reports; a row that it claimed and never reported is due again after the lease.
+-- The outbox holds ids and codes. It never holds a link to a picture: that is signed anew at each try, from the
+-- object's path.
+
+create table if not exists public.generation_webhook_endpoints (
+  id uuid primary key default gen_random_uuid(),
+  -- Told of this store's sessions only; null: of all users' and stores'.
+  store_id uuid,
+  url text not null,
+  -- Standard Webhooks: whsec_ and base64. After a change both sign until previous_secret_until.
+  secret text not null check (secret like 'whsec\_%'),
+  previous_secret text check (previous_secret like 'whsec\_%'),
+  previous_secret_until timestamptz,
+  created_at timestamptz not null default now(),
+  -- Since when no delivery has succeeded, null after a success.
+  failing_since timestamptz,
+  disabled_at timestamptz,
+  -- gone: it answered 410. failing: nothing succeeded for days.
+  disabled_reason text check (disabled_reason in ('operator', 'gone', 'failing')),
+  constraint generation_webhook_endpoint_disabled check ((disabled_at is null) = (disabled_reason is null))
+);
+
+create table if not exists public.generation_webhook_outbox (
+  -- Sent as webhook-id; the same at every try.
+  id uuid primary key default gen_random_uuid(),
+  -- Not a foreign key: an endpoint is disabled, never deleted, and a settling session waits for no lock on it.
+  endpoint_id uuid not null,
+  channel text not null check (channel in ('b2c', 'b2b')),
+  session_id uuid not null,
+  type text not null check (type in (
+    'generation.processing', 'generation.completed', 'generation.failed', 'generation.cancelled'
+  )),
+  data jsonb not null,
+  occurred_at timestamptz not null,
+  -- Of the result, null where there is none.
+  object_path text,
+  created_at timestamptz not null default now(),
+  -- Since when it is tried: it is given up a day later. An operator may begin anew.
+  tried_since timestamptz not null default now(),
+  attempts integer not null default 0,
+  -- Null once it was delivered or given up.
+  due_at timestamptz default now(),
+  delivered_at timestamptz,
+  given_up_at timestamptz,
+  last_attempt_at timestamptz,
+  last_status integer,
+  last_error text,
+  constraint generation_webhook_outbox_due
+    check ((due_at is null) = (delivered_at is not null or given_up_at is not null))
+);
+
+-- One event when work on a session begins for the first time, and one when it ends.
+create unique index if not exists generation_webhook_outbox_once_idx
+  on public.generation_webhook_outbox (session_id, endpoint_id, (type = 'generation.processing'));
+create index if not exists generation_webhook_outbox_due_idx
+  on public.generation_webhook_outbox (endpoint_id, due_at) where due_at is not null;
+create index if not exists generation_webhook_outbox_created_idx
+  on public.generation_webhook_outbox (created_at);
+
+alter table public.generation_webhook_endpoints enable row level security;
+alter table public.generation_webhook_outbox enable row level security;
+revoke all on public.generation_webhook_endpoints, public.generation_webhook_outbox
+  from public, anon, authenticated;
+grant select, insert, update, delete on public.generation_webhook_endpoints, public.generation_webhook_outbox
+  to service_role;
+
+-- Writes the event of one change of a session's status. Fires at commit, so that the ledger says what became of
+-- the session; where it does not (the application or the row's owner settled it) the event has no code and no
+-- picture, whatever stands in the row. Its owner may write there: what is sent comes from the ledger alone.
+create or replace function generation_private.note_webhook_event() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_channel constant text := tg_argv[0];
+  v_session record;
+  v_row public.generation_ledger;
+  v_is_settled boolean;
+  v_type text;
+  v_given_back boolean;
+begin
+  select * into v_session from generation_private.read_session(v_channel, new.id, 'none');
+  if v_session.status is null or not exists (
+    select from public.generation_webhook_endpoints e
+     where e.disabled_at is null
+       and (e.store_id is null or (v_channel = 'b2b' and e.store_id = v_session.owner_id))
+  ) then
+    return null;
+  end if;
+  select * into v_row from public.generation_ledger l where l.channel = v_channel and l.session_id = new.id;
+  v_is_settled := coalesce(v_row.state = 'settled', false);
+  if new.status = 'processing' then
+    -- A status that the owner wrote is no attempt.
+    if v_row.state is distinct from 'working' then
+      return null;
+    end if;
+    v_type := 'generation.processing';
+  else
+    v_type := case
+      when coalesce(v_row.outcome, new.status) = 'completed' then 'generation.completed'
+      when v_row.error_code = 'cancelled' and v_is_settled then 'generation.cancelled'
+      else 'generation.failed'
+    end;
+  end if;
+  v_given_back := case
+    when v_type in ('generation.processing', 'generation.completed') then false
+    when v_is_settled then coalesce(v_row.refund_state in ('refunded', 'already_refunded'), false)
+    when v_channel = 'b2c' then generation_private.cron_refund(v_session.owner_id, new.id) is not null
+    else exists (
+      select from public.store_credit_transactions t
+       where t.store_id = v_session.owner_id and t.request_id = v_session.request_id and t.type = 'refund'
+    )
+  end;
+  insert into public.generation_webhook_outbox
+    (endpoint_id, channel, session_id, type, data, occurred_at, object_path)
+  select e.id, v_channel, new.id, v_type,
+         jsonb_build_object(
+           'session_id', new.id,
+           'channel', v_channel,
+           'user_id', case v_channel when 'b2c' then v_session.owner_id end,
+           'store_id', case v_channel when 'b2b' then v_session.owner_id end,
+           'request_id', coalesce(v_row.request_id, v_session.request_id),
+           'code', case when v_is_settled then v_row.error_code end,
+           'attempts', coalesce(v_row.attempt, 0),
+           'given_back', v_given_back
+         ),
+         case when v_is_settled then v_row.settled_at else clock_timestamp() end,
+         case when v_type = 'generation.completed' then v_row.object_path end
+    from public.generation_webhook_endpoints e
+   where e.disabled_at is null
+     and (e.store_id is null or (v_channel = 'b2b' and e.store_id = v_session.owner_id))
+  on conflict do nothing;
+  return null;
+end
+$$;
+
+-- What is due, at most p_limit, at most p_per_endpoint for an endpoint that works and one for an endpoint that
+-- does not; nothing for those in p_busy. Each is the caller's for the lease, and due again after it.
+-- Answers {endpoints, deliveries: [{id, endpoint_id, type, data, occurred_at, object_path, attempts, url,
+-- secrets}]}; endpoints: how many are enabled.
+create or replace function public.generation_webhooks_claim(
+  p_limit integer, p_per_endpoint integer, p_lease_seconds integer, p_busy uuid[]
+) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_deliveries jsonb;
+begin
+  with due as (
+    select o.id, e.url,
+           jsonb_build_array(e.secret) || case
+             when e.previous_secret_until > v_now then jsonb_build_array(e.previous_secret) else '[]'
+           end as secrets
+      from (
+        select * from public.generation_webhook_endpoints
+         where disabled_at is null and id <> all (p_busy)
+         order by random() -- whoever comes late in the order is not always left out
+      ) e
+     cross join lateral (
+       select q.id from public.generation_webhook_outbox q
+        where q.endpoint_id = e.id and q.due_at <= v_now
+        order by q.due_at
+        limit case when e.failing_since is null then p_per_endpoint else 1 end
+          for no key update skip locked
+     ) o
+     limit p_limit
+  ), claimed as (
+    update public.generation_webhook_outbox q
+       set due_at = v_now + make_interval(secs => p_lease_seconds), attempts = attempts + 1,
+           last_attempt_at = v_now
+      from due
+     where q.id = due.id
+    returning q.id, q.endpoint_id, q.type, q.data, q.occurred_at, q.object_path, q.attempts, due.url, due.secrets
+  )
+  select coalesce(jsonb_agg(to_jsonb(claimed)), '[]') into v_deliveries from claimed;
+  return jsonb_build_object(
+    'endpoints', (select count(*) from public.generation_webhook_endpoints where disabled_at is null),
+    'deliveries', v_deliveries
+  );
+end
+$$;
+
+-- Takes note of what became of deliveries: [{id, endpoint_id, attempts, delivered, gone, status, error,
+-- retry_in_seconds}]. One that failed p_give_up_seconds after the first try is tried no more. An endpoint that is
+-- gone, or where nothing has succeeded for p_disable_seconds, is disabled.
+-- Answers {given_up, disabled: [{endpoint_id, reason}]}.
+create or replace function public.generation_webhooks_report(
+  p_results jsonb, p_give_up_seconds integer, p_disable_seconds integer
+) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_given_up integer;
+  v_endpoint record;
+  v_reason text;
+  v_disabled jsonb := '[]';
+begin
+  with results as (
+    select * from jsonb_to_recordset(p_results) as r (
+      id uuid, attempts integer, delivered boolean, status integer, error text, retry_in_seconds double precision
+    )
+  ), noted as (
+    update public.generation_webhook_outbox q
+       set delivered_at = case when r.delivered then v_now end,
+           due_at = case
+             when not r.delivered and v_now + make_interval(secs => r.retry_in_seconds)
+               <= q.tried_since + make_interval(secs => p_give_up_seconds)
+               then v_now + make_interval(secs => r.retry_in_seconds)
+           end,
+           given_up_at = case
+             when not r.delivered and v_now + make_interval(secs => r.retry_in_seconds)
+               > q.tried_since + make_interval(secs => p_give_up_seconds) then v_now
+           end,
+           last_status = r.status, last_error = r.error
+      from results r
+     -- A failure counts only if nobody has claimed the delivery since; a success counts in any case.
+     where q.id = r.id and q.delivered_at is null and (r.delivered or q.attempts = r.attempts)
+    returning q.given_up_at
+  )
+  select count(*) filter (where given_up_at is not null) into v_given_up from noted;
+
+  for v_endpoint in
+    select r.endpoint_id, bool_or(r.delivered) as works, bool_or(r.gone) as gone
+      from jsonb_to_recordset(p_results) as r (endpoint_id uuid, delivered boolean, gone boolean)
+     group by r.endpoint_id
+     order by r.endpoint_id -- two reports never wait for each other
+  loop
+    if v_endpoint.works and not v_endpoint.gone then
+      update public.generation_webhook_endpoints set failing_since = null
+       where id = v_endpoint.endpoint_id and failing_since is not null;
+      continue;
+    end if;
+    v_reason := null;
+    update public.generation_webhook_endpoints
+       set failing_since = coalesce(failing_since, v_now),
+           disabled_at = case
+             when v_endpoint.gone or failing_since <= v_now - make_interval(secs => p_disable_seconds) then v_now
+           end,
+           disabled_reason = case
+             when v_endpoint.gone then 'gone'
+             when failing_since <= v_now - make_interval(secs => p_disable_seconds) then 'failing'
+           end
+     where id = v_endpoint.endpoint_id and disabled_at is null
+    returning disabled_reason into v_reason;
+    if v_reason is not null then
+      v_disabled := v_disabled
+        || jsonb_build_object('endpoint_id', v_endpoint.endpoint_id, 'reason', v_reason);
+    end if;
+  end loop;
+  return jsonb_build_object('given_up', v_given_up, 'disabled', v_disabled);
+end
+$$;
+
+-- Begins anew with deliveries: with one, or with all that were given up of an endpoint. Answers how many.
+create or replace function public.generation_webhooks_resend(p_id uuid, p_endpoint_id uuid) returns integer
+language plpgsql set search_path = ''
+as $$
+declare
+  v_count integer;
+begin
+  update public.generation_webhook_outbox
+     set due_at = clock_timestamp(), tried_since = clock_timestamp(), attempts = 0,
+         delivered_at = null, given_up_at = null
+   where id = p_id or (endpoint_id = p_endpoint_id and given_up_at is not null);
+  get diagnostics v_count = row_count;
+  return v_count;
+end
+$$;
+
+-- Forgets at most p_limit events that are older than p_keep_seconds and are sent no more, and answers figures for
+-- the metrics: {enabled, failing, disabled, waiting, oldest_seconds}. disabled: not by an operator. waiting and
+-- oldest_seconds: of what is still to be sent, to endpoints that are enabled.
+create or replace function public.generation_webhooks_tidy(p_keep_seconds integer, p_limit integer) returns jsonb
+language plpgsql set search_path = ''
+as $$
+begin
+  delete from public.generation_webhook_outbox
+   where id in (
+     select q.id from public.generation_webhook_outbox q
+      where q.created_at < clock_timestamp() - make_interval(secs => p_keep_seconds)
+        and (q.due_at is null or not exists (
+          select from public.generation_webhook_endpoints e
+           where e.id = q.endpoint_id and e.disabled_at is null
+        ))
+      order by q.created_at
+      limit p_limit
+        for update skip locked
+   );
+  return (
+    select jsonb_build_object(
+        'enabled', count(*) filter (where e.disabled_at is null),
+        'failing', count(*) filter (where e.disabled_at is null and e.failing_since is not null),
+        'disabled', count(*) filter (where e.disabled_reason <> 'operator')
+      )
+      from public.generation_webhook_endpoints e
+  ) || (
+    select jsonb_build_object(
+        'waiting', count(*),
+        'oldest_seconds', coalesce(round(extract(epoch from clock_timestamp() - min(q.tried_since)), 3), 0)
+      )
+      from public.generation_webhook_outbox q
+      join public.generation_webhook_endpoints e on e.id = q.endpoint_id and e.disabled_at is null
+     where q.due_at is not null
+  );
+end
+$$;
+
+revoke execute on function generation_private.note_webhook_event() from public, anon, authenticated;
+grant execute on function generation_private.note_webhook_event() to service_role;
+revoke execute on function
+  public.generation_webhooks_claim(integer, integer, integer, uuid[]),
+  public.generation_webhooks_report(jsonb, integer, integer),
+  public.generation_webhooks_resend(uuid, uuid),
+  public.generation_webhooks_tidy(integer, integer)
+from public, anon, authenticated;
+grant execute on function
+  public.generation_webhooks_claim(integer, integer, integer, uuid[]),
+  public.generation_webhooks_report(jsonb, integer, integer),
+  public.generation_webhooks_resend(uuid, uuid),
+  public.generation_webhooks_tidy(integer, integer)
+to service_role;
+
+do $$
+declare
+  v_table record;
+begin
+  for v_table in
+    select * from (values
+      ('b2c', 'public.generation_sessions'::regclass), ('b2b', 'public.store_generation_sessions'::regclass)
+    ) t (channel, name)
+  loop
+    -- Not created again where it stands: that takes a lock which stops all writing to the table.
+    if not exists (
+      select from pg_catalog.pg_trigger where tgrelid = v_table.name and tgname = 'generation_webhook_event'
+    ) then
+      execute format(
+        'create constraint trigger generation_webhook_event after update of status on %s
+           deferrable initially deferred for each row
+           when (old.status is distinct from new.status
+                 and old.status not in (''completed'', ''failed'')
+                 and new.status in (''processing'', ''completed'', ''failed''))
+           execute function generation_private.note_webhook_event(%L)',
+        v_table.name, v_table.channel
+      );
+    end if;
+  end loop;
+end
+$$;

@@ -1,0 +1,419 @@
+"""The outbox of webhooks: which event is written when and for whom, how a delivery is claimed and noted."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from integration.database import LedgerDatabase, Row, Session, all_at_once
+
+SECRET = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+DAY = 24 * 3600
+
+
+def endpoint(ledger: LedgerDatabase, store: UUID | None = None) -> UUID:
+    """An endpoint that is enabled, global unless it is a store's."""
+    made = ledger.value(
+        "insert into generation_webhook_endpoints (store_id, url, secret)"
+        " values (%s, 'https://shop.example/hook', %s) returning id",
+        store,
+        SECRET,
+    )
+    assert isinstance(made, UUID)
+    return made
+
+
+def events(ledger: LedgerDatabase, session: Session | None = None) -> list[Row]:
+    """What is in the outbox, oldest first."""
+    where = "" if session is None else f"where session_id = '{session.id}'"
+    return ledger.rows(f"select * from generation_webhook_outbox {where} order by created_at, type desc")
+
+
+def types(ledger: LedgerDatabase, session: Session | None = None) -> list[str]:
+    return [event["type"].removeprefix("generation.") for event in events(ledger, session)]
+
+
+def claim(ledger: LedgerDatabase, *, limit: int = 64, per_endpoint: int = 8, busy: Any = ()) -> list[Row]:
+    answer = ledger.rpc(
+        "generation_webhooks_claim",
+        p_limit=limit,
+        p_per_endpoint=per_endpoint,
+        p_lease_seconds=60,
+        p_busy=[str(each) for each in busy],
+    )
+    deliveries: list[Row] = answer["deliveries"]
+    return deliveries
+
+
+def report(ledger: LedgerDatabase, *results: Row, disable: int = 3 * DAY) -> Row:
+    answer: Row = ledger.rpc(
+        "generation_webhooks_report",
+        p_results=list(results),
+        p_give_up_seconds=DAY,
+        p_disable_seconds=disable,
+    )
+    return answer
+
+
+def result(delivery: Row, *, delivered: bool = False, status: int | None = None, retry: float = 5) -> Row:
+    return {
+        "id": delivery["id"],
+        "endpoint_id": delivery["endpoint_id"],
+        "attempts": delivery["attempts"],
+        "delivered": delivered,
+        "gone": status == 410,
+        "status": 200 if delivered else status,
+        "error": None if delivered else "status",
+        "retry_in_seconds": retry,
+    }
+
+
+def make_due(ledger: LedgerDatabase) -> None:
+    ledger.run("update generation_webhook_outbox set due_at = now() where due_at is not null")
+
+
+# ----------------------------------------------------------------------------- which events are written
+
+
+def test_without_an_endpoint_nothing_is_written(ledger: LedgerDatabase) -> None:
+    session = ledger.b2c()
+    ledger.complete(session, "a", ledger.begin(session, "a"))
+
+    assert events(ledger) == []
+
+
+def test_a_completed_session_tells_when_it_began_and_when_it_ended(ledger: LedgerDatabase) -> None:
+    endpoint(ledger)
+    session = ledger.b2c()
+    attempt = ledger.begin(session, "a")
+    ledger.complete(session, "a", attempt)
+    ledger.complete(session, "a", attempt)
+
+    began, ended = events(ledger, session)
+
+    assert (began["type"], began["object_path"]) == ("generation.processing", None)
+    assert ended["type"] == "generation.completed"
+    assert ended["object_path"] == f"generated/{session.owner}/{session.id}.jpg"
+    assert ended["occurred_at"] == ledger.entry(session)["settled_at"]
+    assert ended["data"] == {
+        "session_id": str(session.id),
+        "channel": "b2c",
+        "user_id": str(session.owner),
+        "store_id": None,
+        "request_id": "",
+        "code": None,
+        "attempts": 1,
+        "given_back": False,
+    }
+
+
+def test_the_outbox_holds_no_link(ledger: LedgerDatabase) -> None:
+    endpoint(ledger)
+    session = ledger.b2c()
+    ledger.complete(session, "a", ledger.begin(session, "a"), p_result_url="https://x.example/?token=secret")
+
+    assert "token" not in str(events(ledger))
+
+
+def test_a_failed_session_tells_its_code_and_that_the_credit_came_back(ledger: LedgerDatabase) -> None:
+    endpoint(ledger)
+    session = ledger.b2b()
+    ledger.fail(session, "a", ledger.begin(session, "a"), "moderation_blocked")
+
+    ended = events(ledger, session)[-1]
+
+    assert (ended["type"], ended["object_path"]) == ("generation.failed", None)
+    assert (ended["data"]["code"], ended["data"]["given_back"]) == ("moderation_blocked", True)
+    assert (ended["data"]["store_id"], ended["data"]["user_id"]) == (str(session.owner), None)
+    assert ended["data"]["request_id"] == session.request_id
+
+
+def test_a_cancelled_session_tells_so(ledger: LedgerDatabase) -> None:
+    endpoint(ledger)
+    session = ledger.b2c()
+    ledger.fail(session, "a", ledger.begin(session, "a"), "cancelled")
+
+    assert types(ledger, session) == ["processing", "cancelled"]
+    assert events(ledger, session)[-1]["data"]["given_back"] is True
+
+
+def test_every_way_to_end_writes_one_event_of_the_end(ledger: LedgerDatabase) -> None:
+    endpoint(ledger)
+    rejected, reaped = ledger.b2c(), ledger.b2c(age=4000)
+    by_cron, by_cron_in_work, uninstalled = ledger.b2c(age=4000), ledger.b2c(age=4000), ledger.b2b()
+    ledger.reject(rejected)
+    ledger.reap(reaped)
+    attempt = ledger.begin(by_cron_in_work, "a")
+    ledger.cron()
+    ledger.complete(by_cron_in_work, "a", attempt)
+    ledger.run("select app_uninstall_store(%s)", uninstalled.owner)
+
+    for session in (rejected, reaped, by_cron, by_cron_in_work, uninstalled):
+        assert types(ledger, session)[-1:] == ["failed"], session
+        assert types(ledger, session).count("failed") == 1
+    codes = {s.id: events(ledger, s)[-1]["data"]["code"] for s in (rejected, reaped, by_cron, uninstalled)}
+    assert codes == {rejected.id: "invalid_task", reaped.id: "stuck", by_cron.id: None, uninstalled.id: None}
+    given_back = [
+        events(ledger, s)[-1]["data"]["given_back"] for s in (by_cron, by_cron_in_work, uninstalled)
+    ]
+    assert given_back == [True, True, False]
+
+
+def test_a_session_refunded_by_the_cron_while_it_was_in_work_tells_that_it_failed(
+    ledger: LedgerDatabase,
+) -> None:
+    endpoint(ledger)
+    session = ledger.b2c()
+    attempt = ledger.begin(session, "a")
+    ledger.run(
+        "select refund_credits(%s, 1, %s)",
+        session.owner,
+        f"Stuck job recovery: session {session.id} timed out",
+    )
+    ledger.complete(session, "a", attempt)
+
+    assert types(ledger, session) == ["processing", "failed"]
+    assert events(ledger, session)[-1]["data"]["code"] == "stuck"
+
+
+def test_a_retry_after_a_rate_limit_tells_the_beginning_once(ledger: LedgerDatabase) -> None:
+    endpoint(ledger)
+    session = ledger.b2c()
+    ledger.requeue(session, "a", ledger.begin(session, "a"), delay=0)
+    ledger.make_due(session)
+    ledger.complete(session, "b", ledger.begin(session, "b"))
+
+    assert types(ledger, session) == ["processing", "completed"]
+    assert events(ledger, session)[-1]["data"]["attempts"] == 2
+
+
+def test_what_the_owner_writes_into_the_row_is_not_sent(ledger: LedgerDatabase) -> None:
+    """Neither their link, nor an attempt that was none; that they ended it is told without a picture."""
+    endpoint(ledger)
+    session = ledger.b2c()
+    token = ledger.user_token(session.owner)
+    for status in ("processing", "queued", "processing", "completed", "queued", "failed"):
+        changed = ledger.patch(
+            f"/generation_sessions?id=eq.{session.id}",
+            {"status": status, "generated_image_url": "https://evil.example/"},
+            token=token,
+        )
+        assert changed.status_code == 200
+
+    (only,) = events(ledger, session)
+
+    assert (only["type"], only["object_path"]) == ("generation.completed", None)
+    assert "evil" not in str(only)
+
+
+def test_an_event_goes_to_the_global_endpoint_and_to_the_stores_own(ledger: LedgerDatabase) -> None:
+    mine, others = ledger.b2b(), ledger.b2b()
+    everything, of_store = endpoint(ledger), endpoint(ledger, mine.owner)
+    user = ledger.b2c()
+    for session in (mine, others, user):
+        ledger.reject(session)
+
+    told = {(event["session_id"], event["endpoint_id"]) for event in events(ledger)}
+
+    assert told == {
+        (mine.id, everything),
+        (mine.id, of_store),
+        (others.id, everything),
+        (user.id, everything),
+    }
+
+
+def test_a_disabled_endpoint_is_told_nothing_new(ledger: LedgerDatabase) -> None:
+    hook = endpoint(ledger)
+    ledger.run(
+        "update generation_webhook_endpoints set disabled_at = now(), disabled_reason = 'operator'"
+        " where id = %s",
+        hook,
+    )
+    ledger.reject(ledger.b2c())
+
+    assert events(ledger) == []
+
+
+def test_an_event_is_not_kept_of_a_transaction_that_was_taken_back(ledger: LedgerDatabase) -> None:
+    endpoint(ledger)
+    session = ledger.b2c()
+    with ledger.connect() as connection:
+        connection.execute("update generation_sessions set status = 'failed' where id = %s", [session.id])
+        connection.rollback()
+
+    assert (events(ledger), ledger.status(session)) == ([], "queued")
+
+
+# --------------------------------------------------------------------------------- claims and reports
+
+
+def some_events(ledger: LedgerDatabase, count: int) -> None:
+    for _ in range(count):
+        ledger.reject(ledger.b2c())
+
+
+def test_a_delivery_is_claimed_once_and_due_again_after_its_lease(ledger: LedgerDatabase) -> None:
+    endpoint(ledger)
+    some_events(ledger, 1)
+
+    (first,) = claim(ledger)
+    assert claim(ledger) == []
+    make_due(ledger)
+    (second,) = claim(ledger)
+
+    assert (first["id"], first["attempts"]) == (second["id"], 1)
+    assert second["attempts"] == 2
+    assert first["secrets"] == [SECRET]
+
+
+def test_two_that_claim_at_once_never_have_the_same_delivery(ledger: LedgerDatabase) -> None:
+    endpoint(ledger)
+    some_events(ledger, 12)
+
+    claimed = all_at_once([lambda: claim(ledger, per_endpoint=3)] * 4)
+
+    ids = [delivery["id"] for deliveries in claimed for delivery in deliveries]
+    assert len(ids) == len(set(ids)) == 12
+
+
+def test_a_busy_endpoint_and_one_that_fails_leave_the_places_to_others(ledger: LedgerDatabase) -> None:
+    works, fails, busy = endpoint(ledger), endpoint(ledger), endpoint(ledger)
+    ledger.run("update generation_webhook_endpoints set failing_since = now() where id = %s", fails)
+    some_events(ledger, 5)
+
+    claimed = [delivery["endpoint_id"] for delivery in claim(ledger, per_endpoint=4, busy=[busy])]
+
+    assert (claimed.count(str(works)), claimed.count(str(fails)), claimed.count(str(busy))) == (4, 1, 0)
+
+
+def test_both_secrets_sign_while_one_replaces_the_other(ledger: LedgerDatabase) -> None:
+    hook = endpoint(ledger)
+    ledger.run(
+        "update generation_webhook_endpoints set secret = 'whsec_bmV3', previous_secret = %s,"
+        " previous_secret_until = now() + interval '1 hour' where id = %s",
+        SECRET,
+        hook,
+    )
+    some_events(ledger, 1)
+    assert claim(ledger)[0]["secrets"] == ["whsec_bmV3", SECRET]
+
+    ledger.run("update generation_webhook_endpoints set previous_secret_until = now()")
+    make_due(ledger)
+    assert claim(ledger)[0]["secrets"] == ["whsec_bmV3"]
+
+
+def test_a_delivered_event_is_claimed_no_more(ledger: LedgerDatabase) -> None:
+    endpoint(ledger)
+    some_events(ledger, 1)
+    report(ledger, result(claim(ledger)[0], delivered=True))
+    make_due(ledger)
+
+    (event,) = events(ledger)
+
+    assert claim(ledger) == []
+    assert (event["due_at"], event["last_status"]) == (None, 200)
+    assert event["delivered_at"] is not None
+
+
+def test_a_failure_is_tried_again_later_and_given_up_after_a_day(ledger: LedgerDatabase) -> None:
+    endpoint(ledger)
+    some_events(ledger, 1)
+    report(ledger, result(claim(ledger)[0], status=500, retry=40))
+    (event,) = events(ledger)
+    assert event["due_at"] > event["last_attempt_at"]
+    assert (event["last_status"], event["given_up_at"]) == (500, None)
+
+    ledger.run("update generation_webhook_outbox set tried_since = now() - interval '1 day', due_at = now()")
+    answer = report(ledger, result(claim(ledger)[0], status=500))
+
+    (event,) = events(ledger)
+    assert answer["given_up"] == 1
+    assert event["due_at"] is None
+    assert event["given_up_at"] is not None
+
+
+def test_a_late_failure_does_not_undo_what_another_replica_did(ledger: LedgerDatabase) -> None:
+    endpoint(ledger)
+    some_events(ledger, 1)
+    late = claim(ledger)[0]
+    make_due(ledger)
+    report(ledger, result(claim(ledger)[0], delivered=True))
+    report(ledger, result(late, status=500))
+
+    assert events(ledger)[0]["delivered_at"] is not None
+
+
+def test_410_disables_an_endpoint_at_once_and_days_of_failure_do(ledger: LedgerDatabase) -> None:
+    gone, failing, young = endpoint(ledger), endpoint(ledger), endpoint(ledger)
+    some_events(ledger, 1)
+    ledger.run(
+        "update generation_webhook_endpoints set failing_since = now() - interval '4 days' where id = %s",
+        failing,
+    )
+    by_endpoint = {delivery["endpoint_id"]: delivery for delivery in claim(ledger)}
+
+    answer = report(
+        ledger,
+        result(by_endpoint[str(gone)], status=410),
+        result(by_endpoint[str(failing)], status=500),
+        result(by_endpoint[str(young)], status=500),
+    )
+
+    disabled = {entry["endpoint_id"]: entry["reason"] for entry in answer["disabled"]}
+    assert disabled == {str(gone): "gone", str(failing): "failing"}
+    figures = ledger.rpc("generation_webhooks_tidy", p_keep_seconds=7 * DAY, p_limit=10)
+    assert (figures["enabled"], figures["failing"], figures["disabled"]) == (1, 1, 2)
+
+
+def test_one_success_ends_the_failing_of_an_endpoint(ledger: LedgerDatabase) -> None:
+    hook = endpoint(ledger)
+    some_events(ledger, 2)
+    first, second = claim(ledger)
+    report(ledger, result(first, status=500))
+    failing = "select failing_since from generation_webhook_endpoints where id = %s"
+    assert ledger.value(failing, hook) is not None
+
+    report(ledger, result(second, delivered=True))
+    assert ledger.value(failing, hook) is None
+
+
+def test_resend_begins_anew_with_one_or_with_all_that_were_given_up(ledger: LedgerDatabase) -> None:
+    hook = endpoint(ledger)
+    some_events(ledger, 3)
+    first, second, third = claim(ledger)
+    report(ledger, result(first, delivered=True))
+    ledger.run("update generation_webhook_outbox set tried_since = now() - interval '2 days'")
+    report(ledger, result(second, status=500), result(third, status=500))
+    assert claim(ledger) == []
+
+    assert ledger.rpc("generation_webhooks_resend", p_id=first["id"], p_endpoint_id=None) == 1
+    assert [delivery["id"] for delivery in claim(ledger)] == [first["id"]]
+    assert ledger.rpc("generation_webhooks_resend", p_id=None, p_endpoint_id=str(hook)) == 2
+    # One at a time, for the endpoint fails.
+    assert {claim(ledger)[0]["id"], claim(ledger)[0]["id"]} == {second["id"], third["id"]}
+
+
+def test_old_events_are_forgotten_a_bounded_number_at_a_time(ledger: LedgerDatabase) -> None:
+    endpoint(ledger)
+    some_events(ledger, 5)
+    for delivery in claim(ledger)[:4]:
+        report(ledger, result(delivery, delivered=True))
+    ledger.run("update generation_webhook_outbox set created_at = now() - interval '8 days'")
+
+    left = []
+    for _ in range(3):
+        ledger.rpc("generation_webhooks_tidy", p_keep_seconds=7 * DAY, p_limit=3)
+        left.append(len(events(ledger)))
+
+    assert left == [2, 1, 1], "the one that is still to be sent stays"
+
+
+@pytest.mark.parametrize("who", ["anon", "user"])
+def test_a_stranger_sees_neither_endpoints_nor_events(ledger: LedgerDatabase, who: str) -> None:
+    endpoint(ledger)
+    some_events(ledger, 1)
+    token = ledger.anon_token() if who == "anon" else ledger.user_token(uuid4())
+    for table in ("generation_webhook_endpoints", "generation_webhook_outbox"):
+        assert ledger.get(f"/{table}", token=token).json()["code"] == "42501"
