@@ -25,16 +25,15 @@ from wearon_sizing.silhouette import (
     LEVELS,
     SHOULDER_L,
     SHOULDER_R,
-    TORSO_ROWS,
     WRIST_L,
     WRIST_R,
     Frame,
     Person,
-    Silhouette,
+    middle,
 )
 from wearon_sizing.sizes import SIZES, likelihoods
 from wearon_sizing.sizing import Shopper
-from wearon_sizing.torso import ARM, crop_matrix
+from wearon_sizing.torso import ARM, ROWS, crop_matrix
 
 HEIGHT: Final = 1000
 PANEL: Final = 520
@@ -67,7 +66,7 @@ def explain(
     photo = _with_arms(_outlined(photo, person), person, reading.silhouette.frame, zoom)
     draw = ImageDraw.Draw(photo)
     _draw_skeleton(draw, person, zoom)
-    _draw_widths(draw, reading.silhouette, zoom)
+    _draw_widths(draw, person, reading, zoom)
     sheet, panel = _sheet(photo)
     _draw_panel(panel, photo.width + MARGIN, estimate, shopper)
     return sheet
@@ -137,21 +136,22 @@ def _draw_skeleton(draw: ImageDraw.ImageDraw, person: Person, zoom: float) -> No
         draw.ellipse([x - 5, y - 5, x + 5, y + 5], fill=JOINT, outline=BONE, width=2)
 
 
-def _draw_widths(draw: ImageDraw.ImageDraw, silhouette: Silhouette, zoom: float) -> None:
-    frame = silhouette.frame
+def _draw_widths(draw: ImageDraw.ImageDraw, person: Person, reading: Reading, zoom: float) -> None:
+    """Lines across the torso without the arms, as the network cut them off, at three levels."""
+    frame, torso = reading.silhouette.frame, reading.torso
+    hips = float(frame.place(middle(person.points, HIP_L, HIP_R)[None])[0, 0])
     font = ImageFont.load_default(17)
     for name, level in LEVELS.items():
-        row = int(np.argmin(np.abs(TORSO_ROWS - level)))
-        to_left, to_right = silhouette.torso[row] / frame.cm
+        row = int(np.argmin(np.abs(ROWS - level)))
+        along = frame.origin + ROWS[row] * frame.torso * frame.down
         left, right = (
-            (silhouette.centres[row] + side * frame.across + 0.5) * zoom for side in (-to_left, to_right)
+            (along + (hips / 2 + edge / frame.cm) * frame.across + 0.5) * zoom for edge in torso.edges[row]
         )
         colour = COLOURS[f"{name}_cm"]
         draw.line([*left, *right], fill=colour, width=5)
         for x, y in (left, right):
             draw.line([x, y - 9, x, y + 9], fill=colour, width=3)
-        width = silhouette.torso[row].sum()
-        label = f"{name} {width:.0f} cm wide"
+        label = f"{name} {torso.widths[row]:.0f} cm wide"
         box = draw.textbbox((0, 0), label, font=font)
         x, y = (left + right) / 2
         x, y = x - box[2] / 2, y + 7

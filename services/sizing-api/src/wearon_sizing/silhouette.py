@@ -224,12 +224,11 @@ def folds(profile: Array) -> list[float]:
 @dataclass(frozen=True, slots=True)
 class Silhouette:
     """What was measured in the picture. `values` in the order of `FEATURES`; `torso` (n, 2) half widths in cm
-    at TORSO_ROWS, taken from `centres` (n, 2) pixels; `cut` (n, 2) where an arm ended the row."""
+    at TORSO_ROWS; `cut` (n, 2) where an arm ended the row."""
 
     frame: Frame
     values: Array
     torso: Array
-    centres: Array
     cut: NDArray[np.bool_]
 
 
@@ -269,7 +268,7 @@ def measure_silhouette(person: Person, height_cm: float) -> Silhouette:
         folds(body[25:48, None]),
         [float(cut[rows].sum()) for rows in CUT_BANDS],
     ]
-    return Silhouette(frame, np.concatenate(values), torso, centres, cut)
+    return Silhouette(frame, np.concatenate(values), torso, cut)
 
 
 CUT_BANDS: Final = (slice(8, 18), slice(18, 26), slice(26, 36), slice(36, 47))
