@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import cv2
 import httpx
 import numpy as np
 import uvicorn
@@ -21,6 +22,15 @@ from PIL import Image
 
 from wearon_sizing.app import create_app
 from wearon_sizing.settings import SizingSettings
+from wearon_sizing.silhouette import (
+    ELBOW_L,
+    ELBOW_R,
+    HIP_L,
+    HIP_R,
+    WRIST_L,
+    WRIST_R,
+    Person,
+)
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
@@ -59,9 +69,32 @@ SITTERS = (
 )
 
 
-# One person at home, arms hanging, and the same in profile.
+# One person at home, arms hanging, and the same in profile; another one in a skirt down to the ankles.
 PAIR = _sitter("d004_front_tight_home.jpg", "F", 158.9, 68.6, 97.4, 91.4, 103.9, 37.4)
+DRESS = _sitter("d016_front_loose.jpg", "F", 167.1, 80.1, 95.9, 95.4, 112.2, 36.4)
 PAIR_SIDE = Image.open(HERE / "fixtures" / "d004_side_tight.jpg").convert("RGB")
+
+
+def with_forearm_turned(picture: Image.Image, person: Person, side: int, degrees: float) -> Image.Image:
+    """The forearm (0 the left one, 1 the right) cut out and turned inwards around its elbow, the background
+    filled in where it hung. `person` was found in the picture at this size."""
+    elbow, wrist = (person.points[pair[side]] for pair in ((ELBOW_L, ELBOW_R), (WRIST_L, WRIST_R)))
+    seen = pixels(picture)
+    rows, columns = seen.shape[:2]
+    length = float(np.linalg.norm(wrist - elbow))
+    down = (wrist - elbow) / length
+    away = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1) - elbow
+    along, beside = away @ down, np.abs(away @ np.array([-down[1], down[0]]))
+    # From the elbow to the finger tips, as wide as a third of the forearm to either side.
+    reached = (along > -0.05 * length) & (along < 1.9 * length) & (beside < 0.32 * length)
+    piece = (reached & (person.mask > 0.5)).astype(np.uint8)
+    hole = cv2.dilate(piece * (along > 0.1 * length).astype(np.uint8), np.ones((7, 7), np.uint8))
+    behind = cv2.inpaint(seen, hole, 5, cv2.INPAINT_TELEA)
+    inwards = 1 if elbow[0] < person.points[[HIP_L, HIP_R], 0].mean() else -1
+    turn = cv2.getRotationMatrix2D((float(elbow[0]), float(elbow[1])), inwards * degrees, 1.0)
+    share = cv2.warpAffine(piece.astype(np.float32), turn, (columns, rows))[..., None]
+    turned = cv2.warpAffine(seen, turn, (columns, rows))
+    return Image.fromarray((behind * (1 - share) + turned * share).astype(np.uint8))
 
 
 def jpeg(picture: Image.Image, **options: Any) -> bytes:

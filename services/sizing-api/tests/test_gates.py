@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from wearon_contracts.errors import ErrorCode
+from wearon_sizing.gates import refuse_people
 from wearon_sizing.measuring import Method
 from wearon_sizing.pose import Landmarker
+from wearon_sizing.silhouette import ANKLE_L, ANKLE_R, HIP_L, HIP_R, KNEE_L, KNEE_R
 from wearon_sizing.sizing import LONG_SIDE, PhotoRefusedError, Shopper, assess, find_person
 
-from .studio import Sitter, pixels
+from .studio import DRESS, Sitter, pixels, with_forearm_turned
 
 Change = Callable[[Image.Image], Image.Image]
 
@@ -131,3 +134,40 @@ def test_what_makes_no_difference_changes_little(
     )
     for name in ("chest_cm", "waist_cm", "hip_cm"):
         assert abs(plain[name].value - changed[name].value) < 6.0, name
+
+
+@pytest.mark.parametrize(("degrees", "both"), [(100, False), (100, True), (55, True), (140, True)])
+def test_hands_before_the_torso_and_bent_elbows_are_refused(
+    landmarker: Landmarker, method: Method, sitter: Sitter, degrees: float, both: bool
+) -> None:
+    person = find_person(landmarker, pixels(sitter.picture))
+    made = with_forearm_turned(sitter.picture, person, 0, degrees)
+    if both:
+        made = with_forearm_turned(made, person, 1, degrees)
+    assert judge(landmarker, method, made, sitter.height) in {
+        ErrorCode.ARMS_BENT,
+        ErrorCode.ARMS_COVER_TORSO,
+    }
+
+
+def test_thighs_that_point_at_the_camera_are_sitting_though_the_legs_look_straight(
+    landmarker: Landmarker, sitter: Sitter
+) -> None:
+    person = find_person(landmarker, pixels(sitter.picture))
+    world = person.world.copy()
+    # Knees half a metre in front of the hips, shins straight down.
+    world[[KNEE_L, KNEE_R]] = world[[HIP_L, HIP_R]] + (0, 0.05, -0.5)
+    world[[ANKLE_L, ANKLE_R]] = world[[KNEE_L, KNEE_R]] + (0, 0.45, 0)
+    assert refuse_people([person]) is None
+    assert refuse_people([replace(person, world=world)]) is ErrorCode.SEATED_OR_BENT
+
+
+def test_thighs_much_shorter_than_the_calves_are_sitting(landmarker: Landmarker, sitter: Sitter) -> None:
+    person = find_person(landmarker, pixels(sitter.picture))
+    points = person.points.copy()
+    points[[KNEE_L, KNEE_R]] -= 0.4 * (points[[KNEE_L, KNEE_R]] - points[[HIP_L, HIP_R]])
+    assert refuse_people([replace(person, points=points)]) is ErrorCode.SEATED_OR_BENT
+
+
+def test_a_long_dress_does_not_look_like_sitting(landmarker: Landmarker, method: Method) -> None:
+    assert judge(landmarker, method, DRESS.picture, DRESS.height) is None

@@ -38,11 +38,12 @@ FINE: frozenset[ErrorCode | None] = frozenset({None})
 
 @dataclass(frozen=True)
 class Front:
-    """A front picture of one whole person, and the rows of its pixels at which two levels of the body lie."""
+    """A front picture of one whole person, and the rows of its pixels at which chest, seat and soles lie."""
 
     path: Path
     chest_row: float
     hip_row: float
+    floor_row: float
 
     def open(self) -> Image.Image:
         return Image.open(self.path).convert("RGB")
@@ -97,6 +98,19 @@ def _background(one: Front, _: Front) -> Image.Image:
     return picture.crop((0, 0, max(picture.width // 10, 8), picture.height)).resize(picture.size)
 
 
+def _sitting(one: Front, _: Front) -> Image.Image:
+    """The rows of the thighs pressed to a fifth, as when they point at the camera."""
+    picture = one.open()
+    hips, knees = round(one.hip_row), round((one.hip_row + one.floor_row) / 2)
+    thighs = picture.crop((0, hips, picture.width, knees)).resize((picture.width, (knees - hips) // 5))
+    floor = picture.crop((0, picture.height - 1, picture.width, picture.height))
+    sheet = floor.resize(picture.size)
+    sheet.paste(picture.crop((0, 0, picture.width, hips)), (0, 0))
+    sheet.paste(thighs, (0, hips))
+    sheet.paste(picture.crop((0, knees, picture.width, picture.height)), (0, hips + thighs.height))
+    return sheet
+
+
 def _dark(one: Front, _: Front) -> Image.Image:
     return ImageEnhance.Brightness(one.open()).enhance(0.12)
 
@@ -122,6 +136,7 @@ SITUATIONS = (
         _only(E.UPPER_BODY_OUTSIDE_FRAME, E.PERSON_TOO_SMALL),
         _only(E.FEET_OUTSIDE_FRAME, E.PERSON_TOO_SMALL),
     ),
+    Situation("sitting", _sitting, FINE, _only(E.SEATED_OR_BENT)),
     Situation("two people", _beside, _only(E.SEVERAL_PEOPLE), _only(E.SEVERAL_PEOPLE)),
     Situation("nobody", _background, _only(E.NO_PERSON, E.BLURRED), _only(E.NO_PERSON, E.BLURRED)),
     Situation("far away", _far, *[_only(E.PERSON_TOO_SMALL, E.NO_PERSON)] * 2),
@@ -170,7 +185,10 @@ def read_fronts(folder: Path) -> list[Front]:
     """The front pictures of renders2/train or renders2/dev, with the rows that the table beside it gives."""
     with folder.with_name(f"{folder.name}.csv").open(newline="") as table:
         return [
-            Front(folder.parent / row["image"], float(row["chest_row_px"]), float(row["hip_row_px"]))
+            Front(
+                folder.parent / row["image"],
+                *(float(row[f"{level}_row_px"]) for level in ("chest", "hip", "floor")),
+            )
             for row in csv.DictReader(table)
             if row["view"] == "front"
         ]
