@@ -27,18 +27,19 @@ lock: setup ## Compile the hash-checked locks again: all tools and services, the
 	  $(COMPILE) -c requirements-dev.lock services/$$s/pyproject.toml -o services/$$s/requirements.lock || exit 1; done
 	$(MAKE) --no-print-directory lock-local notices
 
-GENERATE = .venv/bin/python deploy/tools/env_example.py
 
-generated: setup ## Write again what is generated: schemas, TypeScript, .env.example, the OpenAPI document
+generated: setup ## Write again what is generated: schemas, TypeScript, .env.example, the sentences in SQL, the OpenAPI document
 	$(PY) deploy/tools/version.py
 	.venv/bin/python -m wearon_contracts.generate
-	$(GENERATE)
+	$(PY) deploy/tools/env_example.py
+	$(PY) deploy/tools/sentences_sql.py
 	.venv/bin/wearon-sizing openapi > services/sizing-api/openapi.json
 
 check-generated: setup
 	$(PY) deploy/tools/version.py --check
 	.venv/bin/python -m wearon_contracts.generate --check
-	$(GENERATE) --check
+	$(PY) deploy/tools/env_example.py --check
+	$(PY) deploy/tools/sentences_sql.py --check
 
 lint: setup check-generated lint-deploy ## Format check, lint, types, import borders, generated files up to date
 	.venv/bin/ruff format --check .

@@ -19,6 +19,7 @@ import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from wearon_contracts.errors import ErrorCode, sentence
 from wearon_local import downloads
 from wearon_local.paths import SUPABASE_DIR
 from wearon_local.postgres_server import PostgresServer
@@ -200,13 +201,15 @@ class LedgerDatabase:
         renewed: list[str] = self.rpc("generation_renew", p_holders=holders, p_lease_seconds=lease)
         return renewed
 
-    def release(self, session: Session, holder: str) -> Row:
-        return self._answer("release", **session.named, p_holder=holder)
+    def release(self, session: Session, holder: str, **periods: int) -> Row:
+        return self._answer("release", **session.named, p_holder=holder, **periods)
 
     def check(self, session: Session, holder: str, attempt: int) -> Row:
         return self._answer("check", **session.named, p_holder=holder, p_attempt=attempt)
 
-    def requeue(self, session: Session, holder: str, attempt: int, *, delay: int = 10, most: int = 1) -> Row:
+    def requeue(
+        self, session: Session, holder: str, attempt: int, *, delay: int = 10, most: int = 1, **periods: int
+    ) -> Row:
         return self._answer(
             "requeue",
             **session.named,
@@ -215,10 +218,11 @@ class LedgerDatabase:
             p_delay_seconds=delay,
             p_max_retries=most,
             p_error_code="rate_limited",
+            **periods,
         )
 
-    def postpone(self, session: Session, holder: str, attempt: int) -> Row:
-        return self._answer("postpone", **session.named, p_holder=holder, p_attempt=attempt)
+    def postpone(self, session: Session, holder: str, attempt: int, **periods: int) -> Row:
+        return self._answer("postpone", **session.named, p_holder=holder, p_attempt=attempt, **periods)
 
     def record_usage(self, session: Session, call_id: UUID, *, tokens_in: int = 100) -> Row:
         return self._answer(
@@ -265,23 +269,25 @@ class LedgerDatabase:
         return found
 
     def orphans(
-        self, *, created_before: str | None = None, stuck_after: int = 300, limit: int = 100
+        self, *, created_before: str | None = None, stuck_after: int = 300, limit: int = 100, **periods: int
     ) -> list[Row]:
         found: list[Row] = self.rpc(
             "generation_orphans",
             p_created_before=created_before,
             p_stuck_after_seconds=stuck_after,
             p_limit=limit,
+            **periods,
         )
         return found
 
-    def reap(self, *sessions: Session, stuck_after: int = 300) -> list[Row]:
+    def reap(self, *sessions: Session, stuck_after: int = 300, **periods: int) -> list[Row]:
         results: list[Row] = self.rpc(
             "generation_reap",
             p_sessions=[{"channel": s.channel, "session_id": str(s.id)} for s in sessions],
             p_stuck_after_seconds=stuck_after,
             p_error_code="stuck",
-            p_message="This try-on was lost on its way to us. Please try again.",
+            p_message=sentence(ErrorCode.STUCK),
+            **periods,
         )
         return results
 

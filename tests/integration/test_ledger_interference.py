@@ -8,6 +8,8 @@ import psycopg
 import pytest
 from integration.database import LedgerDatabase, Row, Session
 
+from wearon_contracts.errors import ErrorCode, sentence
+
 
 def cron_pays(ledger: LedgerDatabase, session: Session) -> None:
     """The first half of what the cron does for a session: the refund, before it writes the row."""
@@ -117,7 +119,8 @@ def test_a_session_the_cron_has_paid_for_but_not_yet_written_is_not_delivered(
 
     assert (answer["verdict"], answer["outcome"]) == ("settled", "failed")
     assert answer["refund"]["state"] == "already_refunded"
-    assert ledger.status(session) == "failed"
+    row = ledger.session_row(session)
+    assert (row["status"], row["error_message"]) == ("failed", sentence(ErrorCode.STUCK))
     assert (ledger.balance(session), ledger.refunds(session)) == (10, 1)
 
 

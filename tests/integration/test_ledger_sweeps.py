@@ -11,12 +11,50 @@ import pytest
 from integration.database import LedgerDatabase, Row, RpcRefused, Session
 from postgrest import AsyncPostgrestClient
 
+from wearon_contracts.errors import ErrorCode, sentence
 from wearon_generator.ledger import Ledger, SupabaseDatabase
 from wearon_generator.timing import Timing
 
 
 def ids(found: list[Row]) -> list[str]:
     return [row["session_id"] for row in found]
+
+
+def seconds_until_looked_for(ledger: LedgerDatabase, session: Session) -> int:
+    return round(
+        ledger.value(
+            "select extract(epoch from lease_expires_at - now())"
+            " from generation_ledger where session_id = %s",
+            session.id,
+        )
+    )
+
+
+def test_the_caller_says_when_the_sweep_looks_for_what_was_given_back(ledger: LedgerDatabase) -> None:
+    """A generator that does not say gets what it relied on: 60, 60 and 30 s."""
+    said, unsaid = [], []
+    for found, periods in ((said, {"p_return_seconds": 500}), (unsaid, {})):
+        released, postponed = ledger.b2c(), ledger.b2c()
+        ledger.hold(released, "a")
+        ledger.release(released, "a", **periods)
+        ledger.begin(postponed, "b")
+        ledger.postpone(postponed, "b", 1, **periods)
+        found += [seconds_until_looked_for(ledger, session) for session in (released, postponed)]
+    for found, periods in ((said, {"p_grace_seconds": 400}), (unsaid, {})):
+        retrying = ledger.b2c()
+        ledger.begin(retrying, "c")
+        ledger.requeue(retrying, "c", 1, delay=1000, **periods)
+        found.append(seconds_until_looked_for(ledger, retrying))
+    assert said == pytest.approx([500, 500, 1400], abs=10)
+    assert unsaid == pytest.approx([60, 60, 1030], abs=10)
+
+
+def test_the_caller_says_how_long_an_older_workers_session_may_take(ledger: LedgerDatabase) -> None:
+    session = ledger.b2c(age=500, status="processing")
+    assert ledger.orphans() == []
+    assert ids(ledger.orphans(p_older_worker_seconds=100)) == [str(session.id)]
+    assert [row["verdict"] for row in ledger.reap(session)] == ["too_young"]
+    assert [row["verdict"] for row in ledger.reap(session, p_older_worker_seconds=100)] == ["failed"]
 
 
 # ---------------------------------------------------------------------------------------------- recovery
@@ -242,10 +280,7 @@ def test_reap_fails_and_refunds_orphans_once(ledger: LedgerDatabase) -> None:
     assert sorted(ids(results)) == sorted(str(session.id) for session in orphans)
     for session in orphans:
         row = ledger.session_row(session)
-        assert (row["status"], row["error_message"].split(".")[0]) == (
-            "failed",
-            "This try-on was lost on its way to us",
-        )
+        assert (row["status"], row["error_message"]) == ("failed", sentence(ErrorCode.STUCK))
         assert (ledger.balance(session), ledger.refunds(session)) == (10, 1)
     again = ledger.reap(*orphans)
     assert [(row["verdict"], row["outcome"]) for row in again] == [("settled", "failed")] * 4

@@ -233,7 +233,7 @@ begin
   if p_row.channel = 'b2c' and generation_private.cron_refund(v_session.owner_id, p_row.session_id) is not null
   then
     return generation_private.fail_session(
-      p_row, 'elsewhere', 'stuck', 'This try-on took too long. Its credit was given back, please try again.'
+      p_row, 'elsewhere', 'stuck', generation_private.sentence('stuck')
     );
   end if;
   return p_row;

@@ -152,11 +152,15 @@ begin
 end
 $$;
 
+-- A generator from before the periods were handed in calls it without the last argument.
+drop function if exists public.generation_release(text, uuid, text);
+
 -- Gives a session up before it was claimed; whoever comes next may hold it at once. Its message is on its way
--- back to the queue, so the sweep looks for it only after a minute.
+-- back to the queue, so the sweep looks for it only after p_return_seconds.
 -- released | lost | settled
-create or replace function public.generation_release(p_channel text, p_session_id uuid, p_holder text)
-returns jsonb
+create or replace function public.generation_release(
+  p_channel text, p_session_id uuid, p_holder text, p_return_seconds integer default 60
+) returns jsonb
 language plpgsql set search_path = ''
 as $$
 declare
@@ -168,7 +172,7 @@ begin
     when v_row.state = 'waiting' and v_row.holder = p_holder then
       update public.generation_ledger
          set holder = null, last_holder = p_holder, recovering = false,
-             lease_expires_at = clock_timestamp() + interval '60 seconds'
+             lease_expires_at = clock_timestamp() + make_interval(secs => p_return_seconds)
        where channel = p_channel and session_id = p_session_id
       returning * into v_row;
       return generation_private.answer('released', v_row);
@@ -209,13 +213,13 @@ revoke execute on function
   public.generation_hold(jsonb, text, integer),
   public.generation_claim(text, uuid, text, integer, integer, integer),
   public.generation_renew(text[], integer),
-  public.generation_release(text, uuid, text),
+  public.generation_release(text, uuid, text, integer),
   public.generation_check(text, uuid, text, integer)
 from public, anon, authenticated;
 grant execute on function
   public.generation_hold(jsonb, text, integer),
   public.generation_claim(text, uuid, text, integer, integer, integer),
   public.generation_renew(text[], integer),
-  public.generation_release(text, uuid, text),
+  public.generation_release(text, uuid, text, integer),
   public.generation_check(text, uuid, text, integer)
 to service_role;

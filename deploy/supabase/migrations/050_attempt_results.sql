@@ -1,7 +1,12 @@
 -- What may come of an attempt. Only its holder, with the current attempt number, decides anything: a process
 -- that was paused beyond its lease and overtaken is refused. Each function repeats its answer to that holder.
 
--- Puts a rate-limited session back to queued, to be tried again when it is due.
+-- A generator from before the periods were handed in calls these without the last argument.
+drop function if exists public.generation_requeue(text, uuid, text, integer, integer, integer, text);
+drop function if exists public.generation_postpone(text, uuid, text, integer);
+
+-- Puts a rate-limited session back to queued, to be tried again when it is due. The sweep looks for a retry that
+-- has not arrived p_grace_seconds later.
 -- requeued | exhausted (nothing was changed: the attempt goes on, to be failed) | lost | settled
 create or replace function public.generation_requeue(
   p_channel text,
@@ -10,7 +15,8 @@ create or replace function public.generation_requeue(
   p_attempt integer,
   p_delay_seconds integer,
   p_max_retries integer,
-  p_error_code text
+  p_error_code text,
+  p_grace_seconds integer default 30
 ) returns jsonb
 language plpgsql set search_path = ''
 as $$
@@ -36,9 +42,7 @@ begin
   update public.generation_ledger
      set state = 'retrying', rate_limit_retries = rate_limit_retries + 1, error_code = p_error_code,
          holder = null, last_holder = p_holder, recovering = false, deadline_at = null,
-         due_at = v_due_at,
-         -- Found by the sweep if the retry never arrives.
-         lease_expires_at = v_due_at + interval '30 seconds'
+         due_at = v_due_at, lease_expires_at = v_due_at + make_interval(secs => p_grace_seconds)
    where channel = p_channel and session_id = p_session_id
   returning * into v_row;
   perform generation_private.set_status(p_channel, p_session_id, 'queued');
@@ -47,10 +51,10 @@ end
 $$;
 
 -- Ends an attempt without an outcome because the provider refuses every job just now. The session keeps its
--- status; its message is on its way back to the queue, so the sweep looks for it only after a minute.
+-- status; its message is on its way back to the queue, so the sweep looks for it only after p_return_seconds.
 -- postponed | lost | settled
 create or replace function public.generation_postpone(
-  p_channel text, p_session_id uuid, p_holder text, p_attempt integer
+  p_channel text, p_session_id uuid, p_holder text, p_attempt integer, p_return_seconds integer default 60
 ) returns jsonb
 language plpgsql set search_path = ''
 as $$
@@ -72,7 +76,7 @@ begin
   update public.generation_ledger
      set state = 'waiting', postponed = postponed + 1, holder = null, last_holder = p_holder,
          recovering = false, deadline_at = null,
-         lease_expires_at = clock_timestamp() + interval '60 seconds'
+         lease_expires_at = clock_timestamp() + make_interval(secs => p_return_seconds)
    where channel = p_channel and session_id = p_session_id
   returning * into v_row;
   return generation_private.answer('postponed', v_row);
@@ -246,16 +250,16 @@ end
 $$;
 
 revoke execute on function
-  public.generation_requeue(text, uuid, text, integer, integer, integer, text),
-  public.generation_postpone(text, uuid, text, integer),
+  public.generation_requeue(text, uuid, text, integer, integer, integer, text, integer),
+  public.generation_postpone(text, uuid, text, integer, integer),
   public.generation_record_usage(text, uuid, uuid, integer, text, integer, integer, numeric),
   public.generation_complete(text, uuid, text, integer, text, text, integer, integer, integer, numeric),
   public.generation_fail(text, uuid, text, integer, text, text),
   public.generation_reject(text, uuid, text, text)
 from public, anon, authenticated;
 grant execute on function
-  public.generation_requeue(text, uuid, text, integer, integer, integer, text),
-  public.generation_postpone(text, uuid, text, integer),
+  public.generation_requeue(text, uuid, text, integer, integer, integer, text, integer),
+  public.generation_postpone(text, uuid, text, integer, integer),
   public.generation_record_usage(text, uuid, uuid, integer, text, integer, integer, numeric),
   public.generation_complete(text, uuid, text, integer, text, text, integer, integer, integer, numeric),
   public.generation_fail(text, uuid, text, integer, text, text),

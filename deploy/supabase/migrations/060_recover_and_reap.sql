@@ -45,10 +45,18 @@ begin
 end
 $$;
 
+-- A generator from before the periods were handed in calls these without p_older_worker_seconds.
+drop function if exists public.generation_orphans(timestamptz, integer, integer);
+drop function if exists public.generation_reap(jsonb, integer, text, text);
+drop function if exists public.generation_set_aside(text, uuid, integer, text);
+drop function if exists generation_private.is_stuck(text, timestamptz, integer);
+drop function if exists generation_private.enter_orphan(text, uuid, integer);
+drop function if exists generation_private.reap_one(text, uuid, integer, text, text);
+
 -- Whether a session that the ledger does not know is old enough to be stuck. One that is processing was begun
--- by a worker that knows no ledger, and gets 10 minutes more.
+-- by a worker that knows no ledger, and gets p_older_worker_seconds more.
 create or replace function generation_private.is_stuck(
-  p_status text, p_created_at timestamptz, p_stuck_after_seconds integer
+  p_status text, p_created_at timestamptz, p_stuck_after_seconds integer, p_older_worker_seconds integer
 ) returns boolean
 language sql stable set search_path = ''
 as $$
@@ -56,7 +64,7 @@ as $$
     when p_status in ('queued', 'pending') then
       p_created_at < clock_timestamp() - make_interval(secs => p_stuck_after_seconds)
     when p_status = 'processing' then
-      p_created_at < clock_timestamp() - make_interval(secs => p_stuck_after_seconds + 600)
+      p_created_at < clock_timestamp() - make_interval(secs => p_stuck_after_seconds + p_older_worker_seconds)
     else false
   end
 $$;
@@ -66,7 +74,10 @@ $$;
 -- number looked at does not grow with the backlog.
 -- Answers [{channel, session_id, status, created_at}].
 create or replace function public.generation_orphans(
-  p_created_before timestamptz, p_stuck_after_seconds integer, p_limit integer
+  p_created_before timestamptz,
+  p_stuck_after_seconds integer,
+  p_limit integer,
+  p_older_worker_seconds integer default 600
 ) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
@@ -79,7 +90,8 @@ begin
     v_found := v_found || generation_private.orphans(
       v_channel, 'status in (''queued'', ''pending'')', least(p_created_before, v_stuck_before), p_limit
     ) || generation_private.orphans(
-      v_channel, 'status = ''processing''', v_stuck_before - interval '600 seconds', p_limit
+      v_channel, 'status = ''processing''',
+      v_stuck_before - make_interval(secs => p_older_worker_seconds), p_limit
     );
   end loop;
   return (
@@ -125,7 +137,11 @@ $$;
 -- next sweep (busy). One that cannot be failed is set aside for a person (its SQLSTATE is `error`).
 -- Answers one object per session: failed | settled | busy | too_young | session_not_found | set_aside
 create or replace function public.generation_reap(
-  p_sessions jsonb, p_stuck_after_seconds integer, p_error_code text, p_message text
+  p_sessions jsonb,
+  p_stuck_after_seconds integer,
+  p_error_code text,
+  p_message text,
+  p_older_worker_seconds integer default 600
 ) returns jsonb
 language plpgsql set search_path = ''
 as $$
@@ -145,7 +161,7 @@ begin
      order by s.channel, s.session_id
   loop
     v_entered := v_entered || generation_private.enter_orphan(
-      v_item.channel, v_item.session_id, p_stuck_after_seconds
+      v_item.channel, v_item.session_id, p_stuck_after_seconds, p_older_worker_seconds
     );
   end loop;
   for v_item in
@@ -154,7 +170,7 @@ begin
   loop
     v_results := v_results || case v_item.answer ->> 'verdict'
       when 'entered' then generation_private.reap_one(
-        v_item.channel, v_item.session_id, p_stuck_after_seconds, p_error_code, p_message
+        v_item.channel, v_item.session_id, p_stuck_after_seconds, p_older_worker_seconds, p_error_code, p_message
       )
       else v_item.answer
     end;
@@ -165,7 +181,7 @@ $$;
 
 -- Enters an orphan in the ledger (verdict entered), or says why it is none.
 create or replace function generation_private.enter_orphan(
-  p_channel text, p_session_id uuid, p_stuck_after_seconds integer
+  p_channel text, p_session_id uuid, p_stuck_after_seconds integer, p_older_worker_seconds integer
 ) returns jsonb
 language plpgsql set search_path = ''
 as $$
@@ -174,7 +190,9 @@ declare
   v_row public.generation_ledger;
 begin
   select * into v_session from generation_private.read_session(p_channel, p_session_id, 'none');
-  if generation_private.is_stuck(v_session.status, v_session.created_at, p_stuck_after_seconds) then
+  if generation_private.is_stuck(
+    v_session.status, v_session.created_at, p_stuck_after_seconds, p_older_worker_seconds
+  ) then
     insert into public.generation_ledger (channel, session_id, owner_id, request_id, lease_expires_at)
     values (p_channel, p_session_id, v_session.owner_id, v_session.request_id, clock_timestamp())
     on conflict do nothing;
@@ -201,7 +219,12 @@ $$;
 
 -- Fails an orphan that was just entered in the ledger, takes it out again, or sets it aside.
 create or replace function generation_private.reap_one(
-  p_channel text, p_session_id uuid, p_stuck_after_seconds integer, p_error_code text, p_message text
+  p_channel text,
+  p_session_id uuid,
+  p_stuck_after_seconds integer,
+  p_older_worker_seconds integer,
+  p_error_code text,
+  p_message text
 ) returns jsonb
 language plpgsql set search_path = ''
 as $$
@@ -211,7 +234,9 @@ declare
 begin
   begin
     select * into v_session from generation_private.lock_for_settling(p_channel, p_session_id, false);
-    if generation_private.is_stuck(v_session.status, v_session.created_at, p_stuck_after_seconds) then
+    if generation_private.is_stuck(
+      v_session.status, v_session.created_at, p_stuck_after_seconds, p_older_worker_seconds
+    ) then
       return generation_private.answer(
         'failed', generation_private.fail_session(v_row, 'reaper', p_error_code, p_message)
       );
@@ -231,12 +256,18 @@ $$;
 -- Sets one orphan aside that alone takes longer than a statement may: generation_reap was ended while it failed
 -- it. p_error: SQLSTATE. Answers as generation_reap does for one session.
 create or replace function public.generation_set_aside(
-  p_channel text, p_session_id uuid, p_stuck_after_seconds integer, p_error text
+  p_channel text,
+  p_session_id uuid,
+  p_stuck_after_seconds integer,
+  p_error text,
+  p_older_worker_seconds integer default 600
 ) returns jsonb
 language plpgsql set search_path = ''
 as $$
 declare
-  v_answer jsonb := generation_private.enter_orphan(p_channel, p_session_id, p_stuck_after_seconds);
+  v_answer jsonb := generation_private.enter_orphan(
+    p_channel, p_session_id, p_stuck_after_seconds, p_older_worker_seconds
+  );
 begin
   if v_answer ->> 'verdict' <> 'entered' then
     return v_answer;
@@ -284,17 +315,17 @@ revoke execute on all functions in schema generation_private from public, anon, 
 grant execute on all functions in schema generation_private to service_role;
 revoke execute on function
   public.generation_recover(integer, integer),
-  public.generation_orphans(timestamptz, integer, integer),
-  public.generation_reap(jsonb, integer, text, text),
-  public.generation_set_aside(text, uuid, integer, text),
+  public.generation_orphans(timestamptz, integer, integer, integer),
+  public.generation_reap(jsonb, integer, text, text, integer),
+  public.generation_set_aside(text, uuid, integer, text, integer),
   public.generation_unwanted_objects(integer),
   public.generation_objects_deleted(jsonb)
 from public, anon, authenticated;
 grant execute on function
   public.generation_recover(integer, integer),
-  public.generation_orphans(timestamptz, integer, integer),
-  public.generation_reap(jsonb, integer, text, text),
-  public.generation_set_aside(text, uuid, integer, text),
+  public.generation_orphans(timestamptz, integer, integer, integer),
+  public.generation_reap(jsonb, integer, text, text, integer),
+  public.generation_set_aside(text, uuid, integer, text, integer),
   public.generation_unwanted_objects(integer),
   public.generation_objects_deleted(jsonb)
 to service_role;

@@ -233,7 +233,7 @@ class InMemoryDatabase:
             row.lease_expires_at, row.recovering = self._clock() + lease_seconds, False
         return sorted(str(row.holder) for row in mine)
 
-    def _release(self, channel: str, session_id: str, holder: str) -> Answer:
+    def _release(self, channel: str, session_id: str, holder: str, return_seconds: int = 60) -> Answer:
         row = self.rows.get((channel, session_id))
         if row is None:
             return {"verdict": "lost"}
@@ -241,7 +241,7 @@ class InMemoryDatabase:
             return self._answer("settled", row)
         if row.state == "waiting" and row.holder == holder:
             row.holder, row.last_holder, row.recovering = None, holder, False
-            row.lease_expires_at = self._clock() + 60
+            row.lease_expires_at = self._clock() + return_seconds
             return self._answer("released", row)
         repeated = row.state == "waiting" and row.holder is None and row.last_holder == holder
         return self._answer("released" if repeated else "lost", row)
@@ -266,6 +266,7 @@ class InMemoryDatabase:
         delay_seconds: int,
         max_retries: int,
         error_code: str,
+        grace_seconds: int = 30,
     ) -> Answer:
         row = self.rows.get((channel, session_id))
         if row is None:
@@ -283,11 +284,13 @@ class InMemoryDatabase:
         row.state, row.rate_limit_retries, row.error_code = "retrying", row.rate_limit_retries + 1, error_code
         row.holder, row.last_holder = None, holder
         row.due_at = self._clock() + delay_seconds
-        row.lease_expires_at = row.due_at + 30
+        row.lease_expires_at = row.due_at + grace_seconds
         self.sessions[channel, session_id].status = "queued"
         return self._answer("requeued", row)
 
-    def _postpone(self, channel: str, session_id: str, holder: str, attempt: int) -> Answer:
+    def _postpone(
+        self, channel: str, session_id: str, holder: str, attempt: int, return_seconds: int = 60
+    ) -> Answer:
         row = self.rows.get((channel, session_id))
         if row is None:
             return {"verdict": "lost"}
@@ -298,7 +301,7 @@ class InMemoryDatabase:
         if self._is_current(row, holder, attempt):
             row.state, row.postponed = "waiting", row.postponed + 1
             row.holder, row.last_holder, row.recovering = None, holder, False
-            row.lease_expires_at = self._clock() + 60
+            row.lease_expires_at = self._clock() + return_seconds
             return self._answer("postponed", row)
         repeated = (row.state, row.last_holder, row.attempt) == ("waiting", holder, attempt)
         return self._answer("postponed" if repeated else "lost", row)

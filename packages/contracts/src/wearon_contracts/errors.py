@@ -140,7 +140,13 @@ _TABLE: Final = (
         None,
         _F.TASK,
     ),
-    ErrorInfo(_C.STUCK, "This try-on was lost on its way to us. Please try again.", True, None, _F.PASSING),
+    ErrorInfo(
+        _C.STUCK,
+        "This try-on could not be finished in time. Please try again.",
+        True,
+        None,
+        _F.PASSING,
+    ),
     ErrorInfo(
         _C.ATTEMPTS_EXHAUSTED,
         "This try-on was started several times and never finished. Please try again later.",

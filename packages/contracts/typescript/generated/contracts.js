@@ -170,7 +170,7 @@ export const ERRORS = {
     "family": "task"
   },
   "stuck": {
-    "sentence": "This try-on was lost on its way to us. Please try again.",
+    "sentence": "This try-on could not be finished in time. Please try again.",
     "retryable": true,
     "family": "passing"
   },

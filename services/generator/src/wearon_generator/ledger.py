@@ -235,7 +235,8 @@ class Ledger:
 
     async def release(self, held: Held) -> Decision[ReleaseVerdict]:
         """Give a session up before it was claimed."""
-        return await self._decide("release", held.params(), _RELEASE)
+        params = {**held.params(), "p_return_seconds": self._timing.return_grace}
+        return await self._decide("release", params, _RELEASE)
 
     async def claim(self, held: Held) -> Decision[ClaimVerdict]:
         """Begin an attempt. poison: claimed, but after so many attempts only to be settled."""
@@ -254,12 +255,14 @@ class Ledger:
             "p_delay_seconds": delay_seconds,
             "p_max_retries": MAX_RATE_LIMIT_RETRIES,
             "p_error_code": code.value,
+            "p_grace_seconds": self._timing.retry_grace,
         }
         return await self._decide("requeue", params, _REQUEUE)
 
     async def postpone(self, claim: Claim) -> Decision[PostponeVerdict]:
         """End the attempt without an outcome, the status unchanged."""
-        return await self._decide("postpone", claim.params(), _POSTPONE)
+        params = {**claim.params(), "p_return_seconds": self._timing.return_grace}
+        return await self._decide("postpone", params, _POSTPONE)
 
     async def check(self, claim: Claim) -> Decision[CheckVerdict]:
         """Whether the attempt is still the current one. gone: there is no session row any more."""
@@ -323,7 +326,7 @@ class Ledger:
         """Sessions the ledger does not know that nothing may ever run, oldest first."""
         params = {
             "p_created_before": created_before.isoformat(),
-            "p_stuck_after_seconds": stuck_after,
+            **self._stuck_after(stuck_after),
             "p_limit": limit,
         }
         rows = await self._call("orphans", params, list)
@@ -338,7 +341,7 @@ class Ledger:
                 {"channel": session.channel.value, "session_id": str(session.session_id)}
                 for session in sessions
             ],
-            "p_stuck_after_seconds": stuck_after,
+            **self._stuck_after(stuck_after),
             "p_error_code": code.value,
             "p_message": message,
         }
@@ -346,8 +349,14 @@ class Ledger:
 
     async def set_aside(self, session: Session, stuck_after: int, error: str) -> dict[str, Any]:
         """Flag an orphan that alone takes longer than a statement may; answers as `reap` does for one."""
-        params = {**session.params(), "p_stuck_after_seconds": stuck_after, "p_error": error}
+        params = {**session.params(), **self._stuck_after(stuck_after), "p_error": error}
         return await self._call("set_aside", params, dict)
+
+    def _stuck_after(self, stuck_after: int) -> dict[str, Any]:
+        return {
+            "p_stuck_after_seconds": stuck_after,
+            "p_older_worker_seconds": self._timing.older_worker_grace,
+        }
 
     async def unwanted_objects(self, limit: int) -> list[dict[str, Any]]:
         """Objects stored for sessions that ended without a result: channel, session_id, owner_id, since."""

@@ -36,6 +36,13 @@ class Timing:
     """The replica that sweeps is the sweeper for so long; a killed one is replaced then."""
     recovery_grace: int = 60
     """For a recovered job to be picked up before it is recovered again."""
+    return_grace: int = 60
+    """For the message of a job that was given back, or put off by the breaker, to reach the queue."""
+    retry_grace: int = 30
+    """For the retry after a rate limit to arrive once it is due."""
+    older_worker_grace: int = 600
+    """On top of STUCK_AFTER_SECONDS for a session that is processing and that the ledger does not know: the
+    work of a worker from before the ledger."""
 
     # For how long a job tries
     deadline: int = 300
