@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from wearon_consumer.batches import BatchBuilder
-from wearon_consumer.bridge import Bridge, pause_seconds
+from wearon_consumer.bridge import Bridge
 from wearon_consumer.celery_messages import CeleryMessages
 from wearon_consumer.inflight import InFlight, Limits, Turn
 from wearon_consumer.metrics import Metrics
@@ -148,13 +148,6 @@ def test_key_of_wrong_type_blocks_but_loses_nothing(lab: Lab, key: str) -> None:
     assert lab.wait_published(10, timeout=RECOVERY_SECONDS) == ids
     wait_until(lambda: len(lab.dead_letters()) == 1, timeout=5, what="the dead letter")
     assert lab.published_ids() == ids
-
-
-def test_pauses_grow_to_five_seconds_and_differ() -> None:
-    assert 0.05 <= pause_seconds(1, TIMING) <= 0.1
-    assert 2.5 <= pause_seconds(7, TIMING) <= 5
-    assert 2.5 <= pause_seconds(10_000, TIMING) <= 5
-    assert len({pause_seconds(3, TIMING) for _ in range(20)}) > 10
 
 
 def test_repeated_turn_gives_the_same_answer(lab: Lab) -> None:

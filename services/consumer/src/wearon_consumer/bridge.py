@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
 import time
 from typing import Final
 
@@ -18,6 +17,7 @@ from wearon_consumer.metrics import Metrics
 from wearon_consumer.timing import ConsumerTiming
 from wearon_contracts.tasks import GenerationTask
 from wearon_service_kit.connection_errors import why_unreachable
+from wearon_service_kit.pauses import growing_pause
 
 _NAP_SECONDS: Final = 0.1  # a pause is slept in naps of this length, so that a stop is noticed
 
@@ -66,7 +66,9 @@ class Bridge:
                 failures = 0
             except Exception as error:
                 failures += 1
-                pause = pause_seconds(failures, self._timing)
+                pause = growing_pause(
+                    failures, first=self._timing.first_pause, longest=self._timing.longest_pause
+                )
                 self._failed(error, failures, pause)
                 self._sleep(pause)
         self._shut_down()
@@ -208,9 +210,3 @@ class Bridge:
             else:
                 _log.info("consumer_stopped", returned_to_the_list=returned)
                 return
-
-
-def pause_seconds(failures: int, timing: ConsumerTiming) -> float:
-    """Seconds to wait after so many failures in a row: doubling, between half and all of it by chance."""
-    full = min(timing.longest_pause, timing.first_pause * 2.0 ** min(failures - 1, 16))
-    return full * random.uniform(0.5, 1.0)  # noqa: S311 - spreads replicas, hides nothing

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
 from typing import Final
@@ -18,6 +17,7 @@ from wearon_service_kit.images.child import prepare_in_child
 from wearon_service_kit.images.decode import HEAVY_BYTES, memory_needed, prepare_jpeg
 from wearon_service_kit.images.fetch import Admit, ImageFetcher, ImageRefused, ImageUnreachable
 from wearon_service_kit.memory import MemoryBudget
+from wearon_service_kit.pauses import growing_pause
 
 log = structlog.get_logger()
 
@@ -76,7 +76,7 @@ class ImageProcessor:
 
     async def _prepare(self, index: int, url: str, turns: asyncio.Semaphore) -> bytes:
         spent = 0.0
-        pause = _FIRST_PAUSE
+        failures = 0
         while True:
             try:
                 async with turns:
@@ -84,6 +84,7 @@ class ImageProcessor:
             except ImageRefused as error:
                 raise InputImageError(error.code, index, error.detail) from error
             except ImageUnreachable as error:
+                failures += 1
                 spent += error.seconds
                 left = self._patience(error) - spent
                 if left <= 0:
@@ -91,13 +92,13 @@ class ImageProcessor:
                     code = ErrorCode.DEADLINE_EXCEEDED if error.trusted_origin else error.code
                     raise InputImageError(code, index, error.detail) from error
                 # The last try comes when the patience ends, not a whole pause before.
-                wait = min(max(pause * random.uniform(0.5, 1.5), error.retry_after or 0.0), left)  # noqa: S311
+                pause = growing_pause(failures, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
+                wait = min(max(pause, error.retry_after or 0.0), left)
                 spent += wait
                 log.warning(
                     "image_unreachable", image=index, code=error.code.value, retry_in_seconds=round(wait, 2)
                 )
             await asyncio.sleep(wait)
-            pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _patience(self, error: ImageUnreachable) -> float:
         timing = self._timing

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
@@ -13,6 +12,7 @@ from wearon_generator.leases import Lease
 from wearon_generator.metrics import Metrics
 from wearon_generator.supabase_client import SupabaseUnavailable
 from wearon_generator.timing import Clock
+from wearon_service_kit.pauses import growing_pause
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -76,21 +76,21 @@ class KeepTrying:
     async def call(self, step: str, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """What `function` returns; raises the last `SupabaseUnavailable` after giving up."""
         until = self._clock() + self._for_seconds
-        longest = _FIRST_PAUSE
+        failures = 0
         while True:
             try:
                 return await function(*arguments)
             except SupabaseUnavailable as error:
                 self._metrics.supabase_unavailable.inc()
                 self.failures += 1
-                pause = longest * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, not a secret
+                failures += 1
+                pause = growing_pause(failures, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
                 if self._clock() + pause > until or not self._worth_it():
                     raise
                 log.warning(
                     "supabase_unavailable", step=step, reason=str(error), retry_in_seconds=round(pause, 2)
                 )
                 await asyncio.sleep(pause)
-                longest = min(longest * 2, _LONGEST_PAUSE)
 
     def _worth_it(self) -> bool:
         if self._lease is not None and self._lease.lost.is_set():

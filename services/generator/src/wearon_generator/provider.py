@@ -7,7 +7,6 @@ To add a provider: write a module beside `openai_provider` with a class that fit
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -22,6 +21,7 @@ from wearon_generator.answer_check import why_unusable
 from wearon_generator.metrics import Metrics
 from wearon_generator.prices import Usage
 from wearon_generator.refusals import CONSEQUENCES, Consequence, Refusal
+from wearon_service_kit.pauses import growing_pause
 
 log = structlog.get_logger()
 
@@ -151,7 +151,6 @@ async def edit_with_retries(
 
     At most `max_calls` calls; `take_slot` is awaited before each. Raises the last `ProviderError`.
     """
-    pause = _FIRST_PAUSE
     for call in range(1, max_calls + 1):
         await take_slot()
         log.info("provider_called", call=call, images=len(pictures))
@@ -163,11 +162,10 @@ async def edit_with_retries(
             metrics.provider_calls.labels(outcome=error.refusal.value).inc()
             if call == max_calls or not error.consequence.call_again:
                 raise
-            wait = pause * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, not a secret
+            wait = growing_pause(call, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
             log.warning("provider_retry", reason=error.detail, call=call, retry_in_seconds=round(wait, 2))
         else:
             metrics.provider_calls.labels(outcome="ok").inc()
             return generated
         await asyncio.sleep(wait)
-        pause = min(pause * 2, _LONGEST_PAUSE)
     raise ValueError("max_calls must be at least 1")
