@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.chaos.scene import Scene
+
+pytestmark = pytest.mark.slow  # kills, stops or cuts off running services
 
 
 def test_what_the_cron_gave_back_is_neither_delivered_nor_given_back_again(patient_scene: Scene) -> None:

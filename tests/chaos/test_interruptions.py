@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.chaos.faults import CONSUMER_STEPS
 from tests.chaos.scene import Scene
 
 from wearon_local.processes import wait_until
+
+pytestmark = pytest.mark.slow  # kills, stops or cuts off running services
 
 KILLED_AT = {
     "hold:asked": "",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.chaos.faults import SUPABASE_CALLS
 from tests.chaos.scene import Scene
+
+pytestmark = pytest.mark.slow  # kills, stops or cuts off running services
 
 MOST_CALLS = 7
 """As many as any of these jobs makes of the database about its session, or more."""

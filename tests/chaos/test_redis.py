@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from tests.chaos.run import BACK_WITHIN
 from tests.chaos.scene import Scene
+
+pytestmark = pytest.mark.slow  # kills, stops or cuts off running services
 
 
 def test_everything_works_again_by_itself(scene: Scene) -> None:

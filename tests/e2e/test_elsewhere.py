@@ -20,6 +20,8 @@ from wearon_local.redis_server import RedisServer
 from wearon_local.services import Service
 from wearon_local.stack import Stack
 
+pytestmark = pytest.mark.slow  # starts each service anew, many times
+
 REDIS_PASSWORD = "a-password-of-redis"
 
 

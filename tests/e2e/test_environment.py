@@ -19,6 +19,8 @@ from integration.tryons import TryOns
 from wearon_local.processes import wait_until
 from wearon_local.stack import Stack
 
+pytestmark = pytest.mark.slow  # starts each service anew, many times
+
 ABSURD: Final = "absurd, at %best"
 NOWHERE: Final = "http://proxy.invalid:9"
 ROOT: Final = Path(__file__).resolve().parents[2]

@@ -10,6 +10,8 @@ from tests.integration.tryons import PAYERS, Payer, TryOns, events_of
 
 from wearon_local.stack import Stack
 
+pytestmark = pytest.mark.slow  # waits for jobs of every kind of payer
+
 STORY = {
     "task_accepted": "consumer",
     "job_held": "generator",

@@ -17,6 +17,8 @@ from wearon_local.processes import Nursery
 from wearon_local.sentinels import SentinelGroup
 from wearon_local.stack import ServiceName, Stack
 
+pytestmark = pytest.mark.slow  # starts Redis servers of several kinds
+
 PASSWORD = "a-password-of-redis"
 # What docs/operations.md tells an operator to allow.
 ACL_RULE = ("~wearon*", "~_kombu.*", "&*", "+@all", "-@admin", "-@dangerous", "+info", "+keys")

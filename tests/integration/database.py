@@ -21,6 +21,7 @@ from psycopg.rows import dict_row
 
 from wearon_contracts.errors import ErrorCode, sentence
 from wearon_local import downloads
+from wearon_local.app.tables import AppTables, BillingMode
 from wearon_local.paths import SUPABASE_DIR
 from wearon_local.postgres_server import PostgresServer
 from wearon_local.processes import Nursery, free_port, wait_until
@@ -37,6 +38,8 @@ _TABLES: Final = (
 
 T = TypeVar("T")
 Row = dict[str, Any]
+_PICTURES: Final = ["https://example.com/person.jpg"]
+
 Paying = Literal["absorb", "overage", "resell"]
 
 
@@ -56,6 +59,8 @@ class Session:
     id: UUID
     owner: UUID
     request_id: str | None
+    shopper: str | None = None
+    """The e-mail address of the shopper who paid; None if the owner did."""
 
     @property
     def named(self) -> Row:
@@ -70,7 +75,7 @@ class Session:
             "channel": self.channel,
             owner_key: str(self.owner),
             "session_id": str(self.id),
-            "image_urls": ["https://example.com/person.jpg"],
+            "image_urls": _PICTURES,
             "prompt": "",
             "request_id": self.request_id or "",
             "created_at": "2026-01-01T00:00:00.000Z",
@@ -88,6 +93,7 @@ class LedgerDatabase:
         self.rest_url = rest_url
         self._rest = httpx.Client(base_url=rest_url, timeout=20, limits=httpx.Limits(max_connections=100))
         self._threads = ThreadPoolExecutor(4)
+        self._app = AppTables(lambda query, parameters: self.rows(query, *parameters))
         self._admin = psycopg.connect(server.url, autocommit=True, row_factory=dict_row)
 
     def close(self) -> None:
@@ -302,33 +308,20 @@ class LedgerDatabase:
     # ------------------------------------------- what the application does
 
     def user(self, *, balance: int = 10) -> UUID:
-        user = uuid.uuid4()
-        self.run("insert into user_credits values (%s, %s, %s, 0)", user, balance, balance)
-        return user
+        return self._app.create_user(credits=balance)
 
-    def store(self, mode: str = "absorb_mode", *, balance: int = 10) -> UUID:
-        store = uuid.uuid4()
-        self.run("insert into stores (id, billing_mode) values (%s, %s)", store, mode)
-        self.run("insert into store_credits values (%s, %s, %s, 0)", store, balance, balance)
-        return store
+    def store(self, mode: BillingMode = "absorb_mode", *, balance: int = 10) -> UUID:
+        return self._app.create_store(credits=balance, billing_mode=mode)
 
-    def shopper(self, store: UUID, email: str, *, balance: int = 10) -> None:
-        self.run(
-            "insert into store_shopper_credits values (%s, %s, %s, %s, 0)", store, email, balance, balance
-        )
+    def shopper(self, store: UUID) -> str:
+        """A shopper of the store, with credits; returns the e-mail address."""
+        return self._app.create_shopper(store)
 
     def b2c(self, user: UUID | None = None, *, status: str = "queued", age: int = 0) -> Session:
         """A session that its user has paid for, made `age` seconds ago."""
-        user = user or self.user()
-        assert self.value("select deduct_credits(%s, 1, 'try-on')", user)
-        session = self.value(
-            "insert into generation_sessions (user_id, status, model_image_url, prompt_system, created_at)"
-            " values (%s, %s, 'https://example.com/person.jpg', '', now() - make_interval(secs => %s))"
-            " returning id",
-            user,
-            status,
-            age,
-        )
+        user, session = user or self.user(), uuid.uuid4()
+        self._app.take_from_user(user, session)
+        self._app.add_b2c_session(user, session, urls=_PICTURES, status=status, age=age)
         return Session("b2c", session, user, None)
 
     def b2b(
@@ -338,32 +331,38 @@ class LedgerDatabase:
         store = self.store(
             "resell_mode" if paying == "resell" else "absorb_mode", balance=0 if paying == "overage" else 10
         )
-        request_id = f"req-{uuid.uuid4()}"
-        email = f"{uuid.uuid4()}@example.com"
-        if paying == "resell":
-            self.shopper(store, email)
-            self.run(
-                "select deduct_store_shopper_credits(%s, %s, %s, %s, '')", store, email, amount, request_id
-            )
-        else:
-            self.run("select deduct_store_credits(%s, %s, %s, '')", store, amount, request_id)
-        return self.b2b_row(store, request_id, email=email, status=status, age=age)
+        session = Session(
+            "b2b",
+            uuid.uuid4(),
+            store,
+            f"req-{uuid.uuid4()}",
+            self.shopper(store) if paying == "resell" else None,
+        )
+        assert session.request_id
+        self._app.take_from_store(
+            store, session.id, session.request_id, shopper_email=session.shopper, credits=amount
+        )
+        email = session.shopper or f"{uuid.uuid4()}@example.com"  # rows have one, whoever pays
+        return self._add_b2b(session, email=email, status=status, age=age)
 
     def b2b_row(
         self, store: UUID, request_id: str | None, *, email: str | None, status: str = "queued", age: int = 0
     ) -> Session:
         """A session row alone, nothing deducted."""
-        session = self.value(
-            "insert into store_generation_sessions (store_id, request_id, shopper_email, status,"
-            " model_image_url, prompt_system, created_at) values (%s, %s, %s, %s,"
-            " 'https://example.com/person.jpg', '', now() - make_interval(secs => %s)) returning id",
-            store,
-            request_id,
-            email,
-            status,
-            age,
+        session = Session("b2b", uuid.uuid4(), store, request_id)
+        return self._add_b2b(session, email=email, status=status, age=age)
+
+    def _add_b2b(self, session: Session, *, email: str | None, status: str, age: int) -> Session:
+        self._app.add_b2b_session(
+            session.owner,
+            session.id,
+            request_id=session.request_id,
+            shopper_email=email,
+            urls=_PICTURES,
+            status=status,
+            age=age,
         )
-        return Session("b2b", session, store, request_id)
+        return session
 
     def cron(self) -> int:
         """The application's own recovery, all in one transaction."""
@@ -389,13 +388,7 @@ class LedgerDatabase:
 
     def balance(self, session: Session) -> int:
         """What whoever paid for the session has now."""
-        if session.channel == "b2c":
-            query = "select balance from user_credits where user_id = %s"
-        elif self.value("select billing_mode from stores where id = %s", session.owner) == "resell_mode":
-            query = "select balance from store_shopper_credits where store_id = %s"
-        else:
-            query = "select balance from store_credits where store_id = %s"
-        return int(self.value(query, session.owner))
+        return self._app.balance(session.owner, session.shopper)
 
     def refunds(self, session: Session) -> int:
         """How many refunds its owner has been given."""

@@ -26,6 +26,8 @@ from wearon_generator.presence import PAUSED_KEY
 from wearon_local.processes import wait_until
 from wearon_local.stack import Stack
 
+pytestmark = pytest.mark.slow  # waits for real sweeps
+
 STUCK_AFTER: Final = 30
 SETTINGS: Final = {"STUCK_AFTER_SECONDS": str(STUCK_AFTER), "GENERATIONS_PER_MINUTE": "1500"}
 TIMING: Final = {"sweep_interval": 1, "election": 3}

@@ -24,6 +24,8 @@ from wearon_local.processes import wait_until
 from wearon_local.services import Service
 from wearon_local.stack import Stack
 
+pytestmark = pytest.mark.slow  # kills generators and waits for their leases to run out
+
 RUNS_AGAIN_WITHIN = 60.0
 
 

@@ -18,6 +18,8 @@ from wearon_local.processes import free_port, wait_until
 from wearon_local.services import Service
 from wearon_local.stack import Stack
 
+pytestmark = pytest.mark.slow  # waits for real deadlines and outages
+
 DEADLINE: Final = 6
 PATIENCE_BEFORE_HOLD: Final = 2
 FOREIGN_PATIENCE: Final = 3

@@ -14,6 +14,8 @@ from wearon_local.processes import wait_until
 from wearon_local.services import Service
 from wearon_local.stack import Stack
 
+pytestmark = pytest.mark.slow  # starts several generators
+
 
 @pytest.fixture(scope="module")
 def generators(stack: Stack) -> list[Service]:

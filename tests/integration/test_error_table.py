@@ -21,6 +21,8 @@ from wearon_local.app.next_app import SAMPLE_ACCESSORY, SAMPLE_GARMENT
 from wearon_local.services import Service
 from wearon_local.stack import Stack
 
+pytestmark = pytest.mark.slow  # starts services and waits for provider and storage to time out
+
 E = ErrorCode
 PROVIDER_TIMEOUT: Final = 5
 """OPENAI_TIMEOUT_SECONDS: far above what the stand-in takes, so that only a hanging call reaches it."""

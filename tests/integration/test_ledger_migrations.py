@@ -129,6 +129,7 @@ def indexes(application: Application) -> dict[str, bool]:
     return {row["name"]: row["valid"] for row in application.connection.execute(INDEXES.encode())}
 
 
+@pytest.mark.slow
 def test_the_application_writes_on_while_a_migration_waits_for_one_of_its_transactions(
     application: Application,
 ) -> None:
@@ -174,6 +175,7 @@ def test_the_application_writes_on_while_a_migration_waits_for_one_of_its_transa
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_history_is_entered_in_batches_and_once(application: Application) -> None:
     application.make_sessions(60_000)
     application.migrate_to_end()
@@ -188,6 +190,7 @@ def test_history_is_entered_in_batches_and_once(application: Application) -> Non
     assert application.connection.execute(entered).fetchone() == {"n": 59_400}
 
 
+@pytest.mark.slow
 def test_an_index_whose_building_was_interrupted_is_built_again(application: Application) -> None:
     application.migrate_to_end()
     name = "generation_sessions_waiting_idx"
@@ -213,6 +216,7 @@ def test_a_second_migration_waits_for_the_first(application: Application) -> Non
     assert second.returncode == 0, said
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_migrations_at_the_same_time_all_succeed(application: Application) -> None:
     application.make_sessions(2000)

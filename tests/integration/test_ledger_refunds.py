@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from integration.database import LedgerDatabase, Row, RpcRefused, Session
+
+from wearon_local.app.tables import BillingMode
 
 
 def failed(ledger: LedgerDatabase, session: Session) -> Row:
@@ -110,17 +113,18 @@ def test_without_a_deduction_nothing_is_minted_and_a_person_is_told(
 
 
 @pytest.mark.parametrize("mode", ["absorb_mode", "resell_mode"])
-def test_without_a_request_id_nothing_is_minted(ledger: LedgerDatabase, mode: str) -> None:
+def test_without_a_request_id_nothing_is_minted(ledger: LedgerDatabase, mode: BillingMode) -> None:
     store = ledger.store(mode)
-    ledger.shopper(store, "shopper@example.com")
+    email = ledger.shopper(store)
     ledger.run("select deduct_store_credits(%s, 1, null, '')", store)
-    session = ledger.b2b_row(store, None, email="shopper@example.com")
-    before = ledger.balance(session)
+    session = ledger.b2b_row(store, None, email=email)
+    payers = [session, replace(session, shopper=email)]
+    before = [ledger.balance(payer) for payer in payers]
 
     answer = failed(ledger, session)
 
     assert (answer["refund"], answer["flagged"]) == (refund("nothing_deducted", 0, None), True)
-    assert (ledger.balance(session), ledger.refunds(session)) == (before, 0)
+    assert ([ledger.balance(payer) for payer in payers], ledger.refunds(session)) == (before, 0)
 
 
 @pytest.mark.parametrize("email", [None, "stranger@example.com"])

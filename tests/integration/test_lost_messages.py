@@ -13,6 +13,8 @@ from wearon_contracts.queues import CELERY_QUEUE, TASKS_HANDED, TASKS_KEPT
 from wearon_local.processes import wait_until
 from wearon_local.stack import Stack
 
+pytestmark = pytest.mark.slow  # kills generators and waits for their leases to run out
+
 SETTINGS: Final = {"GENERATIONS_PER_MINUTE": "1200", "GENERATOR_CONCURRENCY": "32"}
 TIMING: Final = {"sweep_interval": 1, "lease": 12, "renewal_interval": 3, "renewal_timeout": 2}
 KILLS: Final = 6
@@ -47,7 +49,6 @@ def completed(tryons: TryOns) -> list[dict[str, Any]]:
     return tryons.app.rows("select id from generation_sessions where status = 'completed'")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_no_job_is_lost_when_generators_are_killed(stack: Stack, tryons: TryOns, seed: int) -> None:
     chance = random.Random(seed)

@@ -14,6 +14,8 @@ from wearon_local.processes import wait_until
 from wearon_local.services import Service
 from wearon_local.stack import Stack
 
+pytestmark = pytest.mark.slow  # starts three generators and fills a minute
+
 
 @pytest.fixture(scope="module")
 def consumer(stack: Stack) -> Service:

@@ -9,10 +9,13 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
 from PIL import Image
 
 from wearon_local.app.next_app import SAMPLE_GARMENT, SAMPLE_PERSON
 from wearon_local.processes import free_port, listens, wait_until
+
+pytestmark = pytest.mark.slow  # runs the whole demo
 
 
 def demo(output: Path, *options: str) -> subprocess.CompletedProcess[str]:

@@ -20,6 +20,8 @@ from wearon_local.app.producer import push_with_node
 from wearon_local.processes import ProcessFailed, free_port, listens, wait_until
 from wearon_local.stack import ServiceName, Stack
 
+pytestmark = pytest.mark.slow  # starts and ends whole stacks
+
 STARTS_AND_WAITS = """
 import sys, time
 from wearon_local.stack import Stack

@@ -123,6 +123,7 @@ asyncio.run(main(sys.argv[1], json.load(sys.stdin)))
 """
 
 
+@pytest.mark.slow
 def test_all_of_them_together_take_little_memory(server: HostileServer, tmp_path: Path) -> None:
     """In a process of its own, so that neither the server's nor other tests' memory counts."""
     urls = [*map(server.url, HOSTILE_RESPONSES), *map(server.url, HOSTILE_IMAGES)]

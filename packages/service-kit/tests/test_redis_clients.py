@@ -108,6 +108,7 @@ def test_async_client(url: str) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_a_blocking_pop_longer_than_redis_pys_own_limit_ends_empty_handed(url: str) -> None:
     client = connect(url, name="t", block_seconds=6)
     started = time.monotonic()

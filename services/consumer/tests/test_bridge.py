@@ -106,6 +106,7 @@ def test_elements_of_megabytes_neither_block_others_nor_stay_in_memory(lab: Lab)
     assert resident_megabytes(consumer.process.pid) < 120
 
 
+@pytest.mark.slow
 def test_consumer_uses_less_than_60_mb(lab: Lab) -> None:
     consumer = lab.start(LOG_LEVEL="WARNING")
     lab.push_tasks(5000)
@@ -216,6 +217,7 @@ def test_signal_ends_an_idle_consumer_within_three_seconds(lab: Lab, number: sig
     assert consumer.events(event="consumer_stopped")
 
 
+@pytest.mark.slow
 def test_sigterm_under_load_leaves_nothing_in_flight(lab: Lab) -> None:
     ids = lab.push_tasks(20_000)
     consumer = lab.start(wait=False)
@@ -231,6 +233,7 @@ def test_sigterm_under_load_leaves_nothing_in_flight(lab: Lab) -> None:
     assert not lab.heartbeats()
 
 
+@pytest.mark.slow
 def test_ready_follows_redis_and_the_loop(lab: Lab) -> None:
     consumer = lab.start()
     assert consumer.readiness()["ready"] is True

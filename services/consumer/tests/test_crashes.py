@@ -96,6 +96,7 @@ def test_kill_during_recovery_loses_nothing(lab: Lab) -> None:
     assert lab.published_ids() == ids
 
 
+@pytest.mark.slow
 def test_killed_consumers_elements_are_recovered_when_its_heartbeat_ends(lab: Lab) -> None:
     ids = start_at(lab, "taken")
     survivor = lab.start()
@@ -138,6 +139,7 @@ def test_recovery_leaves_live_consumers_elements_alone(lab: Lab) -> None:
     assert lab.inflight() == {inflight_list("alive"): 1}
 
 
+@pytest.mark.slow
 def test_killed_and_replaced_consumers_under_load_publish_each_task_once(lab: Lab) -> None:
     chance = random.Random(5)
     running = [lab.start(wait=False) for _ in range(3)]

@@ -28,6 +28,7 @@ def peak_megabytes(consumer: Service) -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("waiting", [True, False], ids=["in a blocking pop", "with other elements"])
 def test_huge_element_is_set_aside_without_loading_it(lab: Lab, waiting: bool) -> None:
     huge = new_task(prompt="x" * HUGE)

@@ -232,6 +232,7 @@ def test_lanes_wait_while_an_older_consumer_fills_celerys_queue(lab: Lab, genera
     assert [task["task_id"] for task in generators.starts(11)] == expected
 
 
+@pytest.mark.slow
 def test_generators_that_never_report_a_start_get_tasks_all_the_same(
     lab: Lab, generators: Generators
 ) -> None:
@@ -265,6 +266,7 @@ def test_lost_message_is_put_back_once_and_as_the_next(lab: Lab, generators: Gen
     assert lab.redis.eval(RETURN_LOST, 0, session, at) == 0  # it was started meanwhile
 
 
+@pytest.mark.slow
 def test_consumers_killed_and_redis_restarted_lose_and_double_nothing(
     lab: Lab, generators: Generators
 ) -> None:

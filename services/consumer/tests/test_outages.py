@@ -46,6 +46,7 @@ def test_restart_of_redis_loses_no_task(lab: Lab) -> None:
     assert time.monotonic() - started < RECOVERY_SECONDS
 
 
+@pytest.mark.slow
 def test_kill_of_redis_under_load_loses_no_task(lab: Lab) -> None:
     ids = lab.push_tasks(3000)
     lab.start(wait=False)
@@ -67,6 +68,7 @@ def test_consumer_goes_on_after_redis_lost_its_data(lab: Lab) -> None:
     assert time.monotonic() - started < RECOVERY_SECONDS
 
 
+@pytest.mark.slow
 def test_consumer_goes_on_after_redis_hung(lab: Lab) -> None:
     consumer = lab.start()
     lab.server.pause()
@@ -81,6 +83,7 @@ def test_consumer_goes_on_after_redis_hung(lab: Lab) -> None:
     assert loss == "TimeoutError"
 
 
+@pytest.mark.slow
 def test_consumer_goes_on_after_redis_was_read_only(lab: Lab) -> None:
     consumer = lab.start()
     ids = lab.push_tasks(2)
@@ -104,6 +107,7 @@ def test_consumer_waits_for_redis_at_start(lab: Lab) -> None:
     consumer.wait_ready(timeout=RECOVERY_SECONDS)
 
 
+@pytest.mark.slow
 def test_sigterm_ends_consumer_while_redis_is_unavailable(lab: Lab) -> None:
     consumer = lab.start()
     lab.server.kill()

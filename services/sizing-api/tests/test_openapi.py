@@ -7,6 +7,8 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 from wearon_contracts.errors import ErrorCode, sentence
 from wearon_sizing.cli import openapi_document
 
@@ -47,6 +49,7 @@ CHECKS = (
 )
 
 
+@pytest.mark.slow
 def test_the_running_service_keeps_to_it(service: Service) -> None:
     """Hundreds of valid and invalid requests made up by schemathesis: no 500, no undocumented answer."""
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json"]

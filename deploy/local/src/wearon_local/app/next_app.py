@@ -21,16 +21,15 @@ import psycopg
 import redis
 from psycopg import sql
 from psycopg.rows import dict_row
-from psycopg.types.json import Jsonb
 
 from wearon_contracts.queues import TASK_LIST
 from wearon_contracts.sessions import SETTLED
+from wearon_local.app.tables import AppTables, BillingMode
 from wearon_local.paths import SAMPLES_DIR
 from wearon_local.processes import wait_until
 from wearon_local.standins import tokens
 
 SIX_HOURS: Final = 6 * 3600
-BillingMode = Literal["absorb_mode", "resell_mode"]
 
 SAMPLE_PERSON: Final = SAMPLES_DIR / "person-rendered-1.jpg"
 SAMPLE_GARMENT: Final = SAMPLES_DIR / "garment-drawn-tshirt.jpg"
@@ -83,6 +82,7 @@ class NextApp:
     _connection: psycopg.Connection[dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
+        self._tables = AppTables(self._all)
         self._redis = redis.Redis.from_url(self.redis_url)
         headers = {"authorization": f"Bearer {self.service_role_key}", "x-wearon-local": "direct"}
         self._http = httpx.Client(headers=headers, timeout=30, trust_env=False)
@@ -91,37 +91,15 @@ class NextApp:
 
     def create_user(self, *, credits: int = 10) -> UUID:
         """A user with a balance."""
-        user_id = uuid4()
-        self._run(
-            "insert into user_credits (user_id, balance, total_earned) values (%s, %s, %s)",
-            user_id,
-            credits,
-            credits,
-        )
-        return user_id
+        return self._tables.create_user(credits=credits)
 
     def create_store(self, *, credits: int = 10, billing_mode: BillingMode = "absorb_mode") -> UUID:
         """A store with a balance; with none left its try-ons are overage."""
-        store_id = uuid4()
-        self._run("insert into stores (id, billing_mode) values (%s, %s)", store_id, billing_mode)
-        self._run(
-            "insert into store_credits (store_id, balance, total_purchased) values (%s, %s, %s)",
-            store_id,
-            credits,
-            credits,
-        )
-        return store_id
+        return self._tables.create_store(credits=credits, billing_mode=billing_mode)
 
     def create_shopper(self, store_id: UUID, *, credits: int = 10) -> str:
         """A shopper of a store in resell_mode; returns the e-mail address."""
-        email = f"{uuid4().hex[:12]}@shopper.example"
-        self._run(
-            "insert into store_shopper_credits (store_id, shopper_email, balance) values (%s, %s, %s)",
-            store_id,
-            email,
-            credits,
-        )
-        return email
+        return self._tables.create_shopper(store_id, credits=credits)
 
     def user_token(self, user_id: UUID) -> str:
         """What the user's browser sends as a bearer token."""
@@ -129,12 +107,7 @@ class NextApp:
 
     def balance(self, owner_id: UUID, shopper_email: str | None = None) -> int:
         """Of a user, of a store, or of a store's shopper."""
-        if shopper_email is not None:
-            query = "select balance from store_shopper_credits where store_id = %s and shopper_email = %s"
-            return int(self._one(query, owner_id, shopper_email)["balance"])
-        query = """select balance from user_credits where user_id = %s
-                   union all select balance from store_credits where store_id = %s"""
-        return int(self._one(query, owner_id, owner_id)["balance"])
+        return self._tables.balance(owner_id, shopper_email)
 
     # Pictures
 
@@ -187,20 +160,8 @@ class NextApp:
         """
         urls = list(image_urls or self.upload_inputs(user_id, [SAMPLE_PERSON, SAMPLE_GARMENT]))
         session_id = uuid7()
-        taken = self._one("select deduct_credits(%s, 1, %s) as ok", user_id, f"Virtual try-on {session_id}")
-        if not taken["ok"]:
-            raise ValueError(f"user {user_id} has no credit left")
-        self._run(
-            """insert into generation_sessions (id, user_id, model_image_url, outfit_image_url, accessories,
-                                                prompt_system, prompt_user)
-               values (%s, %s, %s, %s, %s, '', %s)""",
-            session_id,
-            user_id,
-            urls[0],
-            urls[1] if len(urls) > 1 else None,
-            Jsonb(urls[2:]) if len(urls) > 2 else None,
-            prompt,
-        )
+        self._tables.take_from_user(user_id, session_id)
+        self._tables.add_b2c_session(user_id, session_id, urls=urls, prompt=prompt)
         request_id = request_id or f"req-{uuid4()}"
         task = _task(
             channel="b2c",
@@ -227,31 +188,14 @@ class NextApp:
         urls = list(image_urls or map(self.sample_url, [SAMPLE_SHOP_PERSON, SAMPLE_SHOP_GARMENT]))
         session_id = uuid7()
         request_id = request_id or f"req-{uuid4()}"
-        text = f"Virtual try-on {session_id}"
-        if shopper_email is None:
-            taken = self._one("select deduct_store_credits(%s, 1, %s, %s) as ok", store_id, request_id, text)
-        else:
-            taken = self._one(
-                "select deduct_store_shopper_credits(%s, %s, 1, %s, %s) as ok",
-                store_id,
-                shopper_email,
-                request_id,
-                text,
-            )
-        if not taken["ok"]:
-            raise ValueError(f"store {store_id}: no credit left")
-        self._run(
-            """insert into store_generation_sessions (id, store_id, shopper_email, request_id,
-                                                      model_image_url, outfit_image_url, prompt_system,
-                                                      prompt_user)
-               values (%s, %s, %s, %s, %s, %s, '', %s)""",
-            session_id,
+        self._tables.take_from_store(store_id, session_id, request_id, shopper_email=shopper_email)
+        self._tables.add_b2b_session(
             store_id,
-            shopper_email,
-            request_id,
-            urls[0],
-            urls[1] if len(urls) > 1 else None,
-            prompt,
+            session_id,
+            request_id=request_id,
+            shopper_email=shopper_email,
+            urls=urls,
+            prompt=prompt,
         )
         task = _task(
             channel="b2b",
@@ -330,10 +274,6 @@ class NextApp:
                 self._connection.close()
         self._http.close()
         self._redis.close()
-
-    def _run(self, query: str, *parameters: Any) -> None:
-        with self._lock:
-            self._connected().execute(query, parameters)
 
     def _one(self, query: str | sql.Composed, *parameters: Any) -> dict[str, Any]:
         rows = self._all(query, parameters)
