@@ -22,7 +22,7 @@ from tests.chaos.realtime import Listener
 from tests.chaos.workload import Workload
 from tests.chaos.world import Kind, Pace, Replica, Step, World
 
-from wearon_contracts.queues import CELERY_AGAIN_QUEUE, CELERY_QUEUE, INFLIGHT_PREFIX, TASK_LIST, UNACKED_HASH
+from wearon_contracts.queues import CELERY_QUEUE, CELERY_RETRY_QUEUE, INFLIGHT_PREFIX, TASK_LIST, UNACKED_HASH
 from wearon_generator.queue_scan import task_in
 from wearon_local.stack import Stack
 
@@ -306,7 +306,7 @@ class Run:
 
     def _lists(self) -> list[str]:
         inflight = [name.decode() for name in self.world.redis.scan_iter(f"{INFLIGHT_PREFIX}*")]
-        return [TASK_LIST, *inflight, CELERY_QUEUE, CELERY_AGAIN_QUEUE]
+        return [TASK_LIST, *inflight, CELERY_QUEUE, CELERY_RETRY_QUEUE]
 
     def _lists_hold_something(self) -> bool:
         return any(self.world.redis.llen(name) for name in self._lists())

@@ -16,8 +16,8 @@ from tests.integration.tryons import PAYERS, Samples, TryOn, TryOns, start_gener
 
 from wearon_contracts.errors import ErrorCode, sentence
 from wearon_contracts.queues import (
-    CELERY_AGAIN_QUEUE,
     CELERY_QUEUE,
+    CELERY_RETRY_QUEUE,
     TASK_LIST,
     UNACKED_HASH,
     inflight_list,
@@ -127,7 +127,7 @@ def test_cleanup_leaves_alone_what_waits_anywhere(stack: Stack, tryons: TryOns) 
         consumer.terminate()
         again, taken, inflight, in_list = (tryons.make() for _ in range(4))
         message = json.loads(client.lindex(CELERY_QUEUE, 0))
-        client.lpush(CELERY_AGAIN_QUEUE, message_of(message, again))
+        client.lpush(CELERY_RETRY_QUEUE, message_of(message, again))
         tag = str(uuid4())
         client.hset(UNACKED_HASH, tag, json.dumps([json.loads(message_of(message, taken)), "", CELERY_QUEUE]))
         client.lpush(inflight_list("dead"), json.dumps(inflight.job.task))
@@ -145,7 +145,7 @@ def test_cleanup_leaves_alone_what_waits_anywhere(stack: Stack, tryons: TryOns) 
         stack.start_service("consumer")
         # The dead worker's message comes back when the broker's patience ends; here, by hand.
         client.hdel(UNACKED_HASH, tag)
-        client.lpush(CELERY_AGAIN_QUEUE, message_of(message, taken))
+        client.lpush(CELERY_RETRY_QUEUE, message_of(message, taken))
     tryons.wait_settled(*waiting)
     for tryon in waiting:
         tryons.assert_completed(tryon)

@@ -19,7 +19,7 @@ from tests.integration.tryons import (
     start_generators,
 )
 
-from wearon_contracts.queues import CELERY_AGAIN_QUEUE
+from wearon_contracts.queues import CELERY_RETRY_QUEUE
 from wearon_local.processes import wait_until
 from wearon_local.services import Service
 from wearon_local.stack import Stack
@@ -149,7 +149,7 @@ def test_sigterm_gives_waiting_jobs_back_and_finishes_the_others(stack: Stack, t
     held = [entry for tryon in waiting if (entry := tryons.entry(tryon)) is not None]
     assert held
     with stack.redis.client() as client:
-        wait_until(lambda: client.llen(CELERY_AGAIN_QUEUE) >= len(held), timeout=3, what="given back")
+        wait_until(lambda: client.llen(CELERY_RETRY_QUEUE) >= len(held), timeout=3, what="given back")
     assert stopped.running, "they were given back at the end, not at once"
     assert {(entry["state"], entry["holder"]) for entry in held} == {("waiting", None)}
     assert stopped.process.wait(20) == 0

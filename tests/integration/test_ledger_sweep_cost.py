@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
-from wearon_contracts.queues import CELERY_AGAIN_QUEUE, TASK_LIST
+from wearon_contracts.queues import CELERY_RETRY_QUEUE, TASK_LIST
 from wearon_contracts.results import result_path
 from wearon_contracts.tasks import Channel
 from wearon_generator.celery_app import CeleryBroker, create_celery_app
@@ -193,7 +193,7 @@ def test_copies_of_recovered_jobs_stay_fewer_than_sessions_while_nobody_has_room
 
     generator.sweep(graces, before_each=lambda: ledger.run(expire))
 
-    assert redis.llen(CELERY_AGAIN_QUEUE) == len(held)
+    assert redis.llen(CELERY_RETRY_QUEUE) == len(held)
 
 
 def test_a_recovered_job_whose_copy_was_taken_is_published_again(
@@ -203,13 +203,13 @@ def test_a_recovered_job_whose_copy_was_taken_is_published_again(
     ledger.hold(session, "killed")
     ledger.expire(session)
     generator.sweep()
-    assert redis.llen(CELERY_AGAIN_QUEUE) == 1
-    redis.rpop(CELERY_AGAIN_QUEUE)  # by a worker that died before it held the session
+    assert redis.llen(CELERY_RETRY_QUEUE) == 1
+    redis.rpop(CELERY_RETRY_QUEUE)  # by a worker that died before it held the session
     ledger.expire(session)
 
     generator.sweep()
 
-    assert redis.llen(CELERY_AGAIN_QUEUE) == 1
+    assert redis.llen(CELERY_RETRY_QUEUE) == 1
 
 
 @pytest.mark.parametrize("make", ["b2c", "b2b"])

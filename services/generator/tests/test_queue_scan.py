@@ -11,8 +11,8 @@ from uuid import uuid4
 import pytest
 
 from wearon_contracts.queues import (
-    CELERY_AGAIN_QUEUE,
     CELERY_QUEUE,
+    CELERY_RETRY_QUEUE,
     TASK_LIST,
     TASKS_HANDED,
     TASKS_KEPT,
@@ -37,7 +37,7 @@ def _celery_message(redis_url: str, task: dict[str, Any]) -> bytes:
     app = create_celery_app(redis_url, concurrency=1, visibility_timeout=60)
     CeleryBroker(app).publish_again(task)
     client = connect(redis_url, name="test")
-    message = client.rpop(CELERY_AGAIN_QUEUE)
+    message = client.rpop(CELERY_RETRY_QUEUE)
     assert isinstance(message, bytes)
     return message
 
@@ -70,7 +70,7 @@ def test_nothing_waits_in_an_empty_redis(redis_url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", [TASK_LIST, inflight_list("some-consumer"), CELERY_QUEUE, CELERY_AGAIN_QUEUE]
+    "place", [TASK_LIST, inflight_list("some-consumer"), CELERY_QUEUE, CELERY_RETRY_QUEUE]
 )
 def test_a_task_is_found_wherever_it_waits(redis_url: str, place: str) -> None:
     old, new = _task("2026-01-01T00:00:00.000Z"), _task("2026-02-01T00:00:00.000Z")
@@ -134,7 +134,7 @@ def _take_as_worker(redis_url: str) -> str:
     app = create_celery_app(redis_url, concurrency=1, visibility_timeout=60)
     with app.connection_for_read() as connection:
         channel = connection.channel()
-        message = app.amqp.queues[CELERY_AGAIN_QUEUE].bind(channel).get()
+        message = app.amqp.queues[CELERY_RETRY_QUEUE].bind(channel).get()
         tag = str(message.delivery_tag)
         channel.qos._delivered.clear()  # what closing would put back; a killed worker closes nothing
     return tag
@@ -162,7 +162,7 @@ def test_what_a_dead_worker_took_is_delivered_again_once(redis_url: str) -> None
     CeleryBroker(app).deliver_again(tag)
     assert asyncio.run(taken(soon)) == {}
     client = connect(redis_url, name="test")
-    waiting: list[bytes] = client.lrange(CELERY_AGAIN_QUEUE, 0, -1)  # type: ignore[assignment]
+    waiting: list[bytes] = client.lrange(CELERY_RETRY_QUEUE, 0, -1)  # type: ignore[assignment]
     assert [task_in(message)["session_id"] for message in waiting] == [
         newer["session_id"],
         older["session_id"],  # at the right end: the next to be taken
@@ -185,7 +185,7 @@ def test_what_is_settled_is_acknowledged_in_the_place_of_a_dead_worker(redis_url
     client = connect(redis_url, name="test")
     assert client.hlen(UNACKED_HASH) == client.zcard(UNACKED_INDEX) == 0
     CeleryBroker(app).deliver_again(tag)
-    assert client.llen(CELERY_AGAIN_QUEUE) == 0
+    assert client.llen(CELERY_RETRY_QUEUE) == 0
 
 
 def test_every_element_of_a_long_list_is_looked_at(redis_url: str) -> None:

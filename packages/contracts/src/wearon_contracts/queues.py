@@ -67,7 +67,7 @@ TASKS_AHEAD: Final = "wearon:tasks:ahead"
 CELERY_QUEUE: Final = "wearon.generation"
 """The Celery queue, which is also the Redis list that the broker keeps it in."""
 
-CELERY_AGAIN_QUEUE: Final = "wearon.again"
+CELERY_RETRY_QUEUE: Final = "wearon.again"
 """Jobs that have waited once already: retried, recovered, given back. Workers take queues in the order of
 their names, so this one is emptied before `CELERY_QUEUE`."""
 

@@ -40,7 +40,7 @@ exports.TASKS_AHEAD = "wearon:tasks:ahead";
 
 exports.CELERY_QUEUE = "wearon.generation";
 
-exports.CELERY_AGAIN_QUEUE = "wearon.again";
+exports.CELERY_RETRY_QUEUE = "wearon.again";
 
 exports.PROCESS_GENERATION_TASK = "wearon.process_generation";
 

@@ -396,7 +396,7 @@ export declare const TASKS_AHEAD: "wearon:tasks:ahead";
 export declare const CELERY_QUEUE: "wearon.generation";
 
 /** Jobs that have waited once already: retried, recovered, given back. Workers take queues in the order of their names, so this one is emptied before `CELERY_QUEUE`. */
-export declare const CELERY_AGAIN_QUEUE: "wearon.again";
+export declare const CELERY_RETRY_QUEUE: "wearon.again";
 
 /** Celery task; one positional argument: a `GenerationTask` as a JSON object. */
 export declare const PROCESS_GENERATION_TASK: "wearon.process_generation";

@@ -40,7 +40,7 @@ export const TASKS_AHEAD = "wearon:tasks:ahead";
 
 export const CELERY_QUEUE = "wearon.generation";
 
-export const CELERY_AGAIN_QUEUE = "wearon.again";
+export const CELERY_RETRY_QUEUE = "wearon.again";
 
 export const PROCESS_GENERATION_TASK = "wearon.process_generation";
 

@@ -14,8 +14,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from wearon_contracts.queues import (
-    CELERY_AGAIN_QUEUE,
     CELERY_QUEUE,
+    CELERY_RETRY_QUEUE,
     DEAD_LETTER_BYTES,
     DEAD_LETTER_LIST,
     INTAKE_STOPPED,
@@ -139,7 +139,7 @@ class Backlog(Collector):
         self._lists = {
             "waiting": TASK_LIST,
             "celery": CELERY_QUEUE,
-            "celery_again": CELERY_AGAIN_QUEUE,
+            "celery_again": CELERY_RETRY_QUEUE,
             "dead_letters": DEAD_LETTER_LIST,
             "in_flight": inflight_list,
         }

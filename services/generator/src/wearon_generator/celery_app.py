@@ -9,8 +9,8 @@ from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 
 from wearon_contracts.queues import (
-    CELERY_AGAIN_QUEUE,
     CELERY_QUEUE,
+    CELERY_RETRY_QUEUE,
     PROCESS_GENERATION_TASK,
     UNACKED_HASH,
     UNACKED_INDEX,
@@ -39,7 +39,7 @@ def create_celery_app(redis_url: str, *, concurrency: int, visibility_timeout: i
     if address.tls is not None:
         app.conf.broker_use_ssl = address.tls
     app.conf.update(
-        task_queues=[_queue(name) for name in (CELERY_AGAIN_QUEUE, CELERY_QUEUE)],
+        task_queues=[_queue(name) for name in (CELERY_RETRY_QUEUE, CELERY_QUEUE)],
         task_default_queue=CELERY_QUEUE,
         task_default_exchange=CELERY_QUEUE,
         task_default_routing_key=CELERY_QUEUE,
@@ -117,7 +117,7 @@ class CeleryBroker:
             PROCESS_GENERATION_TASK,
             args=[task],
             task_id=task["task_id"],
-            queue=CELERY_AGAIN_QUEUE,
+            queue=CELERY_RETRY_QUEUE,
             retry=False,
             ignore_result=True,
         )

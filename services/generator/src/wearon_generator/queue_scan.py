@@ -11,8 +11,8 @@ from typing import Any, Final
 from redis.asyncio import Redis
 
 from wearon_contracts.queues import (
-    CELERY_AGAIN_QUEUE,
     CELERY_QUEUE,
+    CELERY_RETRY_QUEUE,
     INFLIGHT_PREFIX,
     TASK_LIST,
     TASKS_KEPT,
@@ -91,7 +91,7 @@ class QueueScan:
     async def sessions_in_celery(self, wanted: set[str]) -> set[str]:
         """Which of the session ids `wanted` have a message in Celery's queues or with a worker."""
         found: set[str] = set()
-        for name in (CELERY_QUEUE, CELERY_AGAIN_QUEUE):
+        for name in (CELERY_QUEUE, CELERY_RETRY_QUEUE):
             found |= await self._sessions_in(name, wanted - found)
         if wanted - found:
             async for _, element in self._redis.hscan_iter(UNACKED_HASH, count=_CHUNK):
@@ -106,7 +106,7 @@ class QueueScan:
 
     async def waiting_again(self, wanted: set[str]) -> set[str]:
         """Which of the session ids `wanted` have a task in the queue of those that have waited before."""
-        return await self._sessions_in(CELERY_AGAIN_QUEUE, wanted)
+        return await self._sessions_in(CELERY_RETRY_QUEUE, wanted)
 
     async def _sessions_in(self, name: str, wanted: set[str]) -> set[str]:
         found: set[str] = set()
@@ -136,7 +136,7 @@ class QueueScan:
             await pipe.execute()
 
     async def _lists(self) -> list[str]:
-        return [*await self._lists_before_the_lanes(), CELERY_QUEUE, CELERY_AGAIN_QUEUE]
+        return [*await self._lists_before_the_lanes(), CELERY_QUEUE, CELERY_RETRY_QUEUE]
 
     async def _lists_before_the_lanes(self) -> list[str]:
         inflight = [

@@ -10,7 +10,7 @@ from celery import Celery, Task
 from celery import exceptions as celery_exceptions
 from pydantic import ValidationError
 
-from wearon_contracts.queues import CELERY_AGAIN_QUEUE, PROCESS_GENERATION_TASK, REJECT_GENERATION_TASK
+from wearon_contracts.queues import CELERY_RETRY_QUEUE, PROCESS_GENERATION_TASK, REJECT_GENERATION_TASK
 from wearon_contracts.tasks import GenerationTask, RejectedTask
 from wearon_generator.endings import Ending, Retry, RetryReason
 from wearon_generator.rejection import Rejections
@@ -37,7 +37,7 @@ def register_tasks(
     @app.task(name=PROCESS_GENERATION_TASK, bind=True, max_retries=None)  # type: ignore[untyped-decorator]
     def process_generation(self: Task, payload: Any) -> None:
         """Make the picture of one `GenerationTask`."""
-        returned = (self.request.delivery_info or {}).get("routing_key") == CELERY_AGAIN_QUEUE
+        returned = (self.request.delivery_info or {}).get("routing_key") == CELERY_RETRY_QUEUE
         try:
             task = GenerationTask.model_validate(payload)
         except ValidationError as error:
@@ -58,7 +58,7 @@ def _acknowledge_or_retry(celery_task: Task, ending: Ending) -> None:
     if not isinstance(ending, Retry):
         return
     try:
-        celery_task.retry(countdown=ending.after_seconds, queue=CELERY_AGAIN_QUEUE)
+        celery_task.retry(countdown=ending.after_seconds, queue=CELERY_RETRY_QUEUE)
     except celery_exceptions.Retry:
         raise
     except Exception as error:

@@ -15,8 +15,8 @@ import httpx
 import redis
 
 from wearon_contracts.queues import (
-    CELERY_AGAIN_QUEUE,
     CELERY_QUEUE,
+    CELERY_RETRY_QUEUE,
     DEAD_LETTER_LIST,
     INFLIGHT_PREFIX,
     TASK_LIST,
@@ -196,7 +196,7 @@ class Queue:
             "tasks": self._llen(TASK_LIST),
             "inflight": inflight,
             "celery": self._llen(CELERY_QUEUE),
-            "again": self._llen(CELERY_AGAIN_QUEUE),
+            "again": self._llen(CELERY_RETRY_QUEUE),
             "unacked": int(self._redis.hlen(UNACKED_HASH)),
             "dead": self._llen(DEAD_LETTER_LIST),
         }

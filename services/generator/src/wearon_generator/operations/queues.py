@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import TypedDict
 
 from wearon_contracts.queues import (
-    CELERY_AGAIN_QUEUE,
     CELERY_QUEUE,
+    CELERY_RETRY_QUEUE,
     DEAD_LETTER_LIST,
     INFLIGHT_PREFIX,
     INTAKE_STOPPED,
@@ -77,7 +77,7 @@ class IntakeResumed(TypedDict):
 async def status(at: Connections) -> Status:
     """Everything that `Status` has."""
     oldest = await at.queues.oldest()
-    names = (TASK_LIST, CELERY_AGAIN_QUEUE, CELERY_QUEUE, DEAD_LETTER_LIST)
+    names = (TASK_LIST, CELERY_RETRY_QUEUE, CELERY_QUEUE, DEAD_LETTER_LIST)
     paused = await at.redis.get(PAUSED_KEY)
     sweeper = await at.redis.get(SWEEPER_KEY)
     return {
