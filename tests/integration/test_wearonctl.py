@@ -115,6 +115,10 @@ COMMANDS = [
     ["looked-at"],
     ["reap"],
     ["costs"],
+    *(
+        ["webhooks", name]
+        for name in ("add", "list", "test", "rotate", "disable", "enable", "deliveries", "resend")
+    ),
     ["erase"],
 ]
 

@@ -25,3 +25,10 @@ export {
 } from "./sizing.js";
 export { SupabaseError, type FunctionCaller, type TableReader } from "./supabase.js";
 export { watchGeneration, type RowChannel, type RowFollower, type WatchOptions } from "./watch.js";
+export {
+  createWebhookRoute,
+  verifyWebhook,
+  WebhookError,
+  type VerifiedWebhook,
+  type WebhookRouteOptions,
+} from "./webhooks.js";

@@ -1,6 +1,7 @@
 // Compiled, never run: how an application uses the types, and what must not compile.
 import {
   createSizingClient,
+  createWebhookRoute,
   enqueueGeneration,
   ERRORS,
   getOutcome,
@@ -9,6 +10,7 @@ import {
   SESSION_TRANSITIONS,
   SIZES,
   TASK_LIST,
+  verifyWebhook,
   watchGeneration,
   type EstimateBodyRequest,
   type EstimateBodyResponse,
@@ -136,3 +138,11 @@ export async function size(): Promise<string> {
       return result.detail;
   }
 }
+
+export const webhooks: (request: Request) => Promise<Response> = createWebhookRoute({
+  secret: () => ["whsec_b2xk", "whsec_bmV3"],
+  handle: ({ event }) => console.log(event.data.code === "moderation_blocked", event.data.url),
+});
+export const webhookId: string = verifyWebhook("{}", { "webhook-id": "1" }, "whsec_bmV3").id;
+// @ts-expect-error a secret is asked for at a request, not when the module is loaded
+createWebhookRoute({ secret: "whsec_bmV3", handle: () => undefined });

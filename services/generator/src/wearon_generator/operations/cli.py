@@ -8,7 +8,7 @@ from uuid import UUID
 
 import click
 
-from wearon_generator.operations import costs, dead_letters, erasure, lanes, queues, sessions, stuck
+from wearon_generator.operations import costs, dead_letters, erasure, lanes, queues, sessions, stuck, webhooks
 from wearon_generator.operations.desk import Desk, JsonGroup, print_json
 from wearon_generator.operations.printing import fields, table
 
@@ -236,6 +236,89 @@ def show_costs(desk: Desk, days: int) -> None:
     columns = ["day", "channel", "model", "answers", "input_tokens", "output_tokens", "cost_usd", "unpriced"]
     rows = desk.run(partial(costs.costs, days=days))
     desk.show(rows, lambda found: table(found, columns, "no answers in that time"))
+
+
+# ------------------------------------------------------------------ webhooks
+
+
+@main.group("webhooks")
+def webhook_group() -> None:
+    """Endpoints that are told how sessions begin and end."""
+
+
+@webhook_group.command("add")
+@click.argument("url")
+@click.option("--store", "store_id", type=click.UUID, help="Of this store's sessions only.")
+@click.pass_obj
+def add_webhook(desk: Desk, url: str, store_id: UUID | None) -> None:
+    """Tell an https:// address of all sessions or a store's; prints the secret that verifies what is sent."""
+    desk.show(desk.run(partial(webhooks.add, url=url, store_id=store_id)), fields)
+
+
+@webhook_group.command("list")
+@click.pass_obj
+def list_webhooks(desk: Desk) -> None:
+    """All endpoints, and whether they are disabled or take nothing."""
+    columns = ["id", "store_id", "url", "failing_since", "disabled_at", "disabled_reason"]
+    desk.show(desk.run(webhooks.endpoints), lambda found: table(found, columns, "no webhook endpoints"))
+
+
+@webhook_group.command("test")
+@click.argument("endpoint_id", type=click.UUID)
+@click.pass_obj
+def test_webhook(desk: Desk, endpoint_id: UUID) -> None:
+    """Send an endpoint a signed webhook.test now, disabled or not, and show what it answers."""
+    desk.show(desk.run(partial(webhooks.test, endpoint_id=endpoint_id)), fields)
+
+
+@webhook_group.command("rotate")
+@click.argument("endpoint_id", type=click.UUID)
+@click.option(
+    "--hours", default=24.0, show_default=True, type=click.FloatRange(min=0), help="The old one signs too."
+)
+@click.pass_obj
+def rotate_webhook(desk: Desk, endpoint_id: UUID, hours: float) -> None:
+    """Give an endpoint a new secret, which is printed; for a while the old one signs as well."""
+    desk.show(desk.run(partial(webhooks.rotate, endpoint_id=endpoint_id, hours=hours)), fields)
+
+
+@webhook_group.command("disable")
+@click.argument("endpoint_id", type=click.UUID)
+@click.pass_obj
+def disable_webhook(desk: Desk, endpoint_id: UUID) -> None:
+    """Tell an endpoint nothing any more; what waits for it is kept for a week."""
+    desk.show(desk.run(partial(webhooks.disable, endpoint_id=endpoint_id)), fields)
+
+
+@webhook_group.command("enable")
+@click.argument("endpoint_id", type=click.UUID)
+@click.pass_obj
+def enable_webhook(desk: Desk, endpoint_id: UUID) -> None:
+    """Tell an endpoint of sessions again, and send what waits for it."""
+    desk.show(desk.run(partial(webhooks.enable, endpoint_id=endpoint_id)), fields)
+
+
+@webhook_group.command("deliveries")
+@click.option("--endpoint", "endpoint_id", type=click.UUID, help="To this endpoint only.")
+@click.option("--session", "session_id", type=click.UUID, help="Of this session only.")
+@click.option("--limit", default=50, show_default=True, type=_POSITIVE, help="The newest so many.")
+@click.pass_obj
+def list_deliveries(desk: Desk, endpoint_id: UUID | None, session_id: UUID | None, limit: int) -> None:
+    """Events of the last week: what was delivered, what waits for its next try, what was given up."""
+    columns = ["id", "type", "session_id", "attempts", "delivered_at", "due_at", "given_up_at", "last_error"]
+    work = partial(webhooks.deliveries, endpoint_id=endpoint_id, session_id=session_id, limit=limit)
+    desk.show(desk.run(work), lambda found: table(found, columns, "no events"))
+
+
+@webhook_group.command("resend")
+@click.argument("delivery_id", type=click.UUID, required=False)
+@click.option("--endpoint", "endpoint_id", type=click.UUID, help="All that were given up of this endpoint.")
+@click.pass_obj
+def resend_webhook(desk: Desk, delivery_id: UUID | None, endpoint_id: UUID | None) -> None:
+    """Send an event again, delivered or not, with a new link; it keeps its webhook-id."""
+    if (delivery_id is None) == (endpoint_id is None):
+        raise click.UsageError("give either the id of a delivery or --endpoint")
+    desk.show(desk.run(partial(webhooks.resend, delivery_id=delivery_id, endpoint_id=endpoint_id)), fields)
 
 
 # ------------------------------------------------------------------ erasing

@@ -26,6 +26,8 @@ class Connections:
     """Where results are stored."""
     stuck_after: int
     """Seconds, as the generators have it."""
+    webhook_origins: tuple[str, ...] = ()
+    """Where webhooks may go although it is private or http, as the generators have it."""
 
     @property
     def ledger(self) -> Ledger:

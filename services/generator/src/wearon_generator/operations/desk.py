@@ -20,7 +20,7 @@ from wearon_generator.operations.printing import printable
 from wearon_generator.settings import ProxySettings
 from wearon_generator.supabase_client import SupabaseUnavailable, connect_supabase
 from wearon_service_kit.redis_clients import connect_async
-from wearon_service_kit.settings import HttpOrigin, RedisUrl, load_settings
+from wearon_service_kit.settings import HttpOrigin, OriginList, RedisUrl, load_settings
 
 T = TypeVar("T")
 
@@ -33,6 +33,7 @@ class OperatorSettings(ProxySettings):
     supabase_service_role_key: Annotated[SecretStr, Field(min_length=1, description="Service-role key.")]
     storage_bucket: Annotated[str, Field(min_length=1, description="Bucket for results.")] = "images"
     stuck_after_seconds: Annotated[int, Field(ge=1, description="As the generators have it.")] = 300
+    webhook_trusted_origins: Annotated[OriginList, Field(description="As the generators have it.")] = ()
 
 
 class Desk:
@@ -51,7 +52,13 @@ class Desk:
             supabase = connect_supabase(settings.supabase_url, key, connections=4, proxies=settings.proxies)
             try:
                 return await work(
-                    Connections(redis, supabase, settings.storage_bucket, settings.stuck_after_seconds)
+                    Connections(
+                        redis,
+                        supabase,
+                        settings.storage_bucket,
+                        settings.stuck_after_seconds,
+                        settings.webhook_trusted_origins,
+                    )
                 )
             finally:
                 await redis.aclose()

@@ -1,0 +1,196 @@
+"""Webhook endpoints, what was sent to them, and what is to be sent again."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final, TypedDict
+from uuid import UUID, uuid4
+
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict as ReadTypedDict
+
+from wearon_contracts.tasks import Channel
+from wearon_generator.operations.connections import Connections, Refused
+from wearon_generator.operations.values import Row, rows
+from wearon_generator.timing import Timing, utc_now
+from wearon_generator.webhooks.client import WebhookClient
+from wearon_generator.webhooks.outbox import Delivery
+from wearon_generator.webhooks.sender import post
+from wearon_generator.webhooks.signing import new_secret
+
+_ENDPOINTS: Final = "generation_webhook_endpoints"
+_SHOWN: Final = "id,store_id,url,created_at,failing_since,disabled_at,disabled_reason"
+
+
+class Endpoint(ReadTypedDict):
+    """An endpoint without its secret; `store_id` None: it is told of all sessions."""
+
+    id: str
+    store_id: str | None
+    url: str
+    created_at: str
+    failing_since: str | None
+    disabled_at: str | None
+    disabled_reason: str | None
+
+
+class Secret(TypedDict):
+    """An endpoint's new secret, shown this once; `old_until`: until when the one before signs too."""
+
+    id: str
+    secret: str
+    old_until: str | None
+
+
+class Tried(TypedDict):
+    """What an endpoint did with a test."""
+
+    delivered: bool
+    status: int | None
+    error: str | None
+
+
+class Sent(ReadTypedDict):
+    """One event for one endpoint; `due_at` None: it was delivered or given up."""
+
+    id: str
+    endpoint_id: str
+    session_id: str
+    type: str
+    created_at: str
+    attempts: int
+    due_at: str | None
+    delivered_at: str | None
+    given_up_at: str | None
+    last_attempt_at: str | None
+    last_status: int | None
+    last_error: str | None
+
+
+class Resent(TypedDict):
+    """How many events are sent again."""
+
+    resent: int
+
+
+_ENDPOINT_ROWS: Final = TypeAdapter(list[Endpoint])
+_SENT_ROWS: Final = TypeAdapter(list[Sent])
+
+
+async def add(at: Connections, url: str, store_id: UUID | None) -> Secret:
+    """Tell `url` of a store's sessions, or of all; raises `Refused` where nothing could ever be sent to."""
+    objection = _client(at).objection(url)
+    if objection is not None:
+        raise Refused(f"nothing can be sent there: {objection}")
+    secret = new_secret()
+    made: Row = {"url": url, "store_id": None if store_id is None else str(store_id), "secret": secret}
+    (row,) = rows((await at.supabase.table(_ENDPOINTS).insert(made).execute()).data)
+    return {"id": str(row["id"]), "secret": secret, "old_until": None}
+
+
+async def endpoints(at: Connections) -> list[Endpoint]:
+    """All of them, the oldest first."""
+    query = at.supabase.table(_ENDPOINTS).select(_SHOWN).order("created_at")
+    return _ENDPOINT_ROWS.validate_python((await query.execute()).data)
+
+
+async def rotate(at: Connections, endpoint_id: UUID, hours: float) -> Secret:
+    """Give an endpoint a new secret; for `hours` the old one signs as well."""
+    row = await _row(at, endpoint_id, "secret")
+    secret, until = new_secret(), (utc_now() + timedelta(hours=hours)).isoformat(timespec="seconds")
+    await _change(
+        at,
+        endpoint_id,
+        {"secret": secret, "previous_secret": row["secret"], "previous_secret_until": until},
+    )
+    return {"id": str(endpoint_id), "secret": secret, "old_until": until}
+
+
+async def disable(at: Connections, endpoint_id: UUID) -> Endpoint:
+    """Tell an endpoint nothing any more; what waits for it is kept for a week."""
+    return await _change(at, endpoint_id, {"disabled_at": "now", "disabled_reason": "operator"})
+
+
+async def enable(at: Connections, endpoint_id: UUID) -> Endpoint:
+    """Tell an endpoint of sessions again; what waits for it is sent."""
+    return await _change(
+        at, endpoint_id, {"disabled_at": None, "disabled_reason": None, "failing_since": None}
+    )
+
+
+async def test(at: Connections, endpoint_id: UUID) -> Tried:
+    """Send an endpoint a `webhook.test` now, disabled or not."""
+    row = await _row(at, endpoint_id, "url,secret,store_id")
+    store_id = row["store_id"]
+    delivery = Delivery(
+        id=str(uuid4()),
+        endpoint_id=str(endpoint_id),
+        type="webhook.test",
+        data={
+            "session_id": str(uuid4()),
+            "channel": (Channel.B2C if store_id is None else Channel.B2B).value,
+            "user_id": None,
+            "store_id": store_id,
+            "request_id": None,
+            "code": None,
+            "attempts": 0,
+            "given_back": False,
+        },
+        occurred_at=utc_now().isoformat(),
+        object_path=None,
+        attempts=1,
+        url=str(row["url"]),
+        secrets=[str(row["secret"])],
+    )
+    answer = await post(_client(at), delivery, None, utc_now)
+    return {"delivered": answer.delivered, "status": answer.status, "error": answer.error}
+
+
+async def deliveries(
+    at: Connections, endpoint_id: UUID | None, session_id: UUID | None, limit: int
+) -> list[Sent]:
+    """What was or is to be sent, to one endpoint or of one session if that is given; the newest first."""
+    query = at.supabase.table("generation_webhook_outbox").select(",".join(Sent.__annotations__))
+    if endpoint_id is not None:
+        query = query.eq("endpoint_id", str(endpoint_id))
+    if session_id is not None:
+        query = query.eq("session_id", str(session_id))
+    return _SENT_ROWS.validate_python(
+        (await query.order("created_at", desc=True).limit(limit).execute()).data
+    )
+
+
+async def resend(at: Connections, delivery_id: UUID | None, endpoint_id: UUID | None) -> Resent:
+    """Begin anew with one event, or with all that were given up of an endpoint; raises `Refused` for none."""
+    params = {
+        "p_id": None if delivery_id is None else str(delivery_id),
+        "p_endpoint_id": None if endpoint_id is None else str(endpoint_id),
+    }
+    count = (await at.supabase.rpc("generation_webhooks_resend", params).execute()).data
+    if not isinstance(count, int):
+        raise ValueError("the database answered no number")
+    if count == 0:
+        raise Refused("nothing was found to send again")
+    return {"resent": count}
+
+
+def _client(at: Connections) -> WebhookClient:
+    return WebhookClient(timeout=Timing().webhook_timeout, trusted_origins=at.webhook_origins)
+
+
+async def _row(at: Connections, endpoint_id: UUID, columns: str) -> Row:
+    query = at.supabase.table(_ENDPOINTS).select(columns).eq("id", str(endpoint_id))
+    return _only(rows((await query.execute()).data), endpoint_id)
+
+
+async def _change(at: Connections, endpoint_id: UUID, changes: Row) -> Endpoint:
+    query = at.supabase.table(_ENDPOINTS).update(changes).eq("id", str(endpoint_id))
+    row = _only(rows((await query.execute()).data), endpoint_id)
+    (shown,) = _ENDPOINT_ROWS.validate_python([{name: row[name] for name in Endpoint.__annotations__}])
+    return shown
+
+
+def _only(found: list[Row], endpoint_id: UUID) -> Row:
+    if not found:
+        raise Refused(f"no webhook endpoint has the id {endpoint_id}")
+    return found[0]

@@ -1,0 +1,168 @@
+"""`wearonctl webhooks`: endpoints are added, tried, renewed, disabled; deliveries are shown and repeated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from click.testing import CliRunner, Result
+from standardwebhooks import WebhookVerificationError
+from tests.integration.tryons import TryOns, start_generators
+
+from wearon_contracts.webhooks import WebhookEvent
+from wearon_generator.operations.cli import main
+from wearon_local.app.webhook_receiver import Manners, WebhookReceiver
+from wearon_local.processes import wait_until
+from wearon_local.services import Service
+from wearon_local.stack import Stack
+
+SETTINGS = ("REDIS_URL", "SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY", "STORAGE_BUCKET")
+TIMING = {"webhook_poll": 0.1, "webhook_idle_poll": 0.3, "webhook_first_pause": 0.1, "webhook_give_up": 1}
+
+Ctl = Callable[..., Result]
+Ask = Callable[..., Any]
+
+
+@pytest.fixture
+def shop() -> Iterator[WebhookReceiver]:
+    with WebhookReceiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def ctl(
+    stack: Stack, shop: WebhookReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Ctl]:
+    monkeypatch.chdir(tmp_path)
+    given = stack.env_for("generator")
+    env = {name: given[name] for name in SETTINGS} | {"WEBHOOK_TRUSTED_ORIGINS": shop.origin}
+    yield lambda *arguments: CliRunner(env=env).invoke(main, arguments)
+    with stack.postgres.connect() as database:
+        database.execute("truncate generation_webhook_endpoints, generation_webhook_outbox")
+
+
+@pytest.fixture
+def ask(ctl: Ctl) -> Ask:
+    """What a command that must succeed answers as JSON."""
+
+    def run(*arguments: str) -> Any:
+        result = ctl("--json", "webhooks", *arguments)
+        assert result.exit_code == 0, result.stderr
+        return json.loads(result.stdout)
+
+    return run
+
+
+def test_an_added_endpoint_is_listed_without_its_secret(ask: Ask, ctl: Ctl, shop: WebhookReceiver) -> None:
+    store = uuid4()
+    added = ask("add", f"{shop.origin}/hook", "--store", str(store))
+
+    (listed,) = ask("list")
+    assert (listed["id"], listed["url"]) == (added["id"], f"{shop.origin}/hook")
+    assert (listed["store_id"], listed["disabled_at"]) == (str(store), None)
+    assert added["secret"] not in ctl("webhooks", "list").stdout
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("http://shop.example/hook", "https://"),
+        ("https://shop.example:8443/hook", "port"),
+        ("https://user:password@shop.example/hook", "user name"),
+        ("https://0x7f000001/hook", "public internet"),
+        ("ftp://shop.example/", "https://"),
+        ("hook", "not valid"),
+    ],
+)
+def test_an_address_that_nothing_could_be_sent_to_is_refused(ctl: Ctl, url: str, says: str) -> None:
+    result = ctl("webhooks", "add", url)
+
+    assert result.exit_code == 1
+    assert says in result.stderr
+    assert "password" not in result.stderr
+
+
+def test_a_test_is_signed_and_what_came_of_it_is_told(ask: Ask, shop: WebhookReceiver) -> None:
+    added = ask("add", f"{shop.origin}/hook")
+    assert ask("test", added["id"]) == {"delivered": True, "status": 204, "error": None}
+    (received,) = shop.received("/hook")
+    event = WebhookEvent.model_validate(received.verified(added["secret"]))
+    assert event.type == "webhook.test"
+
+    shop.manners["/hook"] = Manners(status=500)
+    assert ask("test", added["id"]) == {"delivered": False, "status": 500, "error": "status 500"}
+    shop.down()
+    assert ask("test", added["id"])["error"] == "the connection was refused: nothing listens there"
+
+
+def test_a_disabled_endpoint_can_be_enabled_again(ask: Ask, shop: WebhookReceiver) -> None:
+    added = ask("add", f"{shop.origin}/hook")
+
+    assert ask("disable", added["id"])["disabled_reason"] == "operator"
+    assert ask("list")[0]["disabled_at"] is not None
+    assert ask("enable", added["id"])["disabled_at"] is None
+
+
+@pytest.mark.parametrize("command", ["test", "rotate", "disable", "enable", "resend"])
+def test_an_id_that_nothing_has_is_a_sentence(ctl: Ctl, command: str) -> None:
+    result = ctl("webhooks", command, str(uuid4()))
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith("wearonctl: no")
+
+
+@pytest.fixture
+def generator(stack: Stack, shop: WebhookReceiver) -> Iterator[Service]:
+    consumer = stack.start_service("consumer")
+    (started,) = start_generators(
+        stack, 1, {"WEBHOOK_TRUSTED_ORIGINS": shop.origin}, timing=TIMING, internet={}
+    )
+    yield started
+    for service in (started, consumer):
+        service.terminate()
+
+
+def test_what_was_given_up_is_shown_and_sent_again_with_both_secrets(
+    stack: Stack, ask: Ask, shop: WebhookReceiver, generator: Service
+) -> None:
+    added = ask("add", f"{shop.origin}/hook")
+    shop.manners["/hook"] = Manners(status=500)
+    tryons = TryOns(stack)
+    tryon = tryons.order()
+    tryons.wait_settled(tryon)
+
+    def shown() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = ask("deliveries", "--session", tryon.id)
+        return found
+
+    wait_until(
+        lambda: [bool(each["given_up_at"]) for each in shown()] == [True, True],
+        timeout=20,
+        what="both events are given up",
+    )
+    assert {each["last_error"] for each in shown()} == {"status 500"}
+
+    rotated = ask("rotate", added["id"], "--hours", "1")
+    before = len(shop.received())
+    del shop.manners["/hook"]
+    assert ask("resend", "--endpoint", added["id"]) == {"resent": 2}
+    wait_until(
+        lambda: all(each["delivered_at"] for each in shown()), timeout=10, what="both events are delivered"
+    )
+
+    resent = shop.received()[before:]
+    assert {each.id for each in resent} == {each.id for each in shop.received()[:before]}
+    for each in resent:
+        each.verified(added["secret"])
+        each.verified(rotated["secret"])
+        assert len(each.headers["webhook-signature"].split()) == 2
+    with pytest.raises(WebhookVerificationError):
+        shop.received()[0].verified(rotated["secret"])
+
+    one = UUID(resent[0].id)
+    assert ask("resend", str(one)) == {"resent": 1}
+    wait_until(lambda: len(shop.received()) == before + 3, timeout=10, what="one event comes once more")
