@@ -83,6 +83,14 @@ def test_job_from_the_node_producer_completes(stack: ComposeStack) -> None:
         assert stack.app.balance(job.owner_id) == 2
 
 
+def test_a_first_try_on_takes_one_command(stack: ComposeStack) -> None:
+    """Without an application or the studio page; its last line is a link that opens on the host."""
+    said = stack.project("run", "--rm", "-T", "try-on").splitlines()
+    assert any(line.endswith("completed") for line in said), said
+    assert "credits  10 -> 9" in said
+    assert stack.app.download(said[-1]).headers["content-type"] == "image/jpeg"
+
+
 def test_sizing_answers(stack: ComposeStack) -> None:
     """With a size, for a photo behind a URL that was signed on the host."""
     user = stack.app.create_user()

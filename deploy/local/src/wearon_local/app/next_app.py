@@ -9,7 +9,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,6 +80,18 @@ class NextApp:
     bucket: str
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _connection: psycopg.Connection[dict[str, Any]] | None = None
+
+    @classmethod
+    def from_environment(cls, env: Mapping[str, str]) -> NextApp:
+        """What containers of docker-compose.yml are told; raises KeyError for a missing variable."""
+        return cls(
+            database_url=env["DATABASE_URL"],
+            redis_url=env["REDIS_URL"],
+            gateway_url=env["SUPABASE_URL"],
+            service_role_key=env["SUPABASE_SERVICE_ROLE_KEY"],
+            jwt_secret=env["SUPABASE_JWT_SECRET"],
+            bucket=env.get("STORAGE_BUCKET", "images"),
+        )
 
     def __post_init__(self) -> None:
         self._tables = AppTables(self._all)

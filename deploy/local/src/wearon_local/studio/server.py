@@ -352,14 +352,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8300)
     arguments = parser.parse_args()
     env = os.environ
-    app = NextApp(
-        database_url=env["DATABASE_URL"],
-        redis_url=env["REDIS_URL"],
-        gateway_url=env["SUPABASE_URL"],
-        service_role_key=env["SUPABASE_SERVICE_ROLE_KEY"],
-        jwt_secret=env["SUPABASE_JWT_SECRET"],
-        bucket=env.get("STORAGE_BUCKET", "images"),
-    )
+    app = NextApp.from_environment(env)
     model = env.get("MEDIAPIPE_MODEL_PATH")
     studio = open_studio(
         app,
