@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
 from tests.containers.servers import ContainerProcess
 
 from wearon_local.processes import Process
@@ -50,3 +51,12 @@ def test_container_answers_everything_that_a_process_answers() -> None:
     }
     of_the_child = {name for name, method in methods.items() if "self._popen" in inspect.getsource(method)}
     assert of_the_child - vars(ContainerProcess).keys() == set()
+
+
+def test_compose_hands_on_the_proxy_to_those_that_call_out() -> None:
+    for file, services in (("openai", {"generator"}), ("supabase", {"generator", "sizing-api"})):
+        described = yaml.safe_load((ROOT / f"deploy/compose.{file}.yml").read_text())["services"]
+        for service in services:
+            environment = described[service]["environment"]
+            assert environment["HTTPS_PROXY"] == "${HTTPS_PROXY:-}"
+            assert environment["NO_PROXY"] == "${NO_PROXY:-}"

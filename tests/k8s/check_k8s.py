@@ -84,6 +84,21 @@ def test_alerts_find_the_jobs_of_the_pod_monitor(services: list[dict[str, Any]])
     assert rules["spec"] == yaml.safe_load((ROOT / "deploy/monitoring/rules/wearon.yml").read_text())
 
 
+def test_proxy_variables_reach_those_that_call_out(services: list[dict[str, Any]]) -> None:
+    """By a name with a hash of its content, so that a change of it starts new pods."""
+    (name,) = (name for name in _of_kind(services, "ConfigMap") if name.startswith("proxy-"))
+    assert set(_of_kind(services, "ConfigMap")[name]["data"]) == {"HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"}
+    given = {
+        deployment: [
+            source["configMapRef"]["name"]
+            for source in document["spec"]["template"]["spec"]["containers"][0]["envFrom"]
+            if "configMapRef" in source
+        ]
+        for deployment, document in _of_kind(services, "Deployment").items()
+    }
+    assert given == {"consumer": [], "generator": [name], "sizing-api": [name]}
+
+
 # ---------------------------------------------------------------------------------- who reaches whom
 
 
@@ -106,12 +121,13 @@ PROMETHEUS: Final = Pod("monitoring", ())
 INGRESS: Final = Pod("ingress-nginx", ())
 REDIS: Final = Pod("redis", ())
 STRANGER: Final = Pod("default", ())
-MANAGED_REDIS, NODE_DNS, WEB, CLOUD, VPC = (
+MANAGED_REDIS, NODE_DNS, WEB, CLOUD, VPC, PROXY = (
     "10.20.0.7",
     "169.254.20.10",
     "1.1.1.1",
     "169.254.169.254",
     "10.9.9.9",
+    "192.0.2.1",
 )
 
 
@@ -178,7 +194,9 @@ def _allows(policies: list[dict[str, Any]], pod: Pod, way: str, other: Pod | str
         *[(pod, WEB, 443, pod != CONSUMER) for pod in (CONSUMER, GENERATOR, SIZING)],
         *[(pod, WEB, 6379, False) for pod in (CONSUMER, GENERATOR, SIZING)],
         *[(pod, WEB, 25, False) for pod in (CONSUMER, GENERATOR, SIZING, MIGRATE)],
-        (MIGRATE, WEB, 5432, True),
+        *[(pod, PROXY, 3128, pod != CONSUMER) for pod in (CONSUMER, GENERATOR, SIZING)],
+        *[(pod, VPC, 3128, False) for pod in (CONSUMER, GENERATOR, SIZING)],
+        *[(MIGRATE, WEB, port, True) for port in (5432, 6543)],
         (MIGRATE, MANAGED_REDIS, 6379, False),
         (PROMETHEUS, CONSUMER, 8001, True),
         (PROMETHEUS, GENERATOR, 8002, True),
