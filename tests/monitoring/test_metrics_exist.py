@@ -110,6 +110,13 @@ def test_every_label_selected_by_is_scraped(scraped: dict[str, set[str]]) -> Non
     assert wrong == []
 
 
+def test_the_overview_shows_when_the_model_ends_and_whether_the_fallback_works() -> None:
+    named = {
+        name for where, expression in expressions() if "overview" in where for name in names_in(expression)
+    }
+    assert named >= {"wearon_generator_model_days_left", "wearon_generator_fallback_in_use"}
+
+
 def test_every_alert_has_its_runbook() -> None:
     """A section of docs/operations.md under the alert's own name."""
     operations = (ROOT / "docs" / "operations.md").read_text()
