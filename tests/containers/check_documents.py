@@ -18,7 +18,15 @@ from typing import Final
 import pytest
 from tests.containers.conftest import ComposeStack
 from tests.containers.documents import STEPS, Step, block_of
-from tests.containers.engine import BASE_IMAGE, IMAGES, ROOT, docker, inspect
+from tests.containers.engine import (
+    BASE_IMAGE,
+    IMAGES,
+    ROOT,
+    docker,
+    inspect,
+    remove_derived_images,
+    run_detached,
+)
 
 from wearon_local.app.next_app import SAMPLE_PERSON
 from wearon_local.processes import wait_until
@@ -180,7 +188,7 @@ def walk(stack: ComposeStack) -> Iterator[Walk]:
     machines: list[str] = []
 
     def start(image: str, name: str, *options: str) -> str:
-        container = docker("run", "-d", "--network", network, "--network-alias", name, *options, image)
+        container = run_detached("--network", network, "--network-alias", name, *options, image)
         machines.append(container)
         return container
 
@@ -213,6 +221,7 @@ def walk(stack: ComposeStack) -> Iterator[Walk]:
         yield walk
     finally:
         docker("rm", "-f", "-v", *machines)
+        remove_derived_images()
 
 
 def test_documents_run_as_written(walk: Walk) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Final
 
 import pytest
-from tests.containers.engine import BASE_IMAGE, IMAGES, docker, inspect
+from tests.containers.engine import BASE_IMAGE, IMAGES, docker, inspect, present, run_detached
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -65,6 +65,13 @@ def _files(layer: IO[bytes]) -> list[tuple[str, int, bytes]]:
                 data = content.read() if content is not None else b""
             found.append((member.name.removeprefix("./"), member.size, data))
     return found
+
+
+def test_container_that_cannot_start_is_not_left_behind(engine: None) -> None:
+    before = present()
+    with pytest.raises(AssertionError, match="no-such-program"):
+        run_detached("--volume", "/data", "--entrypoint", "/no-such-program", IMAGES["consumer"])
+    assert present() == before
 
 
 @pytest.mark.parametrize("service", _LIMITS)

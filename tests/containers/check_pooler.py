@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import psycopg
 import pytest
-from tests.containers.engine import BASE_IMAGE, ROOT, docker, require_engine
+from tests.containers.engine import BASE_IMAGE, ROOT, docker, run_detached
 
 from wearon_local.paths import SUPABASE_DIR
 from wearon_local.postgres_server import PostgresServer
@@ -65,8 +65,7 @@ class Pooler:
 
 
 @pytest.fixture(params=["refuses options", "ignores options"])
-def pooler(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pooler]:
-    require_engine()
+def pooler(engine: None, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pooler]:
     docker("build", "-q", "-t", IMAGE, "--build-arg", f"BASE={BASE_IMAGE}",
            "-f", "tests/containers/pooler.Dockerfile", ".")  # fmt: skip
     with closing(Nursery()) as nursery:
@@ -89,7 +88,7 @@ server_round_robin = 1
 """
         (tmp_path / "pgbouncer.ini").write_text(ini)
         tmp_path.chmod(0o755)
-        container = docker("run", "-d", "--network", "host", "-v", f"{tmp_path}:/etc/pooler:ro", IMAGE)
+        container = run_detached("--network", "host", "-v", f"{tmp_path}:/etc/pooler:ro", IMAGE)
         try:
             made = Pooler(postgres, port)
             wait_until(made.answers, timeout=30, what="pooler")

@@ -22,7 +22,16 @@ from typing import Any, Final
 import httpx
 import pytest
 from tests.containers.conftest import ComposeStack
-from tests.containers.engine import BASE_IMAGE, IMAGES, ROOT, docker, inspect, run
+from tests.containers.engine import (
+    BASE_IMAGE,
+    IMAGES,
+    ROOT,
+    docker,
+    inspect,
+    remove_derived_images,
+    run,
+    run_detached,
+)
 
 from wearon_local.app.next_app import SAMPLE_PERSON, Job, NextApp
 from wearon_local.processes import free_port, wait_until
@@ -166,7 +175,7 @@ def server(stack: ComposeStack, tmp_path_factory: pytest.TempPathFactory) -> Ite
     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(home / "key")])
     volume = f"{directory}:{directory}"
     socket = "/var/run/docker.sock:/var/run/docker.sock"
-    vps = docker("run", "-d", "-p", f"127.0.0.1:{port}:22", "-v", socket, "-v", volume, VPS)
+    vps = run_detached("-p", f"127.0.0.1:{port}:22", "-v", socket, "-v", volume, VPS)
     app = NextApp(
         database_url=stack.app.database_url,
         redis_url=f"redis://:{password}@127.0.0.1:{redis_port}/0",
@@ -189,6 +198,7 @@ def server(stack: ComposeStack, tmp_path_factory: pytest.TempPathFactory) -> Ite
         for kind in ("network", "volume"):
             for name in docker(kind, "ls", "-q", *of_project).split():
                 docker(kind, "rm", name)
+        remove_derived_images()
 
 
 def _prepare(directory: Path, stack: ComposeStack, password: str, ports: tuple[int, int, int]) -> None:

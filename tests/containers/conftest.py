@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from tests.containers.engine import ROOT, Project, python, require_engine
+from tests.containers.engine import ROOT, Project, present, python, require_engine
 
 from wearon_local.app.next_app import NextApp
 from wearon_local.processes import free_port, wait_until
@@ -64,9 +64,12 @@ print(connection.getresponse().status)
 
 
 @pytest.fixture(scope="session")
-def engine() -> None:
-    """An engine with the three images."""
+def engine() -> Iterator[None]:
+    """An engine with the three images. Whether or not tests failed, nothing of them is left at the end."""
     require_engine()
+    before = present()
+    yield
+    assert present() - before == set(), "left behind by the tests"
 
 
 @pytest.fixture(scope="session")

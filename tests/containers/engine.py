@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -42,6 +43,36 @@ def run(argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout: f
 def docker(*arguments: str, timeout: float = 600) -> str:
     """Run docker; returns what it printed, stripped."""
     return run(["docker", *arguments], timeout=timeout).strip()
+
+
+def run_detached(*arguments: str) -> str:
+    """As `docker run --detach`, but what cannot be started is removed again; returns the container's id."""
+    container = docker("create", *arguments)
+    try:
+        docker("start", container)
+    except AssertionError:
+        docker("rm", "--force", "--volumes", container)
+        raise
+    return container
+
+
+def present() -> set[str]:
+    """Everything that the engine keeps besides images: containers, volumes and networks."""
+    return {
+        f"{kind} {found}"
+        for kind, *command in (
+            ("container", "ps", "-a"),
+            ("volume", "volume", "ls"),
+            ("network", "network", "ls"),
+        )
+        for found in docker(*command, "--quiet").split()
+    }
+
+
+def remove_derived_images() -> None:
+    """Those that a test made from another by a label `wearon.test`."""
+    for image in set(docker("image", "ls", "--quiet", "--filter", "label=wearon.test").split()):
+        docker("rmi", "--force", image)
 
 
 def inspect(name: str) -> dict[str, Any]:
@@ -99,7 +130,8 @@ class Project:
 
     def down(self) -> None:
         """Remove everything of it, volumes included, without waiting for jobs."""
-        self("kill")
+        with contextlib.suppress(AssertionError):
+            self("kill")  # fails where nothing was started
         self("down", "--volumes", "--remove-orphans", "--timeout", "1")
 
 
