@@ -100,7 +100,7 @@ class Server:
         self,
         *arguments: str,
         scale: str = "generator=2",
-        ready_seconds: int = 90,
+        ready_seconds: int = 300,
         deploy: Path = ROOT / "deploy",
     ) -> subprocess.CompletedProcess[str]:
         """Run ship of this folder with these arguments."""
