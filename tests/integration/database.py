@@ -186,7 +186,9 @@ class LedgerDatabase:
     def hold(self, session: Session, holder: str, *, lease: int = 30, **task: object) -> Row:
         return self._answer("hold", p_task=session.task(**task), p_holder=holder, p_lease_seconds=lease)
 
-    def claim(self, session: Session, holder: str, *, lease: int = 30, most: int = 5) -> Row:
+    def claim(
+        self, session: Session, holder: str, *, lease: int = 30, most: int = 5, call_begins: bool = True
+    ) -> Row:
         return self._answer(
             "claim",
             **session.named,
@@ -194,7 +196,15 @@ class LedgerDatabase:
             p_lease_seconds=lease,
             p_deadline_seconds=300,
             p_max_attempts=most,
+            p_call_begins=call_begins,
         )
+
+    def begin_call(self, session: Session, holder: str, attempt: int) -> Row:
+        return self._answer("begin_call", **session.named, p_holder=holder, p_attempt=attempt)
+
+    def cancel(self, session: Session, *, token: str | None = None) -> Row:
+        answer: Row = self.rpc("generation_cancel", token=token, p_session_id=str(session.id))
+        return answer
 
     def begin(self, session: Session, holder: str) -> int:
         """Hold and claim; returns the attempt."""

@@ -57,7 +57,7 @@ class Books:
         self.answers.append(("hold", {key: answer.get(key) or None for key in COMPARED}))
         return str(answer["verdict"])
 
-    async def claim(self, session: Session, holder: str, most: int = 5) -> str:
+    async def claim(self, session: Session, holder: str, most: int = 5, *, call_begins: bool = True) -> str:
         return await self.call(
             "claim",
             session,
@@ -65,7 +65,14 @@ class Books:
             lease_seconds=LEASE,
             deadline_seconds=300,
             max_attempts=most,
+            call_begins=call_begins,
         )
+
+    async def cancel(self, session: Session) -> str:
+        answer: Any = await self._database.call("generation_cancel", {"p_session_id": str(session.id)})
+        refund = (answer["refund"] or {}).get("state")
+        self.answers.append(("cancel", answer["verdict"], answer["given_back"], refund))
+        return str(answer["verdict"])
 
     async def complete(self, session: Session, holder: str, attempt: int) -> str:
         figures = {"processing_time_ms": 1, "input_tokens": 1, "output_tokens": 1, "cost_usd": "0.1"}
@@ -245,7 +252,48 @@ async def rejected(books: Books) -> None:
     await books.hold(settled, "a")
 
 
-@pytest.mark.parametrize("story", [life, rate_limits_and_pauses, poisoned, overtaken, rejected])
+async def cancelled(books: Books) -> None:
+    """Cancelled before anybody held it, while it is held or worked on, too late, and by nobody's leave."""
+    for begun in ("nothing", "hold", "claim", "begin_call"):
+        session = books.new()
+        if begun != "nothing":
+            await books.hold(session, "a")
+        if begun in ("claim", "begin_call"):
+            await books.claim(session, "a", call_begins=False)
+        if begun == "begin_call":
+            await books.attempt("begin_call", session, "b", 1)
+            await books.attempt("begin_call", session, "a", 1)
+        await books.cancel(session)
+        await books.cancel(session)
+        await books.attempt("check", session, "a", 0)
+        await books.attempt("begin_call", session, "a", 1)
+        await books.renew("a")
+        await books.fail(session, "a", 1)
+        await books.cancel(session)
+        await books.hold(session, "b")
+        await books.claim(session, "b")
+    called = books.new()
+    await books.hold(called, "a")
+    await books.claim(called, "a")
+    await books.requeue(called, "a", 1)
+    await books.cancel(called)
+    for status in ("completed", "failed", "processing", None):
+        for held in (False, True):
+            session = books.new()
+            if held:
+                await books.hold(session, "a")
+            books.delete(session) if status is None else books.settle_elsewhere(session, status)
+            await books.cancel(session)
+            await books.cancel(session)
+    await books.attempt("begin_call", books.new(), "a", 1)
+    gone = books.new()
+    await books.hold(gone, "a")
+    await books.claim(gone, "a", call_begins=False)
+    books.delete(gone)
+    await books.attempt("begin_call", gone, "a", 1)
+
+
+@pytest.mark.parametrize("story", [life, rate_limits_and_pauses, poisoned, overtaken, rejected, cancelled])
 def test_in_memory_database_decides_as_the_real_one(
     ledger: LedgerDatabase, story: Callable[[Books], Awaitable[None]]
 ) -> None:

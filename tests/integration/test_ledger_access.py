@@ -17,6 +17,8 @@ from integration.database import (
 
 CALLED_BY_THE_SERVICE = {
     "generation_backlog",
+    "generation_begin_call",
+    "generation_cancel",
     "generation_check",
     "generation_claim",
     "generation_complete",
@@ -64,15 +66,16 @@ ADDED_FUNCTIONS = """
 # ----------------------------------------------------------------------------------------------- grants
 
 
-def test_only_the_service_role_may_call_anything_but_the_outcome(ledger: LedgerDatabase) -> None:
+def test_only_the_service_role_may_call_anything_but_outcome_and_cancel(ledger: LedgerDatabase) -> None:
     functions = ledger.rows(ADDED_FUNCTIONS)
 
     assert {f["name"] for f in functions} >= CALLED_BY_THE_SERVICE
     assert all(f["service"] for f in functions)
     assert [f["name"] for f in functions if f["anon"]] == []
-    assert [f["name"] for f in functions if f["authenticated"]] == ["generation_outcome"]
+    for_owners = ["generation_cancel", "generation_outcome"]
+    assert sorted(f["name"] for f in functions if f["authenticated"]) == for_owners
     # The trigger writes to the outbox also when the row's owner settles it.
-    assert {f["name"] for f in functions if f["definer"]} == {"generation_outcome", "note_webhook_event"}
+    assert sorted(f["name"] for f in functions if f["definer"]) == [*for_owners, "note_webhook_event"]
     assert [f["name"] for f in functions if 'search_path=""' not in f["settings"]] == []
 
 

@@ -67,6 +67,68 @@ def test_complete_and_fail_at_once_settle_once(ledger: LedgerDatabase, session: 
     assert (ledger.balance(session), ledger.refunds(session)) == ((10, 1) if outcome == "failed" else (9, 0))
 
 
+@pytest.mark.parametrize("attempt", range(5))
+@pytest.mark.parametrize("through", ["claim", "begin_call"])
+def test_cancelled_or_called_but_never_both(
+    ledger: LedgerDatabase, session: Session, through: str, attempt: int
+) -> None:
+    ledger.hold(session, "a")
+    if through == "begin_call":
+        ledger.claim(session, "a", call_begins=False)
+    calls: list[Callable[[], Any]] = [partial(ledger.cancel, session) for _ in range(THREADS // 2)]
+    calls += [
+        partial(ledger.claim, session, "a")
+        if through == "claim"
+        else partial(ledger.begin_call, session, "a", 1)
+        for _ in range(THREADS // 2)
+    ]
+    random.Random(attempt).shuffle(calls)
+
+    counted = verdicts(all_at_once(calls))
+
+    if ledger.status(session) == "failed":
+        assert counted == {"cancelled": 1, "already_cancelled": THREADS // 2 - 1, "settled": THREADS // 2}
+        assert (ledger.balance(session), ledger.refunds(session)) == (10, 1)
+    else:
+        may_call = "claimed" if through == "claim" else "begun"
+        assert counted == {"too_late": THREADS // 2, may_call: THREADS // 2}
+        assert (ledger.balance(session), ledger.refunds(session)) == (9, 0)
+
+
+def test_cancelled_while_deliveries_and_reapers_come(ledger: LedgerDatabase, session: Session) -> None:
+    calls: list[Callable[[], Any]] = [partial(ledger.cancel, session) for _ in range(THREADS // 2)]
+    calls += [partial(ledger.hold, session, f"delivery {n}") for n in range(THREADS // 4)]
+    calls += [lambda: ledger.reap(session)[0] for _ in range(THREADS // 4)]
+    random.shuffle(calls)
+
+    counted = verdicts(all_at_once(calls))
+
+    assert ledger.status(session) == "failed"
+    assert (ledger.balance(session), ledger.refunds(session)) == (10, 1)
+    if ledger.entry(session)["settled_by"] == "cancellation":
+        assert (counted["cancelled"], counted["already_cancelled"]) == (1, THREADS // 2 - 1)
+    else:
+        assert counted["failed"] >= 1 + THREADS // 2, "reaped first: each cancellation is told so"
+
+
+def test_cancelled_while_the_cron_recovers_it(ledger: LedgerDatabase) -> None:
+    """The cron's refund, if it comes first, is the only one; what it pays afterwards is reported."""
+    for _ in range(5):
+        session = ledger.b2c(age=1000)
+        answer, _cron = all_at_once([partial(ledger.cancel, session), lambda: ledger.cron() and None])
+        ours = ledger.value(
+            "select count(*) from credit_transactions where description = %s",
+            f"Generation failed: session {session.id}",
+        )
+        assert answer["verdict"] in ("cancelled", "failed")
+        assert ledger.status(session) == "failed"
+        if ours and ledger.refunds(session) == 2:
+            reported = {row["session_id"] for row in ledger.rpc("generation_flagged", p_limit=1000)}
+            assert str(session.id) in reported
+        else:
+            assert ledger.refunds(session) == 1
+
+
 def test_an_orphan_is_either_reaped_or_held(ledger: LedgerDatabase, session: Session) -> None:
     calls: list[Callable[[], Any]] = [lambda: ledger.reap(session)[0] for _ in range(THREADS // 2)]
     calls += [partial(ledger.hold, session, f"late {n}") for n in range(THREADS // 2)]
@@ -164,8 +226,10 @@ def test_everything_at_once(ledger: LedgerDatabase, seed: int) -> None:
                 ledger.recover(grace=1)
             elif what < 0.8:
                 ledger.reap(*chance.sample(sessions, 5))
-            elif what < 0.9:
+            elif what < 0.85:
                 ledger.reject(session)
+            elif what < 0.9:
+                ledger.cancel(session)
             elif session.channel == "b2c":
                 written = chance.choice(["queued", "processing"])
                 ledger.patch(

@@ -32,7 +32,8 @@ create table if not exists public.generation_ledger (
 
   outcome text check (outcome in ('completed', 'failed')),
   -- elsewhere: the row was found settled by the application or by its owner. gone: there was no row any more.
-  settled_by text check (settled_by in ('worker', 'rejection', 'reaper', 'elsewhere', 'gone')),
+  settled_by text
+    check (settled_by in ('worker', 'rejection', 'reaper', 'cancellation', 'elsewhere', 'gone')),
   settled_at timestamptz,
   error_code text,
   object_path text,
@@ -60,6 +61,26 @@ alter table public.generation_ledger add column if not exists postponed integer 
 alter table public.generation_ledger add column if not exists holders_lost integer not null default 0;
 -- Since when an object may be in Storage that nobody should see; the sweep deletes it.
 alter table public.generation_ledger add column if not exists object_unwanted_since timestamptz;
+
+-- When the first call of the provider for it began, whatever came of that: it cannot be cancelled any more.
+alter table public.generation_ledger add column if not exists call_begun_at timestamptz;
+
+-- A ledger from before sessions could be cancelled lets nobody settle one so. Not validated, which would read
+-- the whole table: what the narrower check let in passes the wider one.
+do $$
+begin
+  if not exists (
+    select from pg_catalog.pg_constraint
+     where conrelid = 'public.generation_ledger'::regclass and conname = 'generation_ledger_settled_by_check'
+       and pg_catalog.pg_get_constraintdef(oid) like '%cancellation%'
+  ) then
+    alter table public.generation_ledger
+      drop constraint generation_ledger_settled_by_check,
+      add constraint generation_ledger_settled_by_check
+        check (settled_by in ('worker', 'rejection', 'reaper', 'cancellation', 'elsewhere', 'gone')) not valid;
+  end if;
+end
+$$;
 
 -- One row per answer of the image provider, whatever became of the attempt: what was really paid.
 create table if not exists public.generation_usage (

@@ -8,6 +8,7 @@ as $$
     when 'invalid_task' then 'This try-on request could not be read. Please start it again from the app.'
     when 'session_not_found' then 'This try-on is not known. Please start it again from the app.'
     when 'stuck' then 'This try-on could not be finished in time. Please try again.'
+    when 'cancelled' then 'This try-on was cancelled. You can start a new one at any time.'
     when 'attempts_exhausted' then 'This try-on was started several times and never finished. Please try again later.'
     when 'deadline_exceeded' then 'This try-on took too long. Please try again.'
     when 'result_not_stored' then 'The finished picture could not be saved. Please try again later.'

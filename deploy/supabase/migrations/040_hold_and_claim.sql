@@ -73,7 +73,11 @@ begin
 end
 $$;
 
+-- A worker from before sessions could be cancelled calls it without the last argument.
+drop function if exists public.generation_claim(text, uuid, text, integer, integer, integer);
+
 -- Begins an attempt: the session is processing, the deadline runs, the attempt is counted.
+-- p_call_begins: the caller calls the provider next, so that the session cannot be cancelled from here on.
 -- claimed | poison (claimed, but too often before: only to be settled) | settled | lost | not_due
 create or replace function public.generation_claim(
   p_channel text,
@@ -81,7 +85,8 @@ create or replace function public.generation_claim(
   p_holder text,
   p_lease_seconds integer,
   p_deadline_seconds integer,
-  p_max_attempts integer
+  p_max_attempts integer,
+  p_call_begins boolean default true
 ) returns jsonb
 language plpgsql set search_path = ''
 as $$
@@ -112,6 +117,7 @@ begin
       update public.generation_ledger
          set state = 'working', attempt = attempt + 1, holder = p_holder, recovering = false,
              claimed_at = v_now, due_at = null,
+             call_begun_at = coalesce(call_begun_at, case when p_call_begins then v_now end),
              deadline_at = v_now + make_interval(secs => p_deadline_seconds),
              lease_expires_at = v_now + make_interval(secs => p_lease_seconds)
        where channel = p_channel and session_id = p_session_id
@@ -126,6 +132,33 @@ begin
     end,
     v_row
   );
+end
+$$;
+
+-- Notes that the current attempt calls the provider next; from here on the session cannot be cancelled. For an
+-- attempt whose claim did not say so.
+-- begun | lost | settled
+create or replace function public.generation_begin_call(
+  p_channel text, p_session_id uuid, p_holder text, p_attempt integer
+) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  v_row public.generation_ledger := generation_private.lock_row(p_channel, p_session_id);
+  v_answer jsonb := generation_private.fence(v_row, p_channel, p_session_id, p_holder, p_attempt);
+begin
+  if v_answer is not null then
+    return v_answer;
+  end if;
+  v_row := generation_private.settle_if_overtaken(v_row);
+  if v_row.state = 'settled' then
+    return generation_private.answer('settled', v_row);
+  end if;
+  update public.generation_ledger
+     set call_begun_at = coalesce(call_begun_at, clock_timestamp())
+   where channel = p_channel and session_id = p_session_id
+  returning * into v_row;
+  return generation_private.answer('begun', v_row);
 end
 $$;
 
@@ -211,14 +244,16 @@ $$;
 
 revoke execute on function
   public.generation_hold(jsonb, text, integer),
-  public.generation_claim(text, uuid, text, integer, integer, integer),
+  public.generation_claim(text, uuid, text, integer, integer, integer, boolean),
+  public.generation_begin_call(text, uuid, text, integer),
   public.generation_renew(text[], integer),
   public.generation_release(text, uuid, text, integer),
   public.generation_check(text, uuid, text, integer)
 from public, anon, authenticated;
 grant execute on function
   public.generation_hold(jsonb, text, integer),
-  public.generation_claim(text, uuid, text, integer, integer, integer),
+  public.generation_claim(text, uuid, text, integer, integer, integer, boolean),
+  public.generation_begin_call(text, uuid, text, integer),
   public.generation_renew(text[], integer),
   public.generation_release(text, uuid, text, integer),
   public.generation_check(text, uuid, text, integer)

@@ -1,31 +1,61 @@
 -- What the owner of a session, the operator and the metrics may ask.
 
+-- The session of this id, if whoever asks may know of it: the service role, or the user whose it is. Otherwise
+-- channel is null, as for one that does not exist.
+create or replace function generation_private.session_for_caller(
+  p_session_id uuid, out channel text, out owner_id uuid, out status text, out request_id text
+)
+language plpgsql stable set search_path = ''
+as $$
+declare
+  -- The role of the request; in a function of a definer's rights current_user is its owner.
+  v_is_service boolean := coalesce(current_setting('role', true), '') = 'service_role';
+begin
+  foreach channel in array array['b2c', 'b2b'] loop
+    select s.owner_id, s.status, s.request_id into owner_id, status, request_id
+      from generation_private.read_session(channel, p_session_id, 'none') s;
+    if status is not null and (v_is_service or (channel = 'b2c' and owner_id = (select auth.uid()))) then
+      return;
+    end if;
+  end loop;
+  channel := null; owner_id := null; status := null; request_id := null;
+end
+$$;
+revoke execute on function generation_private.session_for_caller(uuid) from public, anon, authenticated;
+grant execute on function generation_private.session_for_caller(uuid) to service_role;
+
+-- What its owner is told of a refund.
+create or replace function generation_private.refund_told(p_row public.generation_ledger) returns jsonb
+language sql immutable set search_path = ''
+as $$
+  select jsonb_build_object(
+    'given_back', coalesce(p_row.refund_state in ('refunded', 'already_refunded'), false),
+    'refund', case when p_row.refund_state is not null then jsonb_build_object(
+      'state', p_row.refund_state, 'amount', p_row.refund_amount, 'payer', p_row.refund_payer
+    ) end
+  )
+$$;
+revoke execute on function generation_private.refund_told(public.generation_ledger) from public, anon, authenticated;
+grant execute on function generation_private.refund_told(public.generation_ledger) to service_role;
+
 -- How a session stands, as data: to its owner (b2c) or to the service role. Null to anybody else, and for one
 -- that does not exist.
 create or replace function public.generation_outcome(p_session_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = ''
 as $$
 declare
-  -- The role of the request; current_user is the owner of this function.
-  v_is_service boolean := coalesce(current_setting('role', true), '') = 'service_role';
-  v_channel text;
   v_session record;
   v_row public.generation_ledger;
 begin
-  foreach v_channel in array array['b2c', 'b2b'] loop
-    select * into v_session from generation_private.read_session(v_channel, p_session_id, 'none');
-    exit when v_session.status is not null
-      and (v_is_service or (v_channel = 'b2c' and v_session.owner_id = (select auth.uid())));
-    v_session := null;
-  end loop;
-  if v_session is null then
+  select * into v_session from generation_private.session_for_caller(p_session_id);
+  if v_session.channel is null then
     return null;
   end if;
   select * into v_row from public.generation_ledger l
-   where l.channel = v_channel and l.session_id = p_session_id;
-  return jsonb_build_object(
+   where l.channel = v_session.channel and l.session_id = p_session_id;
+  return generation_private.refund_told(v_row) || jsonb_build_object(
     'session_id', p_session_id,
-    'channel', v_channel,
+    'channel', v_session.channel,
     'status', v_session.status,
     'outcome', v_row.outcome,
     'error_code', v_row.error_code,
@@ -33,11 +63,7 @@ begin
     'rate_limit_retries', coalesce(v_row.rate_limit_retries, 0),
     'retry_at', v_row.due_at,
     'settled_at', v_row.settled_at,
-    'given_back', coalesce(v_row.refund_state in ('refunded', 'already_refunded'), false),
     'given_back_at', v_row.refunded_at,
-    'refund', case when v_row.refund_state is not null then jsonb_build_object(
-      'state', v_row.refund_state, 'amount', v_row.refund_amount, 'payer', v_row.refund_payer
-    ) end,
     'flagged', v_row.flagged_reason is not null
   );
 end
@@ -74,7 +100,7 @@ begin
        where t.type = 'refund'
          and t.description like 'Stuck job recovery: session %%'
                   and l.looked_at is null
-         and l.settled_by in ('worker', 'rejection', 'reaper')
+         and l.settled_by in ('worker', 'rejection', 'reaper', 'cancellation')
          and (l.outcome = 'completed' or l.refund_state = 'refunded')
     $view$,
     case when v_dated then 't.created_at::timestamptz' else 'now()' end

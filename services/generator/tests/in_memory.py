@@ -16,6 +16,7 @@ from uuid import UUID
 
 from PIL import Image
 
+from wearon_contracts.errors import ErrorCode, sentence
 from wearon_contracts.tasks import Channel, DeadLetterReason, GenerationTask, RejectedTask
 from wearon_generator.ledger import SCHEMA_VERSION
 from wearon_generator.prices import Usage
@@ -122,6 +123,7 @@ class LedgerRow:
     holders_lost: int = 0
     recovering: bool = False
     due_at: float | None = None
+    call_begun: bool = False
     outcome: str | None = None
     settled_by: str | None = None
     error_code: str | None = None
@@ -164,6 +166,10 @@ class InMemoryDatabase:
     def session(self, task: GenerationTask) -> SessionRow:
         """The session's row."""
         return self.sessions[task.channel.value, str(task.session_id)]
+
+    def cancel(self, task: GenerationTask) -> str:
+        """Somebody cancels the session of the task at once; the verdict."""
+        return str(self._cancel(str(task.session_id))["verdict"])
 
     def _schema_version(self) -> int:
         return SCHEMA_VERSION
@@ -208,6 +214,7 @@ class InMemoryDatabase:
         lease_seconds: int,
         deadline_seconds: int,
         max_attempts: int,
+        call_begins: bool = True,
     ) -> Answer:
         row = self.rows.get((channel, session_id))
         if row is None:
@@ -222,10 +229,56 @@ class InMemoryDatabase:
             if row.due_at is not None and row.due_at > now:
                 return self._answer("not_due", row)
             row.state, row.attempt, row.holder, row.due_at = "working", row.attempt + 1, holder, None
+            row.call_begun = row.call_begun or call_begins
             self.sessions[channel, session_id].status = "processing"
         row.lease_expires_at, row.recovering = now + lease_seconds, False
         exhausted = row.attempt - row.rate_limit_retries - row.postponed > max_attempts
         return self._answer("poison" if exhausted else "claimed", row)
+
+    def _begin_call(self, channel: str, session_id: str, holder: str, attempt: int) -> Answer:
+        row = self.rows.get((channel, session_id))
+        if row is None:
+            return {"verdict": "lost"}
+        if self._is_current(row, holder, attempt):
+            self.settle_if_overtaken(row)
+        if row.state == "settled":
+            return self._answer("settled", row)
+        if not self._is_current(row, holder, attempt):
+            return self._answer("lost", row)
+        row.call_begun = True
+        return self._answer("begun", row)
+
+    def _cancel(self, session_id: str) -> Answer:
+        for channel in Channel:
+            session, row = self.sessions.get((channel, session_id)), self.rows.get((channel, session_id))
+            if session is None:
+                continue
+            if row is None and session.status == "queued":
+                row = LedgerRow(channel, session_id, None, self._clock(), None)
+                self.rows[channel, session_id] = row
+            verdict = self._cancelled(session, row)
+            refund = None if row is None else row.refund
+            return {
+                "verdict": verdict,
+                "given_back": refund == "refunded",
+                "refund": None if refund is None else {"state": refund},
+            }
+        return {"verdict": "session_not_found", "given_back": False, "refund": None}
+
+    def _cancelled(self, session: SessionRow, row: LedgerRow | None) -> str:
+        if row is None:
+            return session.status if session.status in SETTLED else "too_late"
+        if row.settled_by == "cancellation":
+            return "already_cancelled"
+        if row.outcome is not None:
+            return row.outcome
+        if row.call_begun:
+            return "too_late"
+        self.settle_if_overtaken(row)
+        if row.outcome is not None:
+            return row.outcome
+        self._fail_session(row, "cancellation", "cancelled", sentence(ErrorCode.CANCELLED))
+        return "cancelled"
 
     def _renew(self, holders: list[str], lease_seconds: int) -> list[str]:
         mine = [row for row in self.rows.values() if row.holder in holders]
@@ -427,6 +480,7 @@ class InMemoryDatabase:
             "rate_limit_retries": row.rate_limit_retries,
             "due_in_seconds": None if row.due_at is None else max(row.due_at - self._clock(), 0.1),
             "outcome": row.outcome,
+            "settled_by": row.settled_by,
             "refund": None if row.refund is None else {"state": row.refund},
             "flagged": False,
         }

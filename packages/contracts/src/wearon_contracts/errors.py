@@ -17,6 +17,7 @@ class ErrorCode(StrEnum):
     INVALID_TASK = "invalid_task"
     SESSION_NOT_FOUND = "session_not_found"
     STUCK = "stuck"
+    CANCELLED = "cancelled"
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     RESULT_NOT_STORED = "result_not_stored"
@@ -146,6 +147,13 @@ _TABLE: Final = (
         True,
         None,
         _F.PASSING,
+    ),
+    ErrorInfo(
+        _C.CANCELLED,
+        "This try-on was cancelled. You can start a new one at any time.",
+        True,
+        None,
+        _F.TASK,
     ),
     ErrorInfo(
         _C.ATTEMPTS_EXHAUSTED,

@@ -14,6 +14,9 @@ from wearon_contracts.tasks import Channel
 OUTCOME_FUNCTION: Final = "generation_outcome"
 """Database function (`rpc`) with one argument, `p_session_id`; answers a `GenerationOutcome` or null."""
 
+CANCEL_FUNCTION: Final = "generation_cancel"
+"""Database function (`rpc`) with one argument, `p_session_id`; answers a `CancelAnswer`."""
+
 RefundState = Literal["refunded", "already_refunded", "overage", "nothing_deducted", "owed", "none"]
 """`overage`: the money was taken elsewhere. `owed`: the refund failed, a person looks at it."""
 
@@ -46,3 +49,21 @@ class GenerationOutcome(BaseModel):
     given_back_at: Timestamp | None
     refund: Refund | None
     flagged: bool = Field(description="Whether a person should look at it.")
+
+
+CancelVerdict = Literal[
+    "cancelled", "already_cancelled", "too_late", "completed", "failed", "session_not_found"
+]
+"""`too_late`: the image provider has been called. `completed`, `failed`: it had ended before.
+`session_not_found`: also where it is somebody else's."""
+
+
+class CancelAnswer(BaseModel):
+    """What became of the wish to cancel a session. Users may cancel their own, the service role all."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    verdict: CancelVerdict
+    session_id: UuidString
+    given_back: bool = Field(description="Whether the credit was given back.")
+    refund: Refund | None

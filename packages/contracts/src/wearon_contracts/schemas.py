@@ -8,7 +8,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
-from wearon_contracts.outcomes import GenerationOutcome
+from wearon_contracts.outcomes import CancelAnswer, GenerationOutcome
 from wearon_contracts.sessions import SessionUpdate
 from wearon_contracts.sizing import (
     CheckPhotoRequest,
@@ -45,6 +45,7 @@ MESSAGES: Final = (
     Message("dead-letter", DeadLetter, written=True),
     Message("session-update", SessionUpdate, written=True),
     Message("generation-outcome", GenerationOutcome, written=True),
+    Message("cancel-answer", CancelAnswer, written=True),
     Message("estimate-body-request", EstimateBodyRequest, read=True),
     Message("estimate-without-photo-request", EstimateWithoutPhotoRequest, read=True),
     Message("estimate-body-response", EstimateBodyResponse, written=True),

@@ -14,7 +14,7 @@ from typing import Any, Final, get_args
 from wearon_contracts import queues
 from wearon_contracts.errors import ErrorCode, Family, describe
 from wearon_contracts.fields import MAX_URL_LENGTH
-from wearon_contracts.outcomes import OUTCOME_FUNCTION, RefundState
+from wearon_contracts.outcomes import CANCEL_FUNCTION, OUTCOME_FUNCTION, CancelVerdict, RefundState
 from wearon_contracts.results import AI_GENERATED, DEFAULT_BUCKET, RESULT_PATHS, SIGNED_URL_SECONDS
 from wearon_contracts.schemas import MESSAGES, JsonSchema, json_schema
 from wearon_contracts.sessions import SESSION_TABLES, SETTLED, TRANSITIONS, SessionStatus, SessionUpdate
@@ -35,6 +35,7 @@ _STATUSES: Final[tuple[SessionStatus, ...]] = get_args(SessionStatus)
 _NAMED_LITERALS: Final[dict[tuple[str, ...], str]] = {
     _STATUSES: "SessionStatus",
     get_args(RefundState): "RefundState",
+    get_args(CancelVerdict): "CancelVerdict",
     get_args(Measured): "Measured",
     tuple(Family): "ErrorFamily",
     get_args(WebhookType): "WebhookType",
@@ -124,6 +125,7 @@ def constants() -> Iterator[Constant]:
         "readonly (keyof SessionUpdate)[]",
     )
     yield Constant("OUTCOME_FUNCTION", OUTCOME_FUNCTION, "Answers a `GenerationOutcome` or null.")
+    yield Constant("CANCEL_FUNCTION", CANCEL_FUNCTION, "Answers a `CancelAnswer`.")
     yield Constant("RESULT_PATHS", RESULT_PATHS, "Path of a result inside the bucket.", by_channel)
     yield Constant(
         "DEFAULT_BUCKET", DEFAULT_BUCKET, "Bucket of results unless the services are told another."

@@ -113,6 +113,8 @@ exports.SESSION_UPDATE_COLUMNS = [
 
 exports.OUTCOME_FUNCTION = "generation_outcome";
 
+exports.CANCEL_FUNCTION = "generation_cancel";
+
 exports.RESULT_PATHS = {
   "b2c": "generated/{owner_id}/{session_id}.jpg",
   "b2b": "stores/{owner_id}/generated/{session_id}.jpg"
@@ -173,6 +175,11 @@ exports.ERRORS = {
     "sentence": "This try-on could not be finished in time. Please try again.",
     "retryable": true,
     "family": "passing"
+  },
+  "cancelled": {
+    "sentence": "This try-on was cancelled. You can start a new one at any time.",
+    "retryable": true,
+    "family": "task"
   },
   "attempts_exhausted": {
     "sentence": "This try-on was started several times and never finished. Please try again later.",

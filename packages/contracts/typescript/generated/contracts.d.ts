@@ -4,6 +4,8 @@ export type SessionStatus = "queued" | "pending" | "processing" | "completed" | 
 
 export type RefundState = "refunded" | "already_refunded" | "overage" | "nothing_deducted" | "owed" | "none";
 
+export type CancelVerdict = "cancelled" | "already_cancelled" | "too_late" | "completed" | "failed" | "session_not_found";
+
 export type Measured = "chest_cm" | "waist_cm" | "hip_cm" | "shoulder_cm" | "inseam_cm";
 
 export type ErrorFamily = "task" | "picture" | "prompt" | "moderation" | "rate_limit" | "passing" | "ours" | "sizing_photo" | "service";
@@ -38,7 +40,7 @@ export interface GenerationTask {
 }
 
 /** Stable codes; the sentence that goes with one may be reworded, the code may not. */
-export type ErrorCode = "invalid_task" | "session_not_found" | "stuck" | "attempts_exhausted" | "deadline_exceeded" | "result_not_stored" | "internal_error" | "moderation_blocked" | "rate_limited" | "insufficient_quota" | "provider_unavailable" | "provider_refused" | "prompt_refused" | "provider_bad_answer" | "image_url_invalid" | "image_scheme_refused" | "image_credentials_refused" | "image_port_refused" | "image_address_refused" | "image_host_unknown" | "image_redirect_refused" | "image_http_error" | "image_access_refused" | "image_url_expired" | "image_unreachable" | "image_timeout" | "image_type_refused" | "image_heic" | "image_gif" | "image_svg" | "image_pdf" | "image_video" | "image_web_page" | "image_encoding_refused" | "image_too_large" | "image_too_many_pixels" | "image_too_heavy" | "image_too_small" | "image_empty" | "image_damaged" | "no_person" | "several_people" | "head_outside_frame" | "feet_outside_frame" | "facing_away" | "turned" | "seated_or_bent" | "leaning" | "limbs_hidden" | "arms_cover_torso" | "arms_bent" | "arms_raised" | "camera_too_low" | "not_in_profile" | "person_too_small" | "too_dark" | "blurred" | "implausible_body" | "upper_body_outside_frame" | "request_invalid" | "size_chart_invalid" | "request_timeout" | "unauthorized" | "model_not_loaded" | "overloaded" | "budget_exceeded";
+export type ErrorCode = "invalid_task" | "session_not_found" | "stuck" | "cancelled" | "attempts_exhausted" | "deadline_exceeded" | "result_not_stored" | "internal_error" | "moderation_blocked" | "rate_limited" | "insufficient_quota" | "provider_unavailable" | "provider_refused" | "prompt_refused" | "provider_bad_answer" | "image_url_invalid" | "image_scheme_refused" | "image_credentials_refused" | "image_port_refused" | "image_address_refused" | "image_host_unknown" | "image_redirect_refused" | "image_http_error" | "image_access_refused" | "image_url_expired" | "image_unreachable" | "image_timeout" | "image_type_refused" | "image_heic" | "image_gif" | "image_svg" | "image_pdf" | "image_video" | "image_web_page" | "image_encoding_refused" | "image_too_large" | "image_too_many_pixels" | "image_too_heavy" | "image_too_small" | "image_empty" | "image_damaged" | "no_person" | "several_people" | "head_outside_frame" | "feet_outside_frame" | "facing_away" | "turned" | "seated_or_bent" | "leaning" | "limbs_hidden" | "arms_cover_torso" | "arms_bent" | "arms_raised" | "camera_too_low" | "not_in_profile" | "person_too_small" | "too_dark" | "blurred" | "implausible_body" | "upper_body_outside_frame" | "request_invalid" | "size_chart_invalid" | "request_timeout" | "unauthorized" | "model_not_loaded" | "overloaded" | "budget_exceeded";
 
 /** Tells the generator to fail and refund the session of an element that was not a valid task. */
 export interface RejectedTask {
@@ -110,6 +112,15 @@ export interface GenerationOutcome {
   refund: Refund | null;
   /** Whether a person should look at it. */
   flagged: boolean;
+}
+
+/** What became of the wish to cancel a session. Users may cancel their own, the service role all. */
+export interface CancelAnswer {
+  verdict: CancelVerdict;
+  session_id: string;
+  /** Whether the credit was given back. */
+  given_back: boolean;
+  refund: Refund | null;
 }
 
 /** What a size is made for, in centimetres. One value: the same number twice. Open end: leave it out. */
@@ -449,6 +460,9 @@ export declare const SESSION_UPDATE_COLUMNS: readonly (keyof SessionUpdate)[];
 
 /** Answers a `GenerationOutcome` or null. */
 export declare const OUTCOME_FUNCTION: "generation_outcome";
+
+/** Answers a `CancelAnswer`. */
+export declare const CANCEL_FUNCTION: "generation_cancel";
 
 /** Path of a result inside the bucket. */
 export declare const RESULT_PATHS: Readonly<Record<Channel, string>>;

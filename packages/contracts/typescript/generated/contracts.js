@@ -113,6 +113,8 @@ export const SESSION_UPDATE_COLUMNS = [
 
 export const OUTCOME_FUNCTION = "generation_outcome";
 
+export const CANCEL_FUNCTION = "generation_cancel";
+
 export const RESULT_PATHS = {
   "b2c": "generated/{owner_id}/{session_id}.jpg",
   "b2b": "stores/{owner_id}/generated/{session_id}.jpg"
@@ -173,6 +175,11 @@ export const ERRORS = {
     "sentence": "This try-on could not be finished in time. Please try again.",
     "retryable": true,
     "family": "passing"
+  },
+  "cancelled": {
+    "sentence": "This try-on was cancelled. You can start a new one at any time.",
+    "retryable": true,
+    "family": "task"
   },
   "attempts_exhausted": {
     "sentence": "This try-on was started several times and never finished. Please try again later.",

@@ -1,4 +1,5 @@
 export * from "#contracts";
+export { cancelGeneration } from "./cancel.js";
 export {
   enqueueGeneration,
   InvalidTaskError,

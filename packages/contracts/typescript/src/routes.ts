@@ -1,4 +1,5 @@
 import { ERRORS, SESSION_TABLES, SETTLED_STATUSES, type ErrorCode, type SessionStatus } from "#contracts";
+import { cancelGeneration } from "./cancel.js";
 import { enqueueGeneration, InvalidTaskError, type ListPusher } from "./enqueue.js";
 import { getOutcome } from "./outcome.js";
 import type { SessionOwner } from "./owner.js";
@@ -24,6 +25,8 @@ export interface TryOnRoutesOptions {
 export interface TryOnRoutes {
   /** POST `{sessionId, imageUrls, prompt?}`: pushes the caller's own queued session. 202 `{taskId}`. */
   enqueue(request: Request): Promise<Response>;
+  /** POST: cancels the session. 200 `{givenBack}`; 409 once it is being made, or has ended. */
+  cancel(request: Request, sessionId: string): Promise<Response>;
   /** GET: server-sent events, one for each change of the session, then one named `end`. */
   events(request: Request, sessionId: string): Promise<Response>;
   /** GET: `{status}`, with `url` when completed, with `code`, `sentence`, `retryable`, `givenBack` when failed. */
@@ -83,6 +86,26 @@ export function createTryOnRoutes(options: TryOnRoutesOptions): TryOnRoutes {
         return Response.json({ error: "invalid_task", problems: error.problems }, { status: 400 });
       }
       throw error;
+    }
+  }
+
+  async function cancel(request: Request, sessionId: string): Promise<Response> {
+    const session = await ownSession(request, sessionId);
+    if (session instanceof Response) {
+      return session;
+    }
+    const answer = await cancelGeneration(options.supabase(), sessionId);
+    switch (answer.verdict) {
+      case "cancelled":
+      case "already_cancelled":
+        return Response.json({ givenBack: answer.given_back });
+      case "session_not_found":
+        return refusal(404, "session_not_found", ERRORS.session_not_found.sentence);
+      case "too_late":
+        return refusal(409, "too_late", "This try-on is being made already and can no longer be cancelled.");
+      case "completed":
+      case "failed":
+        return refusal(409, answer.verdict, "This try-on has ended already.");
     }
   }
 
@@ -147,6 +170,7 @@ export function createTryOnRoutes(options: TryOnRoutesOptions): TryOnRoutes {
 
   return {
     enqueue: answering(enqueue),
+    cancel: answering(cancel),
     events: answering(events),
     show: answering(show),
   };

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { createServer } from "node:http";
 import { Readable } from "node:stream";
 import { test } from "node:test";
-import { createTryOnRoutes, followTryOn } from "@wearon/contracts";
+import { createTryOnRoutes, ERRORS, followTryOn } from "@wearon/contracts";
 import { FakeSupabase } from "./fake-supabase.js";
 
 const sessionId = "0196f0a4-7c1e-7b3a-9d52-3f6a1c0e8b11";
@@ -32,6 +32,7 @@ const post = (body) => new Request("https://app.example/api/try-on", { method: "
 /** Every handler, called for one session. */
 const HANDLERS = {
   enqueue: (routes, id) => routes.enqueue(post({ sessionId: id, imageUrls })),
+  cancel: (routes, id) => routes.cancel(post({}), id),
   events: (routes, id) => routes.events(get(), id),
   show: (routes, id) => routes.show(get(), id),
 };
@@ -100,6 +101,28 @@ test("a task that no worker would take is refused with its problems", async () =
   assert.equal((await answer.json()).problems[0].key, "image_urls");
   assert.deepEqual(pushed, []);
 });
+
+for (const [verdict, status, body] of [
+  ["cancelled", 200, { givenBack: true }],
+  ["already_cancelled", 200, { givenBack: true }],
+  ["too_late", 409, { error: "too_late", sentence: "This try-on is being made already and can no longer be cancelled." }],
+  ["completed", 409, { error: "completed", sentence: "This try-on has ended already." }],
+  ["failed", 409, { error: "failed", sentence: "This try-on has ended already." }],
+  ["session_not_found", 404, { error: "session_not_found", sentence: ERRORS.session_not_found.sentence }],
+]) {
+  test(`a cancellation that the database answers with ${verdict} has status ${status}`, async () => {
+    const { routes, supabase } = application({
+      answers: [
+        { data: { status: "queued", user_id: userId }, error: null, status: 200 },
+        { data: { verdict, session_id: sessionId, given_back: true, refund: null }, error: null, status: 200 },
+      ],
+    });
+    const answer = await routes.cancel(post({}), sessionId);
+    assert.equal(answer.status, status);
+    assert.deepEqual(await answer.json(), body);
+    assert.deepEqual(supabase.calls, [{ name: "generation_cancel", parameters: { p_session_id: sessionId } }]);
+  });
+}
 
 test("a body that is no JSON object is nobody's session", async () => {
   const { routes } = application();

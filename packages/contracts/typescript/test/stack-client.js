@@ -1,7 +1,7 @@
 // An application's side of try-ons on a running stack, with the clients applications have. Told by one JSON
 // object in the environment variable STACK; prints what it saw as JSON.
 import { createClient } from "@supabase/supabase-js";
-import { enqueueGeneration, getOutcome, resignResult, watchGeneration } from "@wearon/contracts";
+import { cancelGeneration, enqueueGeneration, getOutcome, resignResult, watchGeneration } from "@wearon/contracts";
 import { Redis } from "ioredis";
 
 const { redisUrl, supabaseUrl, anonKey, serviceRoleKey, jobs } = JSON.parse(process.env.STACK);
@@ -23,8 +23,11 @@ async function follow(job) {
   for (let news = await watch.next(); !news.done; news = await watch.next()) {
     last = news.value;
     steps.push(last.status);
-    if (steps.length === 1) await enqueueGeneration(redis, job.generation);
+    if (steps.length === 1) {
+      await (job.cancel ? cancelGeneration(supabase, sessionId) : enqueueGeneration(redis, job.generation));
+    }
   }
+  const cancelled = await cancelGeneration(supabase, sessionId);
   const outcome = await getOutcome(supabase, sessionId);
   let resigned = null;
   if (last.status === "completed") {
@@ -32,7 +35,7 @@ async function follow(job) {
     const answer = await fetch(url);
     resigned = { status: answer.status, type: answer.headers.get("Content-Type") };
   }
-  return { steps, last, outcome, resigned };
+  return { steps, last, outcome, resigned, cancelled };
 }
 
 const seen = await Promise.all(jobs.map(follow));

@@ -4,6 +4,7 @@ import {
   createWebhookRoute,
   enqueueGeneration,
   ERRORS,
+  cancelGeneration,
   getOutcome,
   MAX_IMAGES,
   resignResult,
@@ -98,6 +99,10 @@ export async function follow(signal: AbortSignal): Promise<string> {
     // @ts-expect-error a column of the row that is not told
     update.prompt_system;
   }
+  const cancelled = await cancelGeneration(supabase, "");
+  if (cancelled.verdict === "too_late") return "it is being made";
+  // @ts-expect-error no such verdict
+  if (cancelled.verdict === "perhaps") return "";
   const outcome = await getOutcome(supabase, "");
   // @ts-expect-error there may be no outcome
   outcome.attempts;

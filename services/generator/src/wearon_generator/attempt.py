@@ -159,11 +159,13 @@ class Attempt:
         *,
         pictures: Sequence[bytes] | Failure | None,
         has_slot: bool,
+        call_noted: bool,
         poison: bool,
     ) -> None:
         """`pictures`: as they were prepared before the claim, or why they cannot be; None: not tried yet.
 
-        `has_slot`: the first call of the provider may be made at once. `poison`: the task was begun too
+        `has_slot`: the first call of the provider may be made at once. `call_noted`: the ledger knows that it
+        begins, so that nobody can cancel the session any more. `poison`: the task was begun too
         often, and is only to be settled.
         """
         self._workshop = workshop
@@ -172,12 +174,14 @@ class Attempt:
         self._lease = lease
         self._pictures = pictures
         self._has_slot = has_slot
+        self._call_noted = call_noted
         self._poison = poison
         self._path = result_path(task.channel, task.owner_id, task.session_id)
         self._metrics = workshop.metrics
         # What is done while the session is held ends with the lease; whether the session was settled is for
         # the ledger to say, also after a settlement whose answer was lost.
         while_held = workshop.keep_trying(lease)
+        self._while_held = while_held
         self._ledger = workshop.ledger.with_retry(while_held)
         self._store = workshop.store.with_retry(while_held)
         self._settling = workshop.ledger.with_retry(workshop.keep_trying())
@@ -189,7 +193,7 @@ class Attempt:
         try:
             return await self._run()
         except (_Fenced, SupabaseUnavailable) as reason:
-            return self._leave_to_others(reason)
+            return await self._leave_to_others(reason)
         finally:
             self._metrics.working.dec()
 
@@ -210,7 +214,10 @@ class Attempt:
             return await self._fail(Failure(ErrorCode.INTERNAL_ERROR, "unexpected error"))
         return Done(Outcome.COMPLETED)
 
-    def _leave_to_others(self, reason: Exception) -> Ending:
+    async def _leave_to_others(self, reason: Exception) -> Ending:
+        if not self._call_noted and await self._was_cancelled():
+            log.info("job_turned_away", verdict="cancelled")
+            return Done(Outcome.CANCELLED)
         if self._lease.lost.is_set() or isinstance(reason, _Fenced):
             self._metrics.leases_lost.inc()
             log.warning("lease_lost", while_doing="working")
@@ -218,6 +225,15 @@ class Attempt:
         # Only a stopping process gives up on Supabase; the ledger brings the session back.
         log.warning("job_abandoned", reason=str(reason))
         return Done(Outcome.ABANDONED)
+
+    async def _was_cancelled(self) -> bool:
+        ledger = self._workshop.ledger.with_retry(
+            self._workshop.keep_trying(for_seconds=self._workshop.timing.release_patience)
+        )
+        try:
+            return (await ledger.check(self._claim)).cancelled
+        except SupabaseUnavailable:
+            return False
 
     # ------------------------------------------------------------------ prepare and generate
 
@@ -263,21 +279,38 @@ class Attempt:
                     self._task.prompt,
                     self._claim.held.end_user,
                     max_calls=self._workshop.max_calls,
-                    take_slot=self._take_slot,
+                    before_call=self._before_call,
                     metrics=self._metrics,
                 )
             except ProviderError as error:
                 return error
 
-    async def _take_slot(self) -> None:
-        """Return when one call may be made."""
-        if not self._has_slot:
-            await self._workshop.line.take(Priority.RETRY_CALL)
-        self._has_slot = False
-        if self._workshop.breaker.stops(self._claim.held.holder):
-            raise _ProviderPaused
-        if self._lease.lost.is_set():
-            raise _Fenced
+    async def _before_call(self) -> None:
+        """Return when one call may be made, and the ledger knows that it begins."""
+        while True:
+            if not self._has_slot:
+                await self._workshop.line.take(Priority.RETRY_CALL)
+            self._has_slot = False
+            if self._workshop.breaker.stops(self._claim.held.holder):
+                raise _ProviderPaused
+            if self._lease.lost.is_set():
+                raise _Fenced
+            if self._call_noted or await self._note_call():
+                return
+
+    async def _note_call(self) -> bool:
+        """Whether the slot is still good, which is for a call at once: not if the ledger was asked again."""
+        failures = self._while_held.failures
+        decision = await self._ledger.begin_call(self._claim)
+        match decision.verdict:
+            case "begun":
+                self._call_noted = True
+                return self._while_held.failures == failures
+            case "lost" | "settled":
+                self._workshop.line.pass_on()
+                raise _Fenced
+            case other:
+                assert_never(other)
 
     async def _record_usage(self, answer: Generated | ProviderError) -> None:
         usage, cost = answer.usage, answer.cost

@@ -11,6 +11,8 @@ class Outcome(StrEnum):
 
     COMPLETED = "completed"
     FAILED = "failed"
+    CANCELLED = "cancelled"
+    """Somebody cancelled the session before the provider was called for it."""
     SETTLED = "settled"
     """The session had ended before."""
     HELD_ELSEWHERE = "held_elsewhere"

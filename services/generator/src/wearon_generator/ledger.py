@@ -37,6 +37,7 @@ _FUNCTION_MISSING: Final = ("PGRST202", "42883")
 HoldVerdict = Literal["held", "settled", "held_elsewhere", "session_not_found", "owner_mismatch"]
 ReleaseVerdict = Literal["released", "lost", "settled"]
 ClaimVerdict = Literal["claimed", "poison", "settled", "lost", "not_due"]
+BeginCallVerdict = Literal["begun", "lost", "settled"]
 RequeueVerdict = Literal["requeued", "exhausted", "lost", "settled"]
 PostponeVerdict = Literal["postponed", "lost", "settled"]
 CheckVerdict = Literal["current", "lost", "settled", "gone"]
@@ -48,6 +49,7 @@ RecordVerdict = Literal["recorded"]
 _HOLD: Final[tuple[HoldVerdict, ...]] = get_args(HoldVerdict)
 _RELEASE: Final[tuple[ReleaseVerdict, ...]] = get_args(ReleaseVerdict)
 _CLAIM: Final[tuple[ClaimVerdict, ...]] = get_args(ClaimVerdict)
+_BEGIN_CALL: Final[tuple[BeginCallVerdict, ...]] = get_args(BeginCallVerdict)
 _REQUEUE: Final[tuple[RequeueVerdict, ...]] = get_args(RequeueVerdict)
 _POSTPONE: Final[tuple[PostponeVerdict, ...]] = get_args(PostponeVerdict)
 _CHECK: Final[tuple[CheckVerdict, ...]] = get_args(CheckVerdict)
@@ -111,6 +113,8 @@ class Decision(Generic[V]):
     due_in: float | None = None
     """Seconds, by the database's clock: ours may be off."""
     outcome: str | None = None
+    cancelled: bool = False
+    """Whether the session was settled by a cancellation."""
     refund: str | None = None
     flagged: bool = False
     shopper_email: str | None = None
@@ -175,6 +179,7 @@ def _decision(data: dict[str, Any], verdict: V) -> Decision[V]:
         holders_lost=data.get("holders_lost") or 0,
         due_in=data.get("due_in_seconds"),
         outcome=data.get("outcome"),
+        cancelled=data.get("settled_by") == "cancellation",
         refund=refund.get("state"),
         flagged=bool(data.get("flagged")),
         shopper_email=data.get("shopper_email"),
@@ -238,15 +243,23 @@ class Ledger:
         params = {**held.params(), "p_return_seconds": self._timing.return_grace}
         return await self._decide("release", params, _RELEASE)
 
-    async def claim(self, held: Held) -> Decision[ClaimVerdict]:
-        """Begin an attempt. poison: claimed, but after so many attempts only to be settled."""
+    async def claim(self, held: Held, *, call_begins: bool) -> Decision[ClaimVerdict]:
+        """Begin an attempt. poison: claimed, but after so many attempts only to be settled.
+
+        `call_begins`: the provider is called next, as for `begin_call`.
+        """
         params = {
             **held.params(),
             "p_lease_seconds": self._timing.lease,
             "p_deadline_seconds": self._timing.deadline,
             "p_max_attempts": MAX_CLAIMS,
+            "p_call_begins": call_begins,
         }
         return await self._decide("claim", params, _CLAIM)
+
+    async def begin_call(self, claim: Claim) -> Decision[BeginCallVerdict]:
+        """Take note that the provider is called next, so that nobody can cancel the session any more."""
+        return await self._decide("begin_call", claim.params(), _BEGIN_CALL)
 
     async def requeue(self, claim: Claim, delay_seconds: int, code: ErrorCode) -> Decision[RequeueVerdict]:
         """Back to queued until the retry is due. exhausted: nothing was changed, there was a retry before."""

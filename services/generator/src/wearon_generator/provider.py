@@ -144,15 +144,16 @@ async def edit_with_retries(
     end_user: str,
     *,
     max_calls: int,
-    take_slot: Callable[[], Awaitable[None]],
+    before_call: Callable[[], Awaitable[None]],
     metrics: Metrics,
 ) -> Generated:
     """Ask `provider`, again with exponential backoff and jitter where a failure may pass.
 
-    At most `max_calls` calls; `take_slot` is awaited before each. Raises the last `ProviderError`.
+    At most `max_calls` calls; `before_call` is awaited before each, and takes its slot. Raises the last
+    `ProviderError`.
     """
     for call in range(1, max_calls + 1):
-        await take_slot()
+        await before_call()
         log.info("provider_called", call=call, images=len(pictures))
         try:
             with metrics.provider_seconds.time():

@@ -107,6 +107,8 @@ class SlotLine:
         self._lines: dict[Priority, deque[_Place]] = {priority: deque() for priority in Priority}
         self._admission: asyncio.Task[None] | None = None
         self._arrived = asyncio.Event()
+        self._comes_at: float | None = None
+        self._passed_on = asyncio.Event()
         self._background = Background("slot-line")
 
     def start(self) -> None:
@@ -129,6 +131,15 @@ class SlotLine:
         except asyncio.CancelledError:
             place.slot.cancel()
             raise
+
+    def pass_on(self) -> None:
+        """Give a slot that just came to whoever is next, since the job that took it makes no call after all.
+
+        Lost if nobody may take it now: it is for a call made at once.
+        """
+        may_start = self._admission is not None and self._admission.done()
+        if self._first(Priority.RETRY_CALL) is not None or (may_start and self._first(*_JOBS) is not None):
+            self._passed_on.set()
 
     def _first(self, *priorities: Priority) -> _Place | None:
         for priority in priorities:
@@ -189,13 +200,22 @@ class SlotLine:
                 arrival.cancel()
 
     async def _wait_for_slot(self) -> None:
+        """Return when the slot that is reserved comes, or before with one that was passed on."""
+        if self._comes_at is None or self._comes_at < self._clock():
+            self._comes_at = await self._reserve()
+        try:
+            async with asyncio.timeout(max(0.0, self._comes_at - self._clock())):
+                await self._passed_on.wait()
+            self._passed_on.clear()
+        except TimeoutError:
+            self._comes_at = None
+
+    async def _reserve(self) -> float:
+        """When the next free slot comes, by our clock."""
         while True:
             asked_at = self._clock()
             try:
-                wait = await self._source.reserve()
+                return asked_at + await self._source.reserve()
             except RedisError as error:
                 log.warning("slots_unavailable", reason=type(error).__name__)
                 await asyncio.sleep(_RETRY_SECONDS)
-                continue
-            await asyncio.sleep(max(0.0, asked_at + wait - self._clock()))
-            return

@@ -36,6 +36,10 @@ _OTHERS_GO_ON: Final = frozenset({Outcome.HELD_ELSEWHERE, Outcome.LOST, Outcome.
 """The task has not ended: another delivery of it, or the sweep, goes on."""
 
 
+_NO_ATTEMPT: Final = 0
+"""Of a session that was not claimed: to ask with it changes nothing."""
+
+
 class _LeaseLost(Exception):
     """Another replica has taken the session over."""
 
@@ -46,6 +50,12 @@ class _GiveBack(Exception):
     def __init__(self, reason: RetryReason) -> None:
         super().__init__(reason.value)
         self.reason = reason
+
+
+def turned_away(decision: Decision[Any]) -> Done:
+    """How a delivery ends whose session was found settled."""
+    log.info("job_turned_away", verdict="cancelled" if decision.cancelled else "settled")
+    return Done(Outcome.CANCELLED if decision.cancelled else Outcome.SETTLED)
 
 
 class JobRunner:
@@ -95,8 +105,7 @@ class JobRunner:
                 await self._rejections.set_aside(task, DeadLetterReason.OWNER_MISMATCH, detail)
                 return await self._rejections.reject(held.session, ErrorCode.INVALID_TASK)
             case "settled":
-                log.info("job_turned_away", verdict=decision.verdict)
-                return Done(Outcome.SETTLED)
+                return turned_away(decision)
             case "held_elsewhere":
                 log.info("job_turned_away", verdict=decision.verdict)
                 return Done(Outcome.HELD_ELSEWHERE)
@@ -149,12 +158,12 @@ class HeldJob:
         try:
             claimed = await self._until_claimed(due_in)
         except _LeaseLost:
-            return self._lost()
+            return await self._lost()
         except _GiveBack as giving_back:
             return await self._give_back(giving_back.reason)
         except SupabaseUnavailable:
             if self._lease.lost.is_set():
-                return self._lost()
+                return await self._lost()
             return await self._give_back(RetryReason.SUPABASE_UNAVAILABLE)
         finally:
             self._metrics.waiting.dec()
@@ -180,7 +189,9 @@ class HeldJob:
             has_slot = not isinstance(pictures, Failure)
             if has_slot:
                 await self._unless_interrupted(self._workshop.line.take(self._priority, self._held.holder))
-            decision, was_repeated = await self._claim()
+            decision, was_repeated = await self._claim(call_begins=isinstance(pictures, list))
+            if has_slot and not was_repeated and decision.verdict not in ("claimed", "poison"):
+                self._workshop.line.pass_on()
             match decision.verdict:
                 case "claimed" | "poison":
                     attempt = Attempt(
@@ -190,14 +201,14 @@ class HeldJob:
                         self._lease,
                         pictures=pictures,
                         has_slot=has_slot and not was_repeated,
+                        call_noted=isinstance(pictures, list),
                         poison=decision.verdict == "poison",
                     )
                     return attempt, decision.attempt
                 case "not_due":
                     due_in = decision.due_in
                 case "settled":
-                    log.info("job_turned_away", verdict=decision.verdict)
-                    return Done(Outcome.SETTLED)
+                    return turned_away(decision)
                 case "lost":
                     raise _LeaseLost
                 case other:
@@ -209,10 +220,10 @@ class HeldJob:
         except Failure as failure:
             return failure  # the session can be failed once it is claimed
 
-    async def _claim(self) -> tuple[Decision[ClaimVerdict], bool]:
+    async def _claim(self, *, call_begins: bool) -> tuple[Decision[ClaimVerdict], bool]:
         """The decision, and whether the claim had to be repeated: then the slot is for a time gone by."""
         failures = self._keep_trying.failures
-        decision = await self._ledger.claim(self._held)
+        decision = await self._ledger.claim(self._held, call_begins=call_begins)
         return decision, self._keep_trying.failures > failures
 
     async def _unless_interrupted(self, wanted: Coroutine[Any, Any, T]) -> T:
@@ -234,7 +245,12 @@ class HeldJob:
             for task in (work, lost, stopping):
                 await end(task)
 
-    def _lost(self) -> Ending:
+    async def _lost(self) -> Ending:
+        # A session that was settled is held by nobody, so that a cancellation shows as a lost lease.
+        with suppress(SupabaseUnavailable):
+            decision = await self._releasing.check(Claim(self._held, _NO_ATTEMPT))
+            if decision.verdict == "settled":
+                return turned_away(decision)
         self._metrics.leases_lost.inc()
         log.warning("lease_lost", while_doing="waiting")
         return Done(Outcome.LOST)
