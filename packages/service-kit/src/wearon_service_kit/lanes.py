@@ -11,8 +11,11 @@ was empty starts at the clock, so it neither saves up turns nor waits for what o
 
 A task's message stays in `TASKS_KEPT` from enqueue to dealt. So a message that Celery popped and lost with
 its process is still there, and `return_lost` puts it back. Whether a session waits here is one HEXISTS.
+A task is handed on while its message is kept and has not been handed yet. So what Redis lost of the other
+keys holds up no lane, and a task whose message is lost is left to the sweep, which fails and refunds it.
 
-A second task of a session that waits already goes straight to Celery, where the ledger turns it away.
+A second task of a session that waits already goes straight to Celery; the ledger runs whichever of the two
+comes first and turns the other away.
 """
 
 from __future__ import annotations
@@ -29,6 +32,9 @@ IN_WORK_MS: Final = 900_000
 """After so long a task counts no more towards its lane's cap: two deadlines of 300 s and their waits."""
 CAPPED_LOOK_MS: Final = 1_000
 """A lane with as many tasks in work as it may have is looked at again after this."""
+LONGEST_HOLD_MS: Final = 60_000
+"""No cap holds a lane back for longer: one job a minute is the least. What lies further ahead was written
+before the server's clock was set back."""
 
 _NAMES: Final = {
     "LANE": queues.LANE_PREFIX,
@@ -48,13 +54,12 @@ _NAMES: Final = {
 
 _SHARED: Final = """
 local call = redis.call
-local function waiting_in(lane)
-  return WAITING .. (string.sub(lane, 1, 6) == 'store:' and 'b2b' or 'b2c')
-end
+local function is_store(lane) return string.sub(lane, 1, 6) == 'store:' end
+local function waiting_in(lane) return WAITING .. (is_store(lane) and 'b2b' or 'b2c') end
 local function turn_cost(lane, rule)
   local share = rule.share
   if not share then
-    share = string.sub(lane, 1, 6) == 'store:' and tonumber(call('GET', STORE_SHARE) or 10) or 1
+    share = is_store(lane) and tonumber(call('GET', STORE_SHARE) or 10) or 1
   end
   return 1 / share
 end
@@ -71,53 +76,63 @@ local function held_back(lane, rule, now)
     if call('ZCARD', IN_WORK .. lane) >= rule.in_work then return CAPPED_LOOK_MS end
   end
   if rule.per_minute then
-    return tonumber(call('HGET', NEXT, lane) or 0) - now
+    local hold = tonumber(call('HGET', NEXT, lane) or 0) - now
+    return hold <= LONGEST_HOLD_MS and hold or 0
   end
   return 0
 end
 
--- Hands at most `most` tasks to Celery, as far as there is room; `room` overrides what the generators want.
-local function feed(most, room)
+-- At most `most` of the lanes that are parked until a moment between these two take turns again.
+local function unpark(from, to, most)
+  local clock = exact(tonumber(call('GET', CLOCK) or 0))
+  for _, lane in ipairs(call('ZRANGEBYSCORE', PARKED, from, to, 'LIMIT', 0, most)) do
+    call('ZREM', PARKED, lane)
+    call('ZADD', TURNS, 'NX', clock, lane)
+  end
+end
+
+-- Hands at most `most` tasks to Celery, as far as there is room; if `all`, whatever room and caps there are.
+local function feed(most, all)
   local time = call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
-  if not room then
+  if not all then
     local ahead = tonumber(call('GET', AHEAD) or DEFAULT_AHEAD)
-    local young = call('ZCOUNT', HANDED, now - STALE_MS, '+inf')
-    room = ahead - math.max(young, call('LLEN', CELERY))
+    local young = call('ZCOUNT', HANDED, now - STALE_MS, now)
+    most = math.min(most, ahead - math.max(young, call('LLEN', CELERY)))
   end
-  if room <= 0 then return 0 end
+  if most <= 0 then return 0 end
+  unpark('-inf', all and '+inf' or now, all and most or 20)
+  unpark(now + LONGEST_HOLD_MS, '+inf', 20)
   local clock = tonumber(call('GET', CLOCK) or 0)
-  for _, lane in ipairs(call('ZRANGEBYSCORE', PARKED, '-inf', now, 'LIMIT', 0, 20)) do
-    call('ZREM', PARKED, lane)
-    call('ZADD', TURNS, 'NX', exact(clock), lane)
-  end
-  local any_rule = call('EXISTS', RULES) == 1
+  local any_rule = not all and call('EXISTS', RULES) == 1
   local handed = 0
-  while most > 0 and handed < room do
-    most = most - 1
+  -- Lanes at their caps and tasks that were dealt with while they waited cost a look, and nobody's turn.
+  local looks = most + 100
+  while looks > 0 and handed < most do
+    looks = looks - 1
     local first = call('ZRANGE', TURNS, 0, 0, 'WITHSCORES')
     if not first[1] then break end
     local lane, finish = first[1], tonumber(first[2])
     local rule = any_rule and rule_of(lane) or {}
     local hold = any_rule and held_back(lane, rule, now) or 0
     local id = hold <= 0 and call('RPOP', LANE .. lane)
+    local message = id and call('HGET', KEPT, id)
     if hold > 0 then
       call('ZREM', TURNS, lane)
       call('ZADD', PARKED, now + hold, lane)
     elseif not id then
       call('ZREM', TURNS, lane)
-    elseif call('ZREM', waiting_in(lane), id) == 1 then
-      -- Otherwise it was dealt with while it waited.
-      call('LPUSH', CELERY, call('HGET', KEPT, id))
+    elseif message and not call('ZSCORE', HANDED, id) then
+      call('ZREM', waiting_in(lane), id)
+      call('LPUSH', CELERY, message)
       call('ZADD', HANDED, now, id)
       call('ZADD', TURNS, exact(finish + turn_cost(lane, rule)), lane)
       clock = math.max(clock, finish)
       if rule.in_work then call('ZADD', IN_WORK .. lane, now, id) end
-      if rule.per_minute then
-        local from = math.max(now, tonumber(call('HGET', NEXT, lane) or 0))
-        call('HSET', NEXT, lane, math.floor(from + 60000 / rule.per_minute))
-      end
+      if rule.per_minute then call('HSET', NEXT, lane, math.floor(now + 60000 / rule.per_minute)) end
       handed = handed + 1
+    else
+      call('ZREM', waiting_in(lane), id)
     end
   end
   if handed > 0 then call('SET', CLOCK, exact(clock)) end
@@ -130,32 +145,37 @@ local function enqueue(lane, id, created, message)
     return
   end
   call('ZADD', waiting_in(lane), created, id)
-  if call('LPUSH', LANE .. lane, id) == 1 and not call('ZSCORE', PARKED, lane) then
+  call('LPUSH', LANE .. lane, id)
+  if not call('ZSCORE', TURNS, lane) and not call('ZSCORE', PARKED, lane) then
     -- The clock moves a little, so that lanes which begin at the same time are served in their order.
     local start = tonumber(call('INCRBYFLOAT', CLOCK, '0.0000001'))
-    call('ZADD', TURNS, 'NX', exact(start + turn_cost(lane, rule_of(lane))), lane)
+    call('ZADD', TURNS, exact(start + turn_cost(lane, rule_of(lane))), lane)
   end
 end
 """
 
 
 def lane_script(body: str) -> str:
-    """`body` behind the functions `enqueue(lane, id, created, message)` and `feed(most, room)`."""
+    """`body` behind the functions `enqueue(lane, id, created, message)` and `feed(most, all)`."""
     constants = {
         **{name: f"'{value}'" for name, value in _NAMES.items()},
         "DEFAULT_AHEAD": str(DEFAULT_AHEAD),
         "STALE_MS": str(STALE_MS),
         "IN_WORK_MS": str(IN_WORK_MS),
         "CAPPED_LOOK_MS": str(CAPPED_LOOK_MS),
+        "LONGEST_HOLD_MS": str(LONGEST_HOLD_MS),
     }
     return "".join(f"local {name} = {value}\n" for name, value in constants.items()) + _SHARED + body
 
 
 DEALT: Final = lane_script("""
 -- ARGV session id, lane, '1' if the task has ended; hands on what there is room for
-call('ZREM', HANDED, ARGV[1])
 call('ZREM', waiting_in(ARGV[2]), ARGV[1])
-call('HDEL', KEPT, ARGV[1])
+-- What is kept may be the task of a session of the other channel that has the same id, and waits.
+if not call('ZSCORE', waiting_in(is_store(ARGV[2]) and 'user:' or 'store:'), ARGV[1]) then
+  call('ZREM', HANDED, ARGV[1])
+  call('HDEL', KEPT, ARGV[1])
+end
 if ARGV[3] == '1' then call('ZREM', IN_WORK .. ARGV[2], ARGV[1]) end
 return feed(20)
 """)
@@ -167,8 +187,10 @@ return feed(200)
 """)
 
 DRAIN: Final = lane_script("""
--- Hands 1,000 tasks to Celery, whether they can be started soon or not.
-return feed(1000, 1000)
+-- Hands at most 1,000 tasks to Celery, whether they can be started soon or not; 0 if none waits.
+local handed = 0
+while handed == 0 and call('ZCARD', TURNS) + call('ZCARD', PARKED) > 0 do handed = feed(1000, true) end
+return handed
 """)
 
 RETURN_LOST: Final = lane_script("""
