@@ -9,7 +9,8 @@ from uuid import uuid4
 import pytest
 from tests.integration.tryons import Samples, TryOns, events_of, start_generators
 
-from wearon_contracts.queues import CELERY_QUEUE, DEAD_LETTER_LIST, UNACKED_HASH
+from wearon_consumer.celery_messages import CeleryMessages
+from wearon_contracts.queues import CELERY_QUEUE, DEAD_LETTER_LIST, PROCESS_GENERATION_TASK, UNACKED_HASH
 from wearon_local.processes import wait_until
 from wearon_local.services import Service
 from wearon_local.stack import Stack
@@ -37,14 +38,19 @@ def outcomes(generators: list[Service]) -> Counter[str]:
     return total
 
 
-def test_sessions_pushed_many_times_at_once_to_three_replicas(
+def test_sessions_delivered_many_times_at_once_to_three_replicas(
     tryons: TryOns, generators: list[Service]
 ) -> None:
     before = outcomes(generators)
     tryons.stack.openai.set_latency(1)
     ordered = [tryons.make() for _ in range(2)] + [tryons.make("shopper")]
-    for _ in range(8):
-        tryons.push(*ordered)
+    tasks = [tryon.job.task for tryon in ordered] * 8
+    messages = CeleryMessages(CELERY_QUEUE)
+    with tryons.stack.redis.client() as client:  # the lanes hand on fewer
+        client.lpush(
+            CELERY_QUEUE,
+            *(messages.message(PROCESS_GENERATION_TASK, task["task_id"], task) for task in tasks),
+        )
     tryons.wait_settled(*ordered)
     deliveries = 8 * len(ordered)
     wait_until(

@@ -684,11 +684,11 @@ def test_hanging_hosts_hold_up_neither_our_storage_nor_other_hosts(site: Site) -
 
 def test_waiting_to_be_admitted_takes_nothing_from_the_time_of_the_download(site: Site) -> None:
     async def scenario() -> None:
-        asked: list[int] = []
+        asked: list[tuple[int, bool]] = []
         admitted = asyncio.Event()
 
-        async def admit(size: int) -> None:
-            asked.append(size)
+        async def admit(size: int, trusted: bool) -> None:
+            asked.append((size, trusted))
             await admitted.wait()
 
         async with fetcher(trusted_origins=[site.origin], total_timeout=0.5) as images:
@@ -698,7 +698,7 @@ def test_waiting_to_be_admitted_takes_nothing_from_the_time_of_the_download(site
             assert not done
             admitted.set()
             assert (await download).data == photo()
-        assert asked == [len(photo())]
+        assert asked == [(len(photo()), True)]
 
     run(scenario())
 

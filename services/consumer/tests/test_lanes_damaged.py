@@ -143,3 +143,12 @@ def test_tasks_handed_before_the_clock_was_set_back_leave_room_for_others(lanes:
     lanes.redis.zadd(TASKS_HANDED, {"s1": later, "s2": later})
     lanes.feed(2)
     assert lanes.taken() == ["s3"]
+
+
+def test_session_that_is_pushed_again_and_again_fills_nobodys_queue(lanes: Lanes) -> None:
+    lanes.enqueue("user:a", *["s1"] * 50)  # while it waits
+    lanes.feed()
+    lanes.enqueue("user:a", *["s1"] * 50)  # after it was handed on
+    lanes.enqueue("user:b", "s2")
+    lanes.feed()
+    assert lanes.taken() == ["s1", "s1", "s2"]

@@ -6,10 +6,11 @@ import asyncio
 import io
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -120,3 +121,91 @@ def test_waiting_for_memory_is_not_taken_from_the_patience_with_a_host() -> None
     with web_site({"/p": PADDED}) as origin:
         results = prepare(origin, [["/p"]] * 12, memory, Timing(own_storage_patience=1.0))
     assert all(sizes(result) == [(1024, 768)] for result in results)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - nothing tells of it
+        await asyncio.sleep(0.005)
+
+
+def children() -> list[str]:
+    return [
+        pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()
+    ]
+
+
+def test_picture_that_nobody_waits_for_keeps_its_memory_until_its_child_has_ended() -> None:
+    async def scenario(origin: str) -> None:
+        memory = MemoryBudget.of(512 * MB)
+        with ThreadPoolExecutor(2) as decoders:
+            processor = ImageProcessor(
+                ImageFetcher(trusted_origins=[origin]),
+                decoders,
+                memory,
+                Metrics(CollectorRegistry()),
+                Timing(),
+            )
+            job = asyncio.create_task(processor.download_and_resize([f"{origin}/h"]))
+            async with asyncio.timeout(30):
+                await until(lambda: bool(children()))
+                job.cancel()
+                await asyncio.wait({job})
+                assert children()
+                assert memory.decodes.held == memory_needed(HEAVY)
+                await until(lambda: memory.decodes.held == 0)
+                assert not children()
+            assert memory.downloads.held == 0
+
+    with web_site({"/h": HEAVY}) as origin:
+        asyncio.run(scenario(origin))
+
+
+def test_picture_that_nobody_waits_for_gives_its_memory_back_before_a_thread_has_begun() -> None:
+    async def scenario(origin: str) -> None:
+        memory = MemoryBudget.of(512 * MB)
+        with ThreadPoolExecutor(1) as decoders:
+            busy = threading.Event()
+            decoders.submit(busy.wait)
+            processor = ImageProcessor(
+                ImageFetcher(trusted_origins=[origin]),
+                decoders,
+                memory,
+                Metrics(CollectorRegistry()),
+                Timing(),
+            )
+            job = asyncio.create_task(processor.download_and_resize([f"{origin}/o"]))
+            async with asyncio.timeout(30):
+                await until(lambda: memory.decodes.held > 0)
+                await asyncio.sleep(0)
+                job.cancel()
+                await asyncio.wait({job})
+            assert memory.decodes.held == memory.downloads.held == 0
+            busy.set()
+
+    with web_site({"/o": ORDINARY}) as origin:
+        asyncio.run(scenario(origin))
+
+
+def test_strangers_who_send_slowly_leave_memory_to_the_pictures_of_our_own_storage() -> None:
+    """A stranger announces a large file, which is given memory, and then sends nothing."""
+
+    async def scenario(origin: str) -> None:
+        memory = MemoryBudget.of(512 * MB)
+        async with AsyncExitStack() as strangers:
+            for _ in range(3):
+                waiting = strangers.enter_async_context(memory.downloads_of(trusted=False).hold(10 * MB))
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(waiting, 0.01)
+            with ThreadPoolExecutor(2) as decoders:
+                processor = ImageProcessor(
+                    ImageFetcher(trusted_origins=[origin]),
+                    decoders,
+                    memory,
+                    Metrics(CollectorRegistry()),
+                    Timing(),
+                )
+                async with asyncio.timeout(10):
+                    assert sizes(await processor.download_and_resize([f"{origin}/p"])) == [(1024, 768)]
+
+    with web_site({"/p": PADDED}) as origin:
+        asyncio.run(scenario(origin))

@@ -64,6 +64,9 @@ TASKS_HANDED: Final = "wearon:tasks:handed"
 TASKS_AHEAD: Final = "wearon:tasks:ahead"
 """How many tasks the generators want to have at hand before they can start them."""
 
+TASK_AGAIN_PREFIX: Final = "wearon:task-again:"
+"""Prefix of an expiring key for each session of which a second task went to Celery lately."""
+
 CELERY_QUEUE: Final = "wearon.generation"
 """The Celery queue, which is also the Redis list that the broker keeps it in."""
 

@@ -14,8 +14,9 @@ its process is still there, and `return_lost` puts it back. Whether a session wa
 A task is handed on while its message is kept and has not been handed yet. So what Redis lost of the other
 keys holds up no lane, and a task whose message is lost is left to the sweep, which fails and refunds it.
 
-A second task of a session that waits already goes straight to Celery; the ledger runs whichever of the two
-comes first and turns the other away.
+A second task of a session that waits already is dropped: the first one has its turn, and the ledger would
+turn the other away. One of a session that was handed on goes straight to Celery, but only once in a while, so
+that nobody who pushes the same session again and again passes the lanes or fills Celery's queue.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ _NAMES: Final = {
     "WAITING": queues.TASKS_WAITING_PREFIX,
     "HANDED": queues.TASKS_HANDED,
     "AHEAD": queues.TASKS_AHEAD,
+    "AGAIN": queues.TASK_AGAIN_PREFIX,
     "CELERY": queues.CELERY_QUEUE,
 }
 
@@ -141,7 +143,10 @@ end
 
 local function enqueue(lane, id, created, message)
   if call('HSETNX', KEPT, id, message) == 0 then
-    call('LPUSH', CELERY, message)
+    -- One that is kept and does not wait may be of the other channel, so this one is not simply dropped.
+    if not call('ZSCORE', waiting_in(lane), id) and call('SET', AGAIN .. id, '', 'NX', 'PX', STALE_MS) then
+      call('LPUSH', CELERY, message)
+    end
     return
   end
   call('ZADD', waiting_in(lane), created, id)

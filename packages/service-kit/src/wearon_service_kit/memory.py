@@ -88,17 +88,23 @@ class ByteBudget:
 class MemoryBudget:
     """One process's memory for pictures, shared out so that no one who waits holds what another waits for.
 
-    `downloads`: files as they came, until they are decoded. `decodes`: what decoders take, beside the file. A
-    job may ask for downloads, then for decodes; what it holds of the first while it waits for the second is
-    given back without anybody needing more of the first. An eighth is given to neither: prepared pictures and
-    results live in it.
+    `downloads`: files as they came, until they are decoded; those of strangers have a share of their own,
+    since a stranger may send slowly and hold it for as long. `decodes`: what decoders take, beside the file.
+    A job may ask for downloads, then for decodes; what it holds of the first while it waits for the second
+    is given back without anybody needing more of the first. An eighth is given to none: prepared pictures
+    and results live in it.
     """
 
     downloads: ByteBudget
+    downloads_of_strangers: ByteBudget
     decodes: ByteBudget
 
     @classmethod
     def of(cls, limit: int) -> MemoryBudget:
         """The budget of a process that may use `limit` bytes in all, itself included."""
         free = max(limit - PROCESS_BYTES, LEAST_BYTES - PROCESS_BYTES)
-        return cls(ByteBudget(free // 8), ByteBudget(free * 3 // 4))
+        return cls(ByteBudget(free // 16), ByteBudget(free // 16), ByteBudget(free * 3 // 4))
+
+    def downloads_of(self, trusted: bool) -> ByteBudget:
+        """The share for files of a trusted origin, or of a stranger."""
+        return self.downloads if trusted else self.downloads_of_strangers

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Executor
-from contextlib import AsyncExitStack
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import Final
 
 import structlog
@@ -54,6 +56,8 @@ class ImageProcessor:
         self._timing = timing
         self._memory = memory
         self._heavy = asyncio.Semaphore(1)
+        self._children = ThreadPoolExecutor(1, thread_name_prefix="child")
+        self._given_up: set[asyncio.Task[None]] = set()
 
     async def download_and_resize(self, urls: list[str]) -> list[bytes]:
         """JPEG bytes of all `urls`, in their order; raises `InputImageError` for the first that fails.
@@ -107,19 +111,39 @@ class ImageProcessor:
     async def _fetch_and_resize(self, url: str) -> bytes:
         memory = self._memory
         async with AsyncExitStack() as held:
-            admit: Admit = lambda size: held.enter_async_context(memory.downloads.hold(size))  # noqa: E731
+            admit: Admit = lambda size, trusted: held.enter_async_context(  # noqa: E731
+                memory.downloads_of(trusted).hold(size)
+            )
             data = (await self._fetcher.fetch(url, admit=admit)).data
             needed = await asyncio.to_thread(memory_needed, data)
-            if needed > HEAVY_BYTES:
-                return await self._prepare_heavy(data, needed)
-            async with memory.decodes.hold(needed):
-                loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._decoders, _prepare_here, data)
+            if needed <= HEAVY_BYTES:
+                await held.enter_async_context(memory.decodes.hold(needed))
+                return await self._in_thread(self._decoders, partial(_prepare_here, data), held)
+            # One at a time, so that others find memory and a core. Too much of it ends the child alone.
+            await held.enter_async_context(self._heavy)
+            await held.enter_async_context(memory.decodes.hold(needed))
+            in_child = partial(prepare_in_child, data, max_side=MAX_SIDE, memory=needed)
+            return await self._in_thread(self._children, in_child, held)
 
-    async def _prepare_heavy(self, data: bytes, needed: int) -> bytes:
-        """One at a time, so that others find memory and a core. Too much of it ends the child alone."""
-        async with self._heavy, self._memory.decodes.hold(needed):
-            return await asyncio.to_thread(prepare_in_child, data, max_side=MAX_SIDE, memory=needed)
+    async def _in_thread(self, threads: Executor, work: Callable[[], bytes], held: AsyncExitStack) -> bytes:
+        """What `work` returns. Once begun it cannot be stopped: it keeps what is `held` to its end, also when
+        nobody waits for it any more."""
+        job = threads.submit(work)
+        result = asyncio.wrap_future(job)
+        try:
+            return await asyncio.shield(result)
+        except asyncio.CancelledError:
+            if not job.cancel() and not result.done():
+                giving_back = asyncio.create_task(_give_back(result, held.pop_all()), name="given-up-picture")
+                self._given_up.add(giving_back)
+                giving_back.add_done_callback(self._given_up.discard)
+            raise
+
+
+async def _give_back(result: asyncio.Future[bytes], held: AsyncExitStack) -> None:
+    async with held:
+        with suppress(Exception):
+            await result
 
 
 def _prepare_here(data: bytes) -> bytes:

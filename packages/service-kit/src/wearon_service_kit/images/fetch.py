@@ -32,8 +32,9 @@ from wearon_service_kit.images.url import Target, Targets
 
 __all__ = ["FetchedImage", "ImageError", "ImageFetcher", "ImageRefused", "ImageUnreachable"]
 
-Admit = Callable[[int], Awaitable[object]]
-"""Waits until there is room for so many bytes, the most that a download may come to."""
+Admit = Callable[[int, bool], Awaitable[object]]
+"""Waits until there is room for so many bytes, the most that a download may come to, of an origin that is
+trusted or not."""
 
 _MAX_RETRY_AFTER: Final = 3600.0
 _MAX_ERROR_BODY: Final = 4096
@@ -175,7 +176,7 @@ class ImageFetcher:
             if admit is not None:
                 # Unpacked it may be as large as is allowed.
                 known = length.isdecimal() and not encoding
-                await _beside(limit, admit(int(length) if known else self._max_bytes))
+                await _beside(limit, admit(int(length) if known else self._max_bytes, target.trusted))
             async for chunk in response.aiter_stream():
                 body.feed(chunk)
             return FetchedImage(*body.finish())
