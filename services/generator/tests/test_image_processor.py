@@ -135,6 +135,8 @@ def children() -> list[str]:
 
 
 def test_picture_that_nobody_waits_for_keeps_its_memory_until_its_child_has_ended() -> None:
+    before = children()
+
     async def scenario(origin: str) -> None:
         memory = MemoryBudget.of(512 * MB)
         with ThreadPoolExecutor(2) as decoders:
@@ -147,13 +149,13 @@ def test_picture_that_nobody_waits_for_keeps_its_memory_until_its_child_has_ende
             )
             job = asyncio.create_task(processor.download_and_resize([f"{origin}/h"]))
             async with asyncio.timeout(30):
-                await until(lambda: bool(children()))
+                await until(lambda: children() != before)
                 job.cancel()
                 await asyncio.wait({job})
-                assert children()
+                assert children() != before
                 assert memory.decodes.held == memory_needed(HEAVY)
                 await until(lambda: memory.decodes.held == 0)
-                assert not children()
+                assert children() == before
             assert memory.downloads.held == 0
 
     with web_site({"/h": HEAVY}) as origin:
