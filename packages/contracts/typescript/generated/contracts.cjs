@@ -38,6 +38,8 @@ exports.TASKS_HANDED = "wearon:tasks:handed";
 
 exports.TASKS_AHEAD = "wearon:tasks:ahead";
 
+exports.TASK_AGAIN_PREFIX = "wearon:task-again:";
+
 exports.CELERY_QUEUE = "wearon.generation";
 
 exports.CELERY_RETRY_QUEUE = "wearon.again";

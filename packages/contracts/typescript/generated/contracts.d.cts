@@ -403,6 +403,9 @@ export declare const TASKS_HANDED: "wearon:tasks:handed";
 /** How many tasks the generators want to have at hand before they can start them. */
 export declare const TASKS_AHEAD: "wearon:tasks:ahead";
 
+/** Prefix of an expiring key for each session of which a second task went to Celery lately. */
+export declare const TASK_AGAIN_PREFIX: "wearon:task-again:";
+
 /** The Celery queue, which is also the Redis list that the broker keeps it in. */
 export declare const CELERY_QUEUE: "wearon.generation";
 

@@ -38,6 +38,8 @@ export const TASKS_HANDED = "wearon:tasks:handed";
 
 export const TASKS_AHEAD = "wearon:tasks:ahead";
 
+export const TASK_AGAIN_PREFIX = "wearon:task-again:";
+
 export const CELERY_QUEUE = "wearon.generation";
 
 export const CELERY_RETRY_QUEUE = "wearon.again";
