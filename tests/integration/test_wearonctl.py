@@ -113,6 +113,7 @@ COMMANDS = [
     ["session"],
     ["flagged"],
     ["looked-at"],
+    ["cancel"],
     ["reap"],
     ["costs"],
     *(
@@ -627,6 +628,26 @@ def test_flagged_sessions_are_listed_until_somebody_has_looked(
     assert overage.id not in ctl("flagged").stdout
     assert ask("session", overage.id)["row"]["status"] == "failed"
     assert ctl("looked-at", str(uuid4()), "--note", "x").exit_code == 1
+
+
+def test_cancelling_gives_the_credit_back_until_the_provider_is_called(
+    stack: Stack, ctl: Ctl, ask: Callable[..., Any], tryons: TryOns
+) -> None:
+    waiting, done = tryons.make(), tryons.order()
+    assert ctl("--json", "cancel", waiting.id).exit_code == 1, "it was not asked for"
+    told = {"session_id": waiting.id, "given_back": True}
+    assert ask("cancel", waiting.id, "--yes") == told
+    assert ask("cancel", waiting.id, "--yes") == told
+    assert stack.app.balance(waiting.job.owner_id) == 10
+    working = tryons.order(prompt="[[standin:slow=5]]")
+    wait_until(lambda: tryons.calls(working), timeout=20, what="the provider is called")
+    late = ctl("cancel", working.id, "--yes")
+    assert (late.exit_code, "too late" in late.stderr) == (1, True)
+    tryons.wait_settled(working, done)
+    ended = ctl("cancel", done.id, "--yes")
+    assert (ended.exit_code, "has ended: completed" in ended.stderr) == (1, True)
+    unknown = ctl("cancel", str(uuid4()), "--yes")
+    assert (unknown.exit_code, "no session" in unknown.stderr) == (1, True)
 
 
 def test_reap_lists_first_and_then_refunds(stack: Stack, ask: Callable[..., Any], tryons: TryOns) -> None:

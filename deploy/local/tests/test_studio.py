@@ -124,6 +124,24 @@ def test_a_try_on_takes_a_credit_and_is_pushed_as_the_app_pushes_it(
     assert studio.get("/api/queue").json()["depths"]["tasks"] == 1
 
 
+def test_a_waiting_try_on_is_cancelled_and_its_credit_is_back(studio: httpx.Client) -> None:
+    started = studio.post("/api/try-ons", files=samples()).json()
+    view = studio.post(f"/api/try-ons/{started['id']}/cancel").json()
+    assert (view["status"], view["error"]["code"], view["given_back"]) == ("failed", "cancelled", True)
+    assert view["balance"] == CREDITS
+    assert studio.post(f"/api/try-ons/{started['id']}/cancel").json()["balance"] == CREDITS
+
+
+def test_a_try_on_that_is_being_made_is_not_cancelled(stack: Stack, studio: httpx.Client) -> None:
+    started = studio.post("/api/try-ons", files=samples()).json()
+    with stack.redis.client() as client:
+        [task] = client.lrange(TASK_LIST, 0, -1)
+    stack.app.rows("select generation_hold(%s, 'a worker', 30)", task)
+    stack.app.rows("select generation_claim('b2c', %s, 'a worker', 30, 300, 5)", started["id"])
+    refused = studio.post(f"/api/try-ons/{started['id']}/cancel")
+    assert refused.status_code == 409 and "no longer" in refused.json()["sentence"]
+
+
 def test_without_a_credit_nothing_is_pushed(stack: Stack, studio: httpx.Client) -> None:
     for _ in range(CREDITS):
         assert studio.post("/api/try-ons", files=samples()).status_code == 201
@@ -161,6 +179,7 @@ def test_another_sites_page_is_refused(stack: Stack, studio: httpx.Client) -> No
 
 
 def test_what_is_not_there_is_said_to_be_missing(studio: httpx.Client) -> None:
+    assert studio.post(f"/api/try-ons/{uuid4()}/cancel").status_code == 404
     for path in (
         f"/api/try-ons/{uuid4()}",
         f"/api/try-ons/{uuid4()}/picture",

@@ -22,6 +22,7 @@ import redis
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from wearon_contracts.outcomes import CANCEL_FUNCTION, OUTCOME_FUNCTION, CancelAnswer
 from wearon_contracts.queues import TASK_LIST
 from wearon_contracts.sessions import SETTLED
 from wearon_local.app.tables import AppTables, BillingMode
@@ -266,9 +267,16 @@ class NextApp:
 
     def outcome(self, job: Job, *, as_user: UUID | None = None) -> Any:
         """What the RPC generation_outcome tells the user, or the service role."""
+        return self._ask_of_session(OUTCOME_FUNCTION, job, as_user)
+
+    def cancel(self, job: Job, *, as_user: UUID | None = None) -> CancelAnswer:
+        """Cancel it as the user, or as the service role."""
+        return CancelAnswer.model_validate(self._ask_of_session(CANCEL_FUNCTION, job, as_user))
+
+    def _ask_of_session(self, function: str, job: Job, as_user: UUID | None) -> Any:
         token = self.user_token(as_user) if as_user is not None else self.service_role_key
         answer = self._http.post(
-            f"{self.gateway_url}/rest/v1/rpc/generation_outcome",
+            f"{self.gateway_url}/rest/v1/rpc/{function}",
             json={"p_session_id": str(job.session_id)},
             headers={"apikey": self.service_role_key, "authorization": f"Bearer {token}"},
         )

@@ -128,6 +128,7 @@ class Studio:
             Route("/api/samples/{name}", self.sample),
             Route("/api/try-ons", self.start_try_on, methods=["POST"]),
             Route("/api/try-ons/{id:uuid}", self.try_on),
+            Route("/api/try-ons/{id:uuid}/cancel", self.cancel, methods=["POST"]),
             Route("/api/try-ons/{id:uuid}/picture", self.picture),
             Route("/api/check-photo", self.check_photo, methods=["POST"]),
             Route("/api/sizing", self.size, methods=["POST"]),
@@ -168,6 +169,16 @@ class Studio:
             return JSONResponse(self._try_ons.view(request.path_params["id"]))
         except KeyError:
             raise Refusal(404, "This try-on was not started here.") from None
+
+    def cancel(self, request: Request) -> Response:
+        session_id: UUID = request.path_params["id"]
+        try:
+            in_time = self._try_ons.cancel(session_id)
+        except KeyError:
+            raise Refusal(404, "This try-on was not started here.") from None
+        if not in_time:
+            raise Refusal(409, "It is being made already and can no longer be cancelled.")
+        return JSONResponse(self._try_ons.view(session_id))
 
     def picture(self, request: Request) -> Response:
         session_id: UUID = request.path_params["id"]

@@ -165,6 +165,12 @@ class TryOns:
             "cost_usd": None if row["estimated_cost_usd"] is None else float(row["estimated_cost_usd"]),
         }
 
+    def cancel(self, session_id: UUID) -> bool:
+        """As the user; whether it was in time. Raises KeyError for one that was not started here."""
+        job, _ = self._jobs[session_id]
+        answer = self._app.cancel(job, as_user=self._user_id)
+        return answer.verdict in ("cancelled", "already_cancelled")
+
     def picture(self, session_id: UUID) -> bytes | None:
         """The finished picture. Raises KeyError for a try-on that was not started here."""
         return self._app.stored(self._jobs[session_id][0])

@@ -211,6 +211,16 @@ def looked_at(desk: Desk, session_id: UUID, note: str) -> None:
 
 
 @main.command()
+@click.argument("session_id", type=click.UUID)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def cancel(desk: Desk, session_id: UUID, yes: bool) -> None:
+    """Fail a session and give its credit back; refused once the image provider was called for it."""
+    desk.confirm(f"Cancel session {session_id}?", yes)
+    desk.show(desk.run(partial(sessions.cancel, session_id=session_id)), fields)
+
+
+@main.command()
 @click.option("--yes", is_flag=True, help="Fail and refund them; without it they are only listed.")
 @click.pass_obj
 def reap(desk: Desk, yes: bool) -> None:

@@ -8,6 +8,7 @@ from uuid import UUID
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
+from wearon_contracts.outcomes import CANCEL_FUNCTION
 from wearon_contracts.sessions import SESSION_TABLES, SETTLED
 from wearon_contracts.tasks import Channel
 from wearon_generator.operations.connections import Connections, Refused
@@ -51,6 +52,13 @@ class Flagged(TypedDict):
     settled_by: str | None
     settled_at: str | None
     refund: Refund
+
+
+class Cancelled(TypedDict):
+    """A session that is cancelled; `given_back`: whether its credit is back."""
+
+    session_id: str
+    given_back: bool
 
 
 class LookedAt(TypedDict):
@@ -151,6 +159,24 @@ async def settled(at: Connections, session_id: UUID) -> Settled | None:
     refund = outcome.get("refund")
     state = refund.get("state") if isinstance(refund, dict) else None
     return {"status": str(outcome["status"]), "refund": None if state is None else str(state)}
+
+
+async def cancel(at: Connections, session_id: UUID) -> Cancelled:
+    """Fail a session and give its credit back; raises `Refused` if it is being made, has ended, or is none.
+
+    A session that is cancelled already is answered like one that was cancelled now.
+    """
+    params = {"p_session_id": str(session_id)}
+    answer = row((await at.supabase.rpc(CANCEL_FUNCTION, params).execute()).data)
+    match answer["verdict"]:
+        case "cancelled" | "already_cancelled":
+            return {"session_id": str(session_id), "given_back": bool(answer["given_back"])}
+        case "session_not_found":
+            raise no_session(session_id)
+        case "too_late":
+            raise Refused("it is too late: the image provider has been called for this session")
+        case ended:
+            raise Refused(f"this session has ended: {ended}")
 
 
 async def flagged(at: Connections, limit: int) -> list[Flagged]:

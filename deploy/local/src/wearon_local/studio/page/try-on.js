@@ -19,6 +19,7 @@ const outcome = document.getElementById("outcome");
 const facts = document.getElementById("try-on-facts");
 const spoken = document.getElementById("spoken");
 const complaint = document.getElementById("try-on-complaint");
+const cancel = document.getElementById("cancel");
 const photoCheck = document.getElementById("photo-check");
 
 export function setUpTryOn(showBalance) {
@@ -35,9 +36,11 @@ export function setUpTryOn(showBalance) {
       stage.replaceChildren(el("img", { class: "waiting", src: before, alt: "The person, before" }));
       reveal(stage);
       let last = null;
+      cancel.onclick = () => busy(cancel, complaint, () => post(`api/try-ons/${view.id}/cancel`));
       for (;;) {
         showBalance(view.balance);
         showSteps(view);
+        cancel.hidden = view.settled || view.attempts > 0;
         const now = view.steps.at(-1).name;
         if (now !== last) spoken.textContent = LABELS[now];
         last = now;
