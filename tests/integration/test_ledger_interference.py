@@ -163,6 +163,27 @@ def test_what_the_cron_pays_on_top_is_reported(ledger: LedgerDatabase) -> None:
     assert ledger.rpc("generation_backlog")["paid_by_cron_too"] == 2
 
 
+def test_only_what_was_flagged_once_can_be_noted(ledger: LedgerDatabase) -> None:
+    flagged_once, by_cron, clean = ledger.b2b("overage"), ledger.b2c(), ledger.b2c()
+    for session in (flagged_once, by_cron, clean):
+        ledger.fail(session, "worker", ledger.begin(session, "worker"), "moderation_blocked")
+    ledger.run("select app_recover_stuck_session(%s, %s)", by_cron.id, by_cron.owner)
+
+    def note(session: Session, text: str) -> str:
+        return str(ledger.rpc("generation_looked_at", p_session_id=str(session.id), p_note=text)["verdict"])
+
+    assert [note(session, "seen") for session in (flagged_once, by_cron, clean)] == [
+        "noted",
+        "noted",
+        "not_flagged",
+    ]
+    assert flagged(ledger) == {}
+    assert note(by_cron, "and said more later") == "noted"
+    assert (
+        ledger.value("select looked_at_note from generation_ledger where session_id = %s", clean.id) is None
+    )
+
+
 @pytest.mark.parametrize(("written", "verdict"), [("processing", "busy"), ("failed", "settled")])
 def test_reject_looks_again_once_it_has_the_locks(ledger: LedgerDatabase, written: str, verdict: str) -> None:
     session = ledger.b2c()

@@ -628,6 +628,10 @@ def test_flagged_sessions_are_listed_until_somebody_has_looked(
     assert overage.id not in ctl("flagged").stdout
     assert ask("session", overage.id)["row"]["status"] == "failed"
     assert ctl("looked-at", str(uuid4()), "--note", "x").exit_code == 1
+    completed = tryons.order()
+    tryons.wait_settled(completed)
+    refused = ctl("looked-at", completed.id, "--note", "x")
+    assert (refused.exit_code, "is not flagged" in refused.stderr) == (1, True)
 
 
 def test_cancelling_gives_the_credit_back_until_the_provider_is_called(

@@ -164,10 +164,13 @@ $$;
 
 -- Takes a session off the list of flagged ones; the note says what a person did about it. One that was set aside
 -- is given back to the sweep, which tries again to settle it.
--- noted | tried_again | session_not_found (none that is settled or set aside has this id)
+-- noted | tried_again | not_flagged (it is settled, and nobody was asked to look at it)
+--       | session_not_found (none that is settled or set aside has this id)
 create or replace function public.generation_looked_at(p_session_id uuid, p_note text) returns jsonb
 language plpgsql set search_path = ''
 as $$
+declare
+  v_flagged boolean;
 begin
   delete from public.generation_ledger
    where channel in ('b2c', 'b2b') -- the primary key begins with it
@@ -182,11 +185,22 @@ begin
   if found then
     return jsonb_build_object('verdict', 'tried_again');
   end if;
+  -- Whoever has looked may say more later.
+  select l.flagged_reason is not null or l.looked_at is not null
+         or exists (select from generation_private.paid_by_cron_too p where p.session_id = l.session_id)
+    into v_flagged
+    from public.generation_ledger l
+   where l.channel in ('b2c', 'b2b') and l.session_id = p_session_id and l.state = 'settled';
+  if not found then
+    return jsonb_build_object('verdict', 'session_not_found');
+  elsif not v_flagged then
+    return jsonb_build_object('verdict', 'not_flagged');
+  end if;
   update public.generation_ledger
      set looked_at = clock_timestamp(), looked_at_note = p_note
    where channel in ('b2c', 'b2b')
      and session_id = p_session_id and state = 'settled';
-  return jsonb_build_object('verdict', case when found then 'noted' else 'session_not_found' end);
+  return jsonb_build_object('verdict', 'noted');
 end
 $$;
 

@@ -40,7 +40,10 @@ def show_status(desk: Desk) -> None:
 @click.option("--reason", default="by the operator", show_default=True, help="Shown by status.")
 @click.pass_obj
 def pause(desk: Desk, reason: str) -> None:
-    """Start no more jobs; those in work finish, the others wait in their queues."""
+    """Start no more jobs from about 2 seconds on, until `resume`.
+
+    Those in work finish; the others wait, also those that a generator has fetched already.
+    """
     desk.show(desk.run(partial(queues.pause, reason=reason)), fields)
 
 
@@ -238,7 +241,11 @@ def reap(desk: Desk, yes: bool) -> None:
 
 @main.command("costs")
 @click.option(
-    "--days", default=30, show_default=True, type=_POSITIVE, help="Today and so many days before, less one."
+    "--days",
+    default=30,
+    show_default=True,
+    type=_POSITIVE,
+    help="How many days, today included; a day begins at 0:00 UTC.",
 )
 @click.pass_obj
 def show_costs(desk: Desk, days: int) -> None:

@@ -186,7 +186,7 @@ async def flagged(at: Connections, limit: int) -> list[Flagged]:
 
 
 async def looked_at(at: Connections, session_id: UUID, note: str) -> LookedAt:
-    """Take a session off the list of flagged ones; raises `Refused` if it cannot be flagged.
+    """Take a session off the list of flagged ones; raises `Refused` if it is not flagged, or not known.
 
     One that was set aside because it could not be settled goes back to the sweep.
     """
@@ -194,6 +194,8 @@ async def looked_at(at: Connections, session_id: UUID, note: str) -> LookedAt:
     answer = row((await at.supabase.rpc("generation_looked_at", params).execute()).data)
     if answer["verdict"] == "session_not_found":
         raise Refused(f"no session that is settled or set aside has the id {session_id}")
+    if answer["verdict"] == "not_flagged":
+        raise Refused(f"session {session_id} is not flagged: nobody is asked to look at it")
     return {
         "session_id": str(session_id),
         "note": note,
