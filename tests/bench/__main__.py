@@ -10,7 +10,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.bench import bridge, footprint, generator, images, memory, profiles, scaling, sizing
+from tests.bench import bridge, footprint, generator, idle, images, memory, profiles, scaling, sizing
 from tests.bench.noise import compare
 from tests.bench.plots import draw
 from tests.bench.report import Bench, Section, write_json
@@ -20,6 +20,7 @@ BENCHES: dict[str, Bench] = {
     "images": images.run,
     "memory": memory.run,
     "footprint": footprint.run,
+    "idle": idle.run,
     "scaling": scaling.run,
     "generator": generator.run,
     "sizing": sizing.run,

@@ -20,7 +20,7 @@ from wearon_consumer.inflight import InFlight, Load, Turn
 from wearon_consumer.timing import ConsumerTiming
 
 STEPS: Final = Steps()
-_LEAST_HEARTBEAT: Final = 2.0  # seconds; an idle consumer renews every second
+_LEAST_HEARTBEAT: Final = 2.0  # seconds; a waiting consumer renews every second
 
 
 class SteppedInFlight(InFlight):
@@ -42,8 +42,8 @@ class SteppedInFlight(InFlight):
             STEPS.at("recovered", elements=sum(recovered.values()))
         return recovered
 
-    def wait(self) -> None:
-        super().wait()
+    def wait(self, *arguments: Any) -> None:
+        super().wait(*arguments)
         if self._client.llen(self.name):
             STEPS.at("popped")
 
@@ -52,7 +52,10 @@ def paced(timing: ConsumerTiming) -> ConsumerTiming:
     """The same intervals as the service's own, divided by the pace as far as an idle wait allows."""
     heartbeat_ttl = max(_LEAST_HEARTBEAT, timing.heartbeat_ttl / STEPS.pace)
     return replace(
-        timing, heartbeat_ttl=heartbeat_ttl, longest_pause=min(timing.longest_pause, heartbeat_ttl / 2)
+        timing,
+        heartbeat_ttl=heartbeat_ttl,
+        longest_pause=min(timing.longest_pause, heartbeat_ttl / 2),
+        recovery_interval=timing.recovery_interval / STEPS.pace,
     )
 
 

@@ -113,7 +113,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "the in-flight recovery",
-        {_INFLIGHT: {"self._client.eval(_RECOVER, 3, TASK_LIST, name, heartbeat)": "0"}},
+        {_INFLIGHT: {"self._client.eval(_RECOVER, 3, TASK_LIST, name, heartbeat, str(grace))": "0"}},
     ),
     Mutation("upsert", {_STORAGE: {'"upsert": "true"': '"upsert": "false"'}}),
     Mutation(

@@ -120,7 +120,7 @@ class Run:
     def beyond_lease(self, kind: Kind) -> float:
         """Seconds of a pause after which others have taken over."""
         pace = self.world.pace
-        return (pace.lease + 2 * pace.sweep if kind == "generator" else pace.heartbeat + 2.0) + 1.0
+        return (pace.taken_over if kind == "generator" else pace.put_back) + 1.0
 
     def arm_gateway(self, name: str, action: Action, **fault: Any) -> None:
         """A fault of the gateway that waits for requests to strike."""
@@ -323,7 +323,9 @@ class Run:
             clients = self.world.redis.client_list()
         except redis.RedisError:
             return "Redis"
-        taking = [c for c in clients if c["name"] == "wearon-generator-broker" and c["cmd"] == "brpop"]
+        taking = [
+            c for c in clients if c["name"].startswith("wearon-generator-broker") and c["cmd"] == "brpop"
+        ]
         generators = [r for r in replicas if r.kind == "generator"]
         if len(taking) < len(generators):
             return f"{len(taking)} of {len(generators)} generators take jobs"

@@ -37,7 +37,12 @@ class Pace:
 
     @property
     def lease(self) -> float:
-        return max(1, round(30 / self.factor))
+        return max(1, round(28 / self.factor))
+
+    @property
+    def taken_over(self) -> float:
+        """After which a silent generator's jobs run elsewhere: its lease, the sweep's margin, two sweeps."""
+        return self.lease + 2.0 + 2 * self.sweep
 
     @property
     def sweep(self) -> float:
@@ -47,7 +52,12 @@ class Pace:
     @property
     def heartbeat(self) -> float:
         """After which a silent consumer is taken for dead."""
-        return 10.0 / min(self.factor, 5.0)
+        return max(2.0, 6.0 / self.factor)
+
+    @property
+    def put_back(self) -> float:
+        """After which a silent consumer's elements are back: its heartbeat, and a look at the lists."""
+        return self.heartbeat + 6.0 / self.factor
 
 
 @dataclass(slots=True)

@@ -414,7 +414,7 @@ class LedgerDatabase:
     def expire(self, session: Session) -> None:
         """Let the lease of a session have run out."""
         self.run(
-            "update generation_ledger set lease_expires_at = now() - interval '1 second'"
+            "update generation_ledger set lease_expires_at = now() - interval '5 seconds'"
             " where session_id = %s and state <> 'settled'",
             session.id,
         )

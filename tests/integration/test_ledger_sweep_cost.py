@@ -189,7 +189,7 @@ def test_copies_of_recovered_jobs_stay_fewer_than_sessions_while_nobody_has_room
     held = [ledger.b2c() for _ in range(20)]
     for session in held:
         ledger.hold(session, str(session.id))
-    expire = "update generation_ledger set lease_expires_at = now() - interval '1 second'"
+    expire = "update generation_ledger set lease_expires_at = now() - interval '5 seconds'"
 
     generator.sweep(graces, before_each=lambda: ledger.run(expire))
 

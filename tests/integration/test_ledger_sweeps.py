@@ -96,6 +96,20 @@ def test_recover_offers_a_session_once_per_grace(ledger: LedgerDatabase) -> None
     assert ids(ledger.recover(grace=60)) == [str(session.id)]
 
 
+def test_lease_that_ran_out_a_moment_ago_may_still_be_renewed(ledger: LedgerDatabase) -> None:
+    late, dead = ledger.b2c(), ledger.b2c()
+    for session, seconds in ((late, 1), (dead, 3)):
+        ledger.hold(session, str(session.id))
+        ledger.run(
+            "update generation_ledger set lease_expires_at = clock_timestamp() - make_interval(secs => %s)"
+            " where session_id = %s",
+            seconds,
+            session.id,
+        )
+    assert ids(ledger.recover()) == [str(dead.id)]
+    assert ledger.renew(str(late.id)) == [str(late.id)]
+
+
 def test_recover_is_bounded_and_takes_the_oldest_first(ledger: LedgerDatabase) -> None:
     sessions = [ledger.b2c() for _ in range(5)]
     for age, session in enumerate(sessions):

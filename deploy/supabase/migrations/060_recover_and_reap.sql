@@ -2,7 +2,8 @@
 -- what nothing will ever run. Neither waits for a lock below the ledger. Each session is a savepoint of its own:
 -- one that cannot be settled is set aside for a person and holds up no other.
 
--- Sessions whose lease ran out, whatever their holder was doing. Each is offered to whoever asks first (the
+-- Sessions whose lease ran out at least 2 seconds ago by the database's clock, whatever their holder was doing:
+-- a renewal that was sent in time may wait for the pooler, a lock or the disk before it counts. Each is offered to whoever asks first (the
 -- old holder included, should it still live) and not looked at again before the grace is over, so that its
 -- task is published once. The session itself stays as it is. Oldest first, at most 1,000.
 -- Answers [{channel, session_id, task, attempt}].
@@ -17,7 +18,7 @@ declare
 begin
   for v_row in
     select * from public.generation_ledger l
-     where l.state <> 'settled' and l.lease_expires_at <= v_now
+     where l.state <> 'settled' and l.lease_expires_at <= v_now - interval '2 seconds'
      order by l.lease_expires_at
      limit least(greatest(p_limit, 0), 1000)
        for no key update skip locked

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 import redis
@@ -19,7 +19,7 @@ import redis.asyncio
 from pydantic import SecretStr
 
 from wearon_service_kit import redis_clients
-from wearon_service_kit.redis_clients import connect, connect_async
+from wearon_service_kit.redis_clients import KEEPALIVE, connect, connect_async
 
 
 class Certificate(Protocol):
@@ -98,7 +98,7 @@ def test_a_secret_url_is_accepted(url: str) -> None:
 
 def test_async_client(url: str) -> None:
     async def scenario() -> None:
-        client = connect_async(url, name="generator-slots", block_seconds=1)
+        client = connect_async(url, name="generator-slots")
         await client.set("k", b"\xff")
         assert await client.get("k") == b"\xff"
         assert "generator-slots" in {entry["name"] for entry in await client.client_list()}
@@ -108,17 +108,18 @@ def test_async_client(url: str) -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.slow
-def test_a_blocking_pop_longer_than_redis_pys_own_limit_ends_empty_handed(url: str) -> None:
-    client = connect(url, name="t", block_seconds=6)
-    started = time.monotonic()
-    assert client.blmove("empty", "in-flight", 6, "RIGHT", "LEFT") is None
-    assert time.monotonic() - started >= 5.9
+def test_the_kernel_asks_a_silent_server_whether_it_is_still_there(url: str) -> None:
+    client = connect(url, name="t")
+    pool = client.connection_pool
+    connection: Any = pool.get_connection()
+    for option, value in KEEPALIVE.items():
+        assert connection._sock.getsockopt(socket.IPPROTO_TCP, option) == value
+    pool.release(connection)
     client.close()
 
 
 def test_options_in_the_url_cannot_undo_the_limits(url: str) -> None:
-    client = connect(f"{url}?socket_timeout=0.1&decode_responses=true&protocol=3", name="t", block_seconds=1)
+    client = connect(f"{url}?socket_timeout=0.1&decode_responses=true&protocol=3", name="t")
     assert client.blpop(["nothing"], timeout=1) is None
     client.set("k", b"\xff")
     assert client.get("k") == b"\xff"
@@ -190,9 +191,9 @@ def test_rediss_verifies_the_server(certificate: Certificate) -> None:
 
 
 def test_more_connections_than_redis_pys_own_limit_of_100(url: str) -> None:
-    client = connect(url, name="many", block_seconds=10)
+    client = connect(url, name="many")
     client.delete("jobs")
-    waiting = [threading.Thread(target=client.blpop, args=(["jobs"], 10), daemon=True) for _ in range(130)]
+    waiting = [threading.Thread(target=client.blpop, args=(["jobs"], 4), daemon=True) for _ in range(130)]
     for thread in waiting:
         thread.start()
     deadline = time.monotonic() + 10

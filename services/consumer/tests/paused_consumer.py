@@ -35,8 +35,8 @@ class PausingInFlight(InFlight):
             self.pause_at("taken")
         return answer
 
-    def wait(self) -> None:
-        super().wait()
+    def wait(self, *arguments: Any) -> None:
+        super().wait(*arguments)
         if self._client.llen(self.name):
             self.pause_at("popped")
 

@@ -17,7 +17,7 @@ from wearon_consumer.celery_messages import CeleryMessages
 from wearon_consumer.inflight import InFlight, Limits, Turn
 from wearon_consumer.metrics import Metrics
 from wearon_consumer.timing import ConsumerTiming
-from wearon_contracts.queues import CELERY_QUEUE, TASK_LIST, consumer_heartbeat, inflight_list
+from wearon_contracts.queues import CELERY_QUEUE, TASK_LIST, TASKS_AHEAD, consumer_heartbeat, inflight_list
 from wearon_local.processes import wait_until
 
 from .lab import Lab, encode, new_task
@@ -188,6 +188,36 @@ def test_late_pop_of_a_closed_connection_keeps_its_element(lab: Lab) -> None:
     assert lab.published_ids() == ids
 
 
+def test_idle_consumer_keeps_what_came_and_a_dead_one_loses_it_after_a_grace(lab: Lab) -> None:
+    idle, other = (InFlight(lab.redis, name, TIMING, LIMITS) for name in ("idle", "other"))
+    assert idle.turn("1").elements == []
+    assert idle.still_idle()
+    assert lab.redis.pttl(consumer_heartbeat("idle")) > TIMING.idle_wait * 1000
+    element = encode(new_task())
+    lab.redis.lpush(inflight_list("idle"), element)  # as a blocking pop does
+    assert not idle.still_idle()
+    assert other.recover_some() == {}
+    assert 0 < lab.redis.pttl(consumer_heartbeat("idle")) <= TIMING.idle_grace * 1000
+    assert idle.turn("2").elements == [element], "it lives, and took it in time"
+    assert other.recover_some() == {}
+    assert lab.redis.pttl(consumer_heartbeat("idle")) > TIMING.idle_grace * 1000
+    lab.expire_heartbeats()
+    assert other.recover_some() == {"idle": 1}
+
+
+def test_consumer_beside_waiting_lanes_does_not_call_itself_idle(lab: Lab) -> None:
+    inflight = InFlight(lab.redis, "me", TIMING, LIMITS)
+    assert inflight.turn("1").waiting_in_lanes == 0
+    lab.redis.set(TASKS_AHEAD, 0)
+    lab.push_tasks(2)
+    load = builder().build("2", inflight.turn("2").elements).load
+    turn = inflight.turn("3", load)
+    assert (turn.elements, turn.waiting_in_lanes) == ([], 2)
+    assert not inflight.still_idle()
+    assert inflight.turn("4").waiting_in_lanes == 2
+    assert lab.redis.pttl(consumer_heartbeat("me")) <= TIMING.heartbeat_ttl * 1000
+
+
 def test_batch_is_refused_after_the_heartbeat_ended(lab: Lab) -> None:
     inflight = InFlight(lab.redis, "me", TIMING, LIMITS)
     lab.push_tasks(1)
@@ -211,7 +241,7 @@ class UnluckyInFlight(InFlight):
             raise KeyError("unexpected")
         return super().turn(*arguments, **more)
 
-    def wait(self) -> None:
+    def wait(self, *arguments: Any) -> None:
         self.when_idle()
 
 

@@ -36,6 +36,8 @@ def _picture() -> bytes:
 PICTURE: Final = _picture()
 """The least that can be delivered."""
 SETTLED: Final = ("completed", "failed")
+MARGIN: Final = 2.0
+"""Seconds that `generation_recover` leaves a holder after its lease."""
 
 Answer = dict[str, Any]
 
@@ -423,7 +425,7 @@ class InMemoryDatabase:
     def _recover(self, limit: int, grace_seconds: int) -> list[Answer]:
         found: list[Answer] = []
         for row in self.rows.values():
-            if row.state == "settled" or self._lease_runs(row) or len(found) == limit:
+            if row.state == "settled" or self._lease_runs(row, MARGIN) or len(found) == limit:
                 continue
             self.settle_if_overtaken(row)
             if row.state != "settled":
@@ -438,8 +440,8 @@ class InMemoryDatabase:
                 )
         return found
 
-    def _lease_runs(self, row: LedgerRow) -> bool:
-        return row.lease_expires_at is not None and row.lease_expires_at > self._clock()
+    def _lease_runs(self, row: LedgerRow, margin: float = 0.0) -> bool:
+        return row.lease_expires_at is not None and row.lease_expires_at + margin > self._clock()
 
     @staticmethod
     def _is_current(row: LedgerRow, holder: str, attempt: int) -> bool:

@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from wearon_generator.breaker import PAUSE_SECONDS, TRIPS_AFTER, ProviderBreaker
 from wearon_generator.metrics import Metrics
+from wearon_generator.pace import Pace
 from wearon_generator.refusals import Refusal
 from wearon_service_kit.redis_clients import connect_async
 
@@ -19,7 +20,7 @@ NO_MONEY = Refusal.NO_MONEY
 async def _replicas(url: str) -> AsyncIterator[tuple[Redis, ProviderBreaker, ProviderBreaker]]:
     redis = connect_async(url, name="test")
     one, other = (
-        ProviderBreaker(redis, name, "scope", Metrics(CollectorRegistry()), probe_seconds=330)
+        ProviderBreaker(redis, name, "scope", Metrics(CollectorRegistry()), Pace(), probe_seconds=330)
         for name in ("one", "other")
     )
     try:
@@ -180,7 +181,9 @@ def test_replica_with_another_model_does_not_wait_for_the_old_ones_breaker(redis
             for _ in range(TRIPS_AFTER):
                 await one.refused(NO_MONEY)
             assert await _admitted(
-                ProviderBreaker(redis, "new", "other scope", Metrics(CollectorRegistry()), probe_seconds=330)
+                ProviderBreaker(
+                    redis, "new", "other scope", Metrics(CollectorRegistry()), Pace(), probe_seconds=330
+                )
             )
 
     asyncio.run(run())

@@ -185,7 +185,7 @@ def test_job_of_a_killed_replica_completes_in_quarantine() -> None:
         await house.until(lambda: house.provider.called_at)
         job.cancel()
         await asyncio.wait({job})
-        house.database.row(task).lease_expires_at = 0.0
+        house.database.row(task).lease_expires_at = -10.0
         assert await house.run(task, returned=True) == Done(Outcome.COMPLETED)
         assert house.metric("quarantined_total", company="few") == 1
 

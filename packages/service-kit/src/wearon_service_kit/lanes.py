@@ -186,9 +186,11 @@ return feed(20)
 """)
 
 ANNOUNCE: Final = lane_script("""
--- ARGV how many tasks generators want ahead
+-- ARGV how many tasks generators want ahead; returns 0 if no task waits in any lane
 call('SET', AHEAD, ARGV[1])
-return feed(200)
+if call('EXISTS', TURNS, PARKED) == 0 then return 0 end
+feed(200)
+return 1
 """)
 
 DRAIN: Final = lane_script("""

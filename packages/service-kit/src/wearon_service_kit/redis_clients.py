@@ -6,8 +6,8 @@ What redis-py 8.1 does unless told otherwise, and what is done here instead:
   (`Redis.__init__`, `retry`). The first one may have been executed: a repeated LPUSH pushes twice, a repeated
   BLMOVE moves a second element that nobody looks at. Here a command is sent once and the error is raised;
   the caller knows whether it may be repeated, and backs off on its own terms.
-- `socket_timeout` is 5 s, so a blocking pop of 5 s or more raises instead of returning None and may lose the
-  element. Here it is always `block_seconds` plus 5 s.
+- A connection that died without a word (a NAT or load balancer forgot it) is noticed by TCP's keepalive after
+  two hours. Here after 14 s, so that a blocking pop may be long.
 - Options in the URL's query win over arguments. Here `redis_address` says which are used; the limits are not
   among them, so that no URL can undo them.
 - A server that refuses CLIENT SETNAME (some proxies do) gets no connection. Here it gets one without a name.
@@ -17,6 +17,7 @@ What redis-py 8.1 does unless told otherwise, and what is done here instead:
 
 from __future__ import annotations
 
+import socket
 from functools import lru_cache
 from typing import Any, Final
 
@@ -34,19 +35,24 @@ from wearon_service_kit.redis_address import RedisAddress, parse_redis_url
 
 _log = structlog.get_logger(__name__)
 
-ANSWER_SECONDS: Final = 5.0  # how long an answer may take beyond the time the command itself may block
+ANSWER_SECONDS: Final = 5.0  # how long an answer may take; who sends a blocking command waits for it himself
 CONNECT_SECONDS: Final = 5.0
 SENTINEL_CONNECT_SECONDS: Final = 1.0  # Sentinels are asked one after the other, and one may be down
 MAX_CONNECTIONS: Final = 1024  # redis-py raises beyond 100, fewer than a generator has jobs
-HEALTH_CHECK_SECONDS: Final = 15  # a connection idle for longer is tested with a PING before it is used
+HEALTH_CHECK_SECONDS: Final = 60  # a connection idle for longer is tested with a PING before it is used
+KEEPALIVE: Final = {
+    getattr(socket, option): value
+    for option, value in (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 3), ("TCP_KEEPCNT", 3))
+    if hasattr(socket, option)
+}
+"""Socket options: after 5 s of silence the kernel asks the other side, after three times 3 s it gives up."""
 
 
-def connect(url: str | SecretStr, *, name: str, block_seconds: float = 0) -> redis.Redis:
+def connect(url: str | SecretStr, *, name: str) -> redis.Redis:
     """A client for threads; opens no connection yet, later as many as are used at once.
 
     `url`: what `parse_redis_url` reads; behind Sentinel each new connection asks for the primary.
     `name` shows in CLIENT LIST where the server allows that; no spaces.
-    `block_seconds`: the longest time any blocking command of this client asks for; 0 when it sends none.
     Commands raise redis.ConnectionError or redis.TimeoutError; whether they were executed is then unknown.
     """
     address = parse_redis_url(_plain(url))
@@ -62,7 +68,7 @@ def connect(url: str | SecretStr, *, name: str, block_seconds: float = 0) -> red
 
     options: dict[str, Any] = {
         **address.connection_options(),
-        **_limits(block_seconds),
+        **_limits(),
         "retry": Retry(NoBackoff(), 0),
         "redis_connect_func": say_name,
     }
@@ -76,7 +82,7 @@ def connect(url: str | SecretStr, *, name: str, block_seconds: float = 0) -> red
     return redis.Redis.from_pool(redis.ConnectionPool(host=host, port=port, **options))
 
 
-def connect_async(url: str | SecretStr, *, name: str, block_seconds: float = 0) -> redis.asyncio.Redis:
+def connect_async(url: str | SecretStr, *, name: str) -> redis.asyncio.Redis:
     """The same for one asyncio event loop; end it with `await client.aclose()`."""
     address = parse_redis_url(_plain(url))
     _warn_of_ignored(address.ignored)
@@ -91,7 +97,7 @@ def connect_async(url: str | SecretStr, *, name: str, block_seconds: float = 0) 
 
     options: dict[str, Any] = {
         **address.connection_options(),
-        **_limits(block_seconds),
+        **_limits(),
         "retry": AsyncRetry(NoBackoff(), 0),
         "redis_connect_func": say_name,
     }
@@ -105,11 +111,12 @@ def connect_async(url: str | SecretStr, *, name: str, block_seconds: float = 0) 
     return redis.asyncio.Redis.from_pool(redis.asyncio.ConnectionPool(host=host, port=port, **options))
 
 
-def _limits(block_seconds: float) -> dict[str, Any]:
+def _limits() -> dict[str, Any]:
     return {
-        "socket_timeout": block_seconds + ANSWER_SECONDS,
+        "socket_timeout": ANSWER_SECONDS,
         "socket_connect_timeout": CONNECT_SECONDS,
         "socket_keepalive": True,
+        "socket_keepalive_options": KEEPALIVE,
         "max_connections": MAX_CONNECTIONS,
         "health_check_interval": HEALTH_CHECK_SECONDS,
         "protocol": 2,

@@ -39,7 +39,7 @@ def main(
     timing = timing or ConsumerTiming()
     settings = load_settings(ConsumerSettings)
     configure_logging("consumer", settings.log_level, settings.log_format, secrets=settings.secret_values())
-    client = connect(settings.redis_url, name="wearon-consumer", block_seconds=timing.wait)
+    client = connect(settings.redis_url, name="wearon-consumer")
     refuse_unsuitable(client)
     consumer_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     registry = CollectorRegistry()

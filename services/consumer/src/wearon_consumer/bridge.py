@@ -19,7 +19,7 @@ from wearon_contracts.tasks import GenerationTask
 from wearon_service_kit.connection_errors import why_unreachable
 from wearon_service_kit.pauses import growing_pause
 
-_NAP_SECONDS: Final = 0.1  # a pause is slept in naps of this length, so that a stop is noticed
+_NAP_SECONDS: Final = 0.1  # a pause or a wait is made of naps of this length, so that a stop is noticed
 
 _log = structlog.get_logger(__name__)
 
@@ -41,6 +41,7 @@ class Bridge:
         self._next_recovery = 0.0
         self._invalid_in_a_row = 0
         self._intake_stopped = b""
+        self._waiting_in_lanes = 0
         self._last_progress = -math.inf
         self._last_failure = "Redis has not answered yet"
         self._stopping = False
@@ -74,8 +75,7 @@ class Bridge:
         self._shut_down()
 
     def _turn(self) -> None:
-        if time.monotonic() >= self._next_recovery:
-            self._recover()
+        self._recover_if_due()
         ticket = self._next_ticket()
         elements = self._exchange(ticket)
         if elements:
@@ -85,9 +85,27 @@ class Bridge:
         self._report()
         if self._intake_stopped:
             self._sleep(self._timing.wait)
-        elif not self._stopping:
-            self._inflight.wait()
+        else:
+            self._wait()
+
+    def _wait(self) -> None:
+        """Return when an element is in flight, or the lanes may have to be fed again."""
+        while not self._stopping:
+            lanes_want_feeding = self._waiting_in_lanes > 0
+            seconds = self._timing.wait if lanes_want_feeding else self._timing.idle_wait
+            waits_until = time.monotonic() + seconds
+            self._inflight.wait(seconds, self._look)
             self._progressed()
+            if time.monotonic() < waits_until or lanes_want_feeding or not self._inflight.still_idle():
+                return
+
+    def _look(self) -> float | None:
+        """What is done while the loop waits; seconds until it is done again, None to wait no more."""
+        if self._stopping:
+            return None
+        if self._recover_if_due():
+            self._progressed()
+        return _NAP_SECONDS if self._inflight.recovery_round_done else 0.0
 
     def _exchange(self, ticket: str, *, room: int = BATCH_ELEMENTS) -> list[bytes]:
         """Hand the batch on, if there is one, and take the next. Log the one before while Redis is busy."""
@@ -107,6 +125,7 @@ class Bridge:
 
     def _note_intake(self, turn: Turn) -> None:
         self._invalid_in_a_row = turn.invalid_in_a_row
+        self._waiting_in_lanes = turn.waiting_in_lanes
         self._metrics.refused_in_a_row.set(turn.invalid_in_a_row)
         if bool(turn.intake_stopped) != bool(self._intake_stopped):
             self._intake_stopped = turn.intake_stopped
@@ -160,12 +179,16 @@ class Bridge:
             generator_notified=notified,
         )
 
-    def _recover(self) -> None:
+    def _recover_if_due(self) -> bool:
+        """Whether it was."""
+        if time.monotonic() < self._next_recovery:
+            return False
         for consumer_id, elements in self._inflight.recover_some().items():
             self._metrics.recovered.inc(elements)
             _log.warning("elements_recovered", elements=elements, dead_consumer=consumer_id)
         if self._inflight.recovery_round_done:
             self._next_recovery = time.monotonic() + self._timing.recovery_interval
+        return True
 
     def _progressed(self) -> None:
         self._last_progress = time.monotonic()

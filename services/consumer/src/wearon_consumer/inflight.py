@@ -2,7 +2,7 @@
 
 Each step is one Lua script, so it happens as a whole or not at all, and each may be repeated after a lost
 answer. A consumer owns its in-flight list as long as its heartbeat key stands. The key expires by itself; its
-value names the batch being worked on by a ticket, and the last one that was handed on.
+value names the batch being worked on by a ticket, or is `idle`, and the last one that was handed on.
 
   turn      1. only if the heartbeat still names the batch: puts its tasks into their lanes, its invalid
                elements into the dead letters, and removes its elements from the list
@@ -12,7 +12,10 @@ value names the batch being worked on by a ticket, and the last one that was han
                An element over 1 MiB is cut to its head there, so that no consumer ever loads it.
                Too many invalid elements in a row, or too many bytes of dead letters, stop the intake of all
                consumers: what is in flight goes back, and nothing is taken until the operator deletes the key
-  recover   only while there is no heartbeat: puts the list back where it came from, in its old order
+            4. if there is none and nothing waits in lanes, says so in the heartbeat, which then stands longer
+  recover   only while there is no heartbeat: puts the list back where it came from, in its old order.
+            An idle consumer that has something in flight is about to look at it, or dead: its heartbeat is
+            cut short
 
 So a consumer that was paused past its heartbeat either still finds its batch untouched, or is refused because
 another one may have recovered the elements: nothing is lost and nothing is published twice.
@@ -20,9 +23,9 @@ another one may have recovered the elements: nothing is lost and nothing is publ
 
 from __future__ import annotations
 
-import os
+import socket
+import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
@@ -38,6 +41,7 @@ from wearon_contracts.queues import (
     INFLIGHT_PREFIX,
     INTAKE_STOPPED,
     INVALID_IN_A_ROW,
+    LANE_PARKED,
     LANE_TURNS,
     STORE_SHARE,
     TASK_LIST,
@@ -49,11 +53,14 @@ from wearon_contracts.queues import (
 )
 from wearon_contracts.tasks import MAX_READABLE_BYTES, MAX_TASK_BYTES, Channel
 from wearon_service_kit.lanes import lane_script
+from wearon_service_kit.redis_clients import ANSWER_SECONDS
 
 BATCH_ELEMENTS: Final = 100
 BATCH_BYTES: Final = 1024 * 1024
 """A batch ends with the element that reaches this size, so that huge elements come one at a time."""
 _SCAN_KEYS: Final = 1000
+_HEAD_BYTES: Final = 64  # holds the first line of any answer to a blocking pop
+_SHORTEST_LOOK: Final = 0.001  # seconds; a socket with a time limit of 0 does not wait at all
 
 # Sent as EVAL, not EVALSHA: a restarted server has forgotten scripts, and beside a batch it costs nothing.
 _TURN: Final = lane_script("""
@@ -64,7 +71,7 @@ _TURN: Final = lane_script("""
 --      tasks for the lanes (four lines each: lane, session id, created at, message),
 --      1 if one of its elements is valid, invalid elements after the last valid one,
 --      limit of invalid in a row, limit of bytes of dead letters, time and consumer for the operator,
---      longest element to read, bytes kept of a longer one, store share
+--      longest element to read, bytes kept of a longer one, store share, idle heartbeat ms
 local function push(list, lines)
   local bytes = 0
   for line in string.gmatch(lines, '[^\\n]+') do
@@ -120,7 +127,9 @@ call('SET', KEYS[3], ARGV[2] .. ' ' .. (last or '-'), 'PX', ARGV[1])
 call('SET', KEYS[11], ARGV[19])
 feed(200)
 local stopped = call('GET', KEYS[10]) or ''
-local answer, bytes = {outcome, stopped, tonumber(call('GET', KEYS[9]) or 0)}, 0
+local waiting = 0
+for i = 13, #KEYS - 2 do waiting = waiting + call('ZCARD', KEYS[i]) end
+local answer, bytes = {outcome, stopped, tonumber(call('GET', KEYS[9]) or 0), waiting}, 0
 if stopped ~= '' then
   while call('LMOVE', KEYS[2], KEYS[1], 'LEFT', 'RIGHT') do end
   return answer
@@ -135,17 +144,27 @@ local function add(element, index)
 end
 local held = call('LRANGE', KEYS[2], 0, -1)
 for i = #held, 1, -1 do add(held[i], i - 1) end
-while #answer < 3 + tonumber(ARGV[3]) and bytes < tonumber(ARGV[4]) do
+while #answer < 4 + tonumber(ARGV[3]) and bytes < tonumber(ARGV[4]) do
   local element = call('LMOVE', KEYS[1], KEYS[2], 'RIGHT', 'LEFT')
   if not element then break end
   add(element, 0)
+end
+if #answer == 4 and waiting == 0 then
+  call('SET', KEYS[3], 'idle ' .. (last or '-'), 'PX', ARGV[20])
 end
 return answer
 """)
 
 _RECOVER: Final = """
--- KEYS task list, in-flight list, heartbeat
-if redis.call('EXISTS', KEYS[3]) == 1 then return 0 end
+-- KEYS task list, in-flight list, heartbeat; ARGV ms that an idle consumer has to look at its list
+local beat = redis.call('GET', KEYS[3])
+if beat then
+  local idle = string.sub(beat, 1, 5) == 'idle '
+  if idle and redis.call('LLEN', KEYS[2]) > 0 and redis.call('PTTL', KEYS[3]) > tonumber(ARGV[1]) then
+    redis.call('PEXPIRE', KEYS[3], ARGV[1])
+  end
+  return 0
+end
 local recovered = 0
 while redis.call('LMOVE', KEYS[2], KEYS[1], 'LEFT', 'RIGHT') do recovered = recovered + 1 end
 return recovered
@@ -199,13 +218,14 @@ class Turn:
     """Why no consumer takes elements, as the JSON in Redis; empty if they do."""
     invalid_in_a_row: int = 0
     """Of all consumers together."""
+    waiting_in_lanes: int = 0
+    """Tasks that wait for their turn."""
 
 
 class InFlight:
     """One consumer's share of the queue. All methods raise redis.RedisError, and may then be repeated."""
 
     def __init__(self, client: redis.Redis, consumer_id: str, timing: ConsumerTiming, limits: Limits) -> None:
-        """`client` must allow for blocking commands of `timing.wait` seconds."""
         self._client = client
         self._timing = timing
         self._limits = limits
@@ -254,12 +274,13 @@ class InFlight:
         arguments += [self._limits.max_invalid_in_a_row, self._limits.max_dead_letter_bytes]
         arguments += [datetime.now(UTC).isoformat(timespec="seconds"), self.consumer_id]
         arguments += [MAX_READABLE_BYTES, MAX_TASK_BYTES, self._limits.store_share]
+        arguments += [round(self._timing.idle_heartbeat_ttl * 1000)]
         pool = self._client.connection_pool
         connection = pool.get_connection()
         try:
             connection.send_command("EVAL", _TURN, len(keys), *keys, *arguments)  # type: ignore[no-untyped-call]
             meanwhile()
-            handed_on, intake_stopped, invalid_in_a_row, *elements = connection.read_response()
+            handed_on, stopped, invalid_in_a_row, waiting, *elements = connection.read_response()
         except redis.ResponseError:
             raise
         except BaseException:
@@ -268,35 +289,38 @@ class InFlight:
             raise
         finally:
             pool.release(connection)
-        return Turn(bool(handed_on), elements, intake_stopped, invalid_in_a_row)
+        return Turn(bool(handed_on), elements, stopped, invalid_in_a_row, waiting)
 
-    def wait(self) -> None:
-        """Return when an element has come in flight, or else after `timing.wait` seconds.
+    def wait(self, seconds: int, look: Callable[[], float | None]) -> None:
+        """Return when an element has come in flight, or else after so many seconds.
 
-        The element itself stays in Redis, because it may be larger than this process's memory: the answer to
-        the pop is skipped, and the one to an ECHO behind it tells that the pop has ended. A server or proxy
-        without CLIENT REPLY answers both, and an error of the pop shows in the turn that follows.
+        `look` is called from time to time and says in how many seconds again; None ends the wait at once.
         """
         pool = self._client.connection_pool
-        connection = pool.get_connection()
-        token = os.urandom(8).hex()
-        pop = ("BLMOVE", TASK_LIST, self.name, "RIGHT", "LEFT", self._timing.wait)
+        connection: Any = pool.get_connection()
         try:
-            connection.send_packed_command(
-                connection.pack_commands([("CLIENT", "REPLY", "SKIP"), pop, ("ECHO", token)])  # type: ignore[no-untyped-call]
-            )
-            while True:
-                with suppress(redis.ResponseError):
-                    if connection.read_response() == token.encode():
-                        return
-        except BaseException:
-            connection.disconnect()  # type: ignore[no-untyped-call]
+            connection.send_command("BLMOVE", TASK_LIST, self.name, "RIGHT", "LEFT", seconds)
+            if not _answered(connection._sock, seconds + ANSWER_SECONDS, look):
+                connection.disconnect()
+        except BaseException as error:
+            connection.disconnect()
+            if isinstance(error, OSError):
+                raise redis.ConnectionError(str(error)) from error
             raise
         finally:
             pool.release(connection)
 
+    def still_idle(self) -> bool:
+        """Whether nothing has come, in flight or into a lane. Renews the heartbeat of an idle consumer."""
+        with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.pexpire(self._heartbeat, round(self._timing.idle_heartbeat_ttl * 1000))
+            pipeline.llen(self.name)
+            pipeline.exists(LANE_TURNS, LANE_PARKED)
+            stands, in_flight, lanes = pipeline.execute()
+        return bool(stands) and not in_flight and not lanes
+
     def recover_some(self) -> dict[str, int]:
-        """Put back what consumers without a heartbeat had taken: how many elements, by consumer id.
+        """Put back what other consumers without a heartbeat had taken: how many elements, by consumer id.
 
         Looks at one page of the key space; `recovery_round_done` tells when the last one was seen.
         """
@@ -306,9 +330,12 @@ class InFlight:
         self._scan_cursor, lists = page
         recovered = {}
         for name in lists:
+            if name == self.name.encode():
+                continue
             consumer_id = name.decode(errors="surrogateescape").removeprefix(INFLIGHT_PREFIX)
             heartbeat = consumer_heartbeat(consumer_id).encode(errors="surrogateescape")
-            count: Any = self._client.eval(_RECOVER, 3, TASK_LIST, name, heartbeat)
+            grace = round(self._timing.idle_grace * 1000)
+            count: Any = self._client.eval(_RECOVER, 3, TASK_LIST, name, heartbeat, str(grace))
             if count:
                 recovered[consumer_id] = count
         return recovered
@@ -325,5 +352,45 @@ class InFlight:
         """End the heartbeat and put back what is still in flight. Returns how many elements that were."""
         with self._client.pipeline(transaction=True) as pipeline:
             pipeline.delete(self._heartbeat)
-            pipeline.eval(_RECOVER, 3, TASK_LIST, self.name, self._heartbeat)
+            pipeline.eval(_RECOVER, 3, TASK_LIST, self.name, self._heartbeat, "0")
             return int(pipeline.execute()[1])
+
+
+def _answered(sock: socket.socket, patience: float, look: Callable[[], float | None]) -> bool:
+    """Wait for the answer to a blocking pop; whether it was read to its end, so that `sock` may go on in use.
+
+    The element stays in Redis too, and may be larger than this process's memory, so no more than the length
+    of a large one is read. An error shows in the turn that follows. Raises OSError, `redis.TimeoutError`, and
+    what `look` raises.
+    """
+    give_up_at = time.monotonic() + patience
+    usual = sock.gettimeout()
+    pause = 0.0
+    while True:
+        sock.settimeout(max(pause, _SHORTEST_LOOK))
+        try:
+            head = sock.recv(_HEAD_BYTES)
+            break
+        except TimeoutError:
+            next_look = look()
+            if next_look is None:
+                return False
+            if time.monotonic() > give_up_at:
+                raise redis.TimeoutError("Redis did not answer the blocking pop in time") from None
+            pause = next_look
+    sock.settimeout(usual)
+    line, end, rest = head.partition(b"\r\n")
+    if not head:
+        raise ConnectionResetError("Redis closed the connection")
+    if not end or not line.startswith((b"$", b"*")):
+        return False
+    length = int(line[1:])
+    if length > MAX_READABLE_BYTES:
+        return False
+    left = length + 2 - len(rest) if length >= 0 else 0
+    while left > 0:
+        chunk = sock.recv(min(left, MAX_READABLE_BYTES))
+        if not chunk:
+            raise ConnectionResetError("Redis closed the connection")
+        left -= len(chunk)
+    return True

@@ -10,15 +10,18 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
 
+import redis
 import structlog
 from celery import signals
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from redis.exceptions import RedisError
 
 from wearon_generator.bootstrap import bootstrap
-from wearon_generator.celery_app import forget_client_name
+from wearon_generator.celery_app import BROKER_POP_SECONDS, end_blocking_pops, forget_client_name
 from wearon_generator.runtime import Bootstrap, Runtime
 from wearon_generator.settings import GeneratorSettings
 from wearon_generator.timing import Timing
@@ -31,6 +34,7 @@ from wearon_service_kit.settings import load_settings
 log = structlog.get_logger()
 
 _LOOK_AGAIN_SECONDS: Final = 5.0
+_UNBLOCK_SECONDS: Final = 0.3
 _M_ARENA_MAX: Final = -8
 
 
@@ -54,10 +58,10 @@ def main(
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     runtime = Runtime(settings, registry, timing=timing, build=build)
-    with connect(settings.redis_url, name="wearon-generator-start") as client:
-        refuse_unsuitable(client)
-        if not takes_client_names(client):
-            forget_client_name(runtime.celery)
+    client = connect(settings.redis_url, name="wearon-generator-start")
+    refuse_unsuitable(client)
+    if not takes_client_names(client):
+        forget_client_name(runtime.celery)
     worker_ready = threading.Event()
     checks = {
         "worker": lambda: CheckResult(worker_ready.is_set(), "" if worker_ready.is_set() else "not started"),
@@ -72,7 +76,7 @@ def main(
         if not _wait_until_ready(runtime):
             return 0
         runtime.start()
-        exit_code = _run_worker(runtime, worker_ready)
+        exit_code = _run_worker(runtime, worker_ready, client)
         runtime.stop()
         log.info("generator_stopped", replica=runtime.replica)
     return exit_code
@@ -109,7 +113,15 @@ def _wait_until_ready(runtime: Runtime) -> bool:
     return False
 
 
-def _run_worker(runtime: Runtime, worker_ready: threading.Event) -> int:
+def _run_worker(runtime: Runtime, worker_ready: threading.Event, client: redis.Redis) -> int:
+    def stop_popping() -> None:
+        """Celery waits for the answer of the pop that it has sent."""
+        until = time.monotonic() + BROKER_POP_SECONDS
+        while time.monotonic() < until:
+            with suppress(RedisError):  # some servers refuse it: the pop ends by itself then
+                end_blocking_pops(client, runtime.broker_client)
+            time.sleep(_UNBLOCK_SECONDS)
+
     def on_ready(**_: Any) -> None:
         worker_ready.set()
         log.info("worker_ready", replica=runtime.replica)
@@ -119,6 +131,7 @@ def _run_worker(runtime: Runtime, worker_ready: threading.Event) -> int:
         log.info("worker_stopping", replica=runtime.replica)
         runtime.begin_stopping()
         threading.Thread(target=_end_by_force, args=(runtime,), name="end-by-force", daemon=True).start()
+        threading.Thread(target=stop_popping, name="stop-popping", daemon=True).start()
 
     def keep_our_logging(**_: Any) -> None:
         """A receiver of this signal is what stops Celery from setting up logging of its own."""

@@ -31,6 +31,7 @@ from wearon_generator.metrics import MeanOfStep, Metrics, gauge_value
 from wearon_generator.model_watch import ModelWatch
 from wearon_generator.models import find_model
 from wearon_generator.openai_provider import OpenAIProvider, connect_openai
+from wearon_generator.pace import Pace
 from wearon_generator.presence import Presence
 from wearon_generator.provider import Provider
 from wearon_generator.queue_scan import QueueScan
@@ -188,8 +189,9 @@ async def bootstrap(
         )
 
     store = store_through(supabase)
+    pace = Pace()
     guard = breaker or ProviderBreaker(
-        redis, replica, provider_scope(settings), metrics, probe_seconds=timing.probe
+        redis, replica, provider_scope(settings), metrics, pace, probe_seconds=timing.probe
     )
     memory = MemoryBudget.of((settings.memory_limit_mb or 0) * MB or memory_limit())
     stopping = Stopping(clock, timing.stop_patience)
@@ -206,7 +208,7 @@ async def bootstrap(
 
     with_fallback = ProviderWithFallback(*((provider, None) if provider else _connect_provider(settings)))
     model_watch = ModelWatch(with_fallback, metrics, clock, now, refused_because=lambda: guard.reason)
-    presence = Presence(redis, replica, describe)
+    presence = Presence(redis, replica, pace, describe)
 
     async def admission() -> None:
         await presence.wait_until_resumed()
@@ -220,7 +222,7 @@ async def bootstrap(
         unused=guard.inconclusive,
         given=guard.given_to,
     )
-    in_redis = Lanes(redis, settings.generations_per_minute, MeanOfStep(metrics.steps, "images"))
+    in_redis = Lanes(redis, settings.generations_per_minute, pace, MeanOfStep(metrics.steps, "images"))
     workshop = Workshop(
         ledger=ledger,
         store=store,
@@ -287,7 +289,7 @@ async def bootstrap(
         redis=redis,
         ledger=ledger,
         store=store,
-        jobs=JobRunner(workshop, leases, rejections, replica=replica),
+        jobs=JobRunner(workshop, leases, rejections, pace, replica=replica),
         rejections=rejections,
         presence=presence,
         breaker=guard,

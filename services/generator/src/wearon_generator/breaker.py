@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from wearon_generator.metrics import Metrics
+from wearon_generator.pace import Pace
 from wearon_generator.refusals import Refusal
 from wearon_service_kit.background import Background
 
@@ -68,13 +69,14 @@ class ProviderBreaker:
     """
 
     def __init__(
-        self, redis: Redis, replica: str, scope: str, metrics: Metrics, *, probe_seconds: int
+        self, redis: Redis, replica: str, scope: str, metrics: Metrics, pace: Pace, *, probe_seconds: int
     ) -> None:
         """`probe_seconds`: after so long a probe that has said nothing is forgotten."""
         self._redis = redis
         self._replica = replica
         self._probe_seconds = probe_seconds
         self._metrics = metrics
+        self._pace = pace
         self.pause_key = f"{KEY_PREFIX}{scope}:pause"
         self._probe_key = f"{KEY_PREFIX}{scope}:probe"
         self._keys = [f"{KEY_PREFIX}{scope}:state", self.pause_key, self._probe_key]
@@ -171,7 +173,10 @@ class ProviderBreaker:
                 failures, reason = await self._redis.hmget(state_key, ["failures", "reason"])
                 is_open = int(failures or 0) >= TRIPS_AFTER and await self._redis.exists(*waits_for)
                 self._show(reason.decode() if is_open and isinstance(reason, bytes) else None)
-            await asyncio.sleep(_LOOK_SECONDS)
+            if self.reason is None:
+                await self._pace.pause(_LOOK_SECONDS)
+            else:
+                await asyncio.sleep(_LOOK_SECONDS)
 
     def _show(self, reason: str | None) -> None:
         self.reason = reason

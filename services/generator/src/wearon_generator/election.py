@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final
 
 import structlog
 from redis.asyncio import Redis
 
 from wearon_contracts.queues import SWEEPER_KEY
+from wearon_generator.timing import Clock
 
 log = structlog.get_logger()
 
@@ -32,12 +34,14 @@ class Election:
     Methods raise `RedisError` when Redis is unavailable.
     """
 
-    def __init__(self, redis: Redis, replica: str, seconds: float) -> None:
+    def __init__(self, redis: Redis, replica: str, seconds: float, clock: Clock = time.monotonic) -> None:
         """`seconds`: for which a replica is elected."""
         self._redis = redis
         self._replica = replica
-        self._milliseconds = round(seconds * 1000)
+        self._seconds = seconds
+        self._clock = clock
         self._elected = False
+        self._renew_at = 0.0
 
     @property
     def elected(self) -> bool:
@@ -45,8 +49,14 @@ class Election:
         return self._elected
 
     async def won(self) -> bool:
-        """Whether this replica is the sweeper from now on; asked before each sweep."""
-        arguments: list[Any] = [self._replica, self._milliseconds]
+        """Whether this replica is the sweeper from now on; asked before each sweep.
+
+        Redis is asked when half of the time has gone by, or while this replica is not elected.
+        """
+        if self._elected and self._clock() < self._renew_at:
+            return True
+        self._renew_at = self._clock() + self._seconds / 2
+        arguments: list[Any] = [self._replica, round(self._seconds * 1000)]
         elected = bool(await self._redis.eval(_STAND, 1, SWEEPER_KEY, *arguments))
         if elected and not self._elected:
             log.info("sweeper_elected")

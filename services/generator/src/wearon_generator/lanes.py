@@ -11,8 +11,9 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from wearon_contracts.queues import TASKS_HANDED, TASKS_KEPT, lane_of
+from wearon_contracts.queues import TASKS_HANDED, TASKS_KEPT, UNACKED_INDEX, lane_of
 from wearon_contracts.tasks import GenerationTask
+from wearon_generator.pace import Pace
 from wearon_service_kit.background import Background
 from wearon_service_kit.lanes import ANNOUNCE, DEALT, RETURN_LOST
 
@@ -36,9 +37,12 @@ def tasks_ahead(per_minute: int, preparing_seconds: float) -> int:
 class Lanes:
     """Reports to Redis without holding up a job: what a report misses, the sweep makes good."""
 
-    def __init__(self, redis: Redis, per_minute: int, preparing_seconds: Callable[[], float]) -> None:
+    def __init__(
+        self, redis: Redis, per_minute: int, pace: Pace, preparing_seconds: Callable[[], float]
+    ) -> None:
         """`preparing_seconds`: how long the last pictures took to prepare."""
         self._redis = redis
+        self._pace = pace
         self._per_minute = per_minute
         self._preparing_seconds = preparing_seconds
         self._reports: set[asyncio.Task[None]] = set()
@@ -72,15 +76,20 @@ class Lanes:
     async def _run(self) -> None:
         while True:
             ahead = tasks_ahead(self._per_minute, self._preparing_seconds())
-            await _quietly(self._redis.eval(ANNOUNCE, 0, str(ahead)))
-            await asyncio.sleep(ANNOUNCE_SECONDS)
+            lanes_are_empty = await _quietly(self._redis.eval(ANNOUNCE, 0, str(ahead))) == 0
+            if lanes_are_empty:
+                await self._pace.pause(ANNOUNCE_SECONDS)
+            else:
+                await asyncio.sleep(ANNOUNCE_SECONDS)
 
 
-async def _quietly(command: Awaitable[Any]) -> None:
+async def _quietly(command: Awaitable[Any]) -> Any:
+    """What the command answers; None if it could not be sent."""
     try:
-        await command
+        return await command
     except (RedisError, OSError) as error:
         log.debug("lanes_not_told", reason=type(error).__name__)
+        return None
 
 
 class HandedTasks:
@@ -88,6 +97,10 @@ class HandedTasks:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+
+    async def any(self) -> bool:
+        """Whether there are any, or messages that a worker has taken and not acknowledged."""
+        return bool(await self._redis.exists(TASKS_HANDED, UNACKED_INDEX))
 
     async def older_than(self, seconds: float) -> dict[str, str]:
         """Session ids handed so long ago, with the score by which Redis tells a later handing apart."""

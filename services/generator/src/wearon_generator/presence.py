@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -13,6 +15,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from wearon_generator.pace import IDLE_SECONDS, Pace
 from wearon_service_kit.background import Background
 
 log = structlog.get_logger()
@@ -24,19 +27,24 @@ PAUSED_KEY: Final = "wearon:generators:paused"
 
 _HEARTBEAT_INTERVAL: Final = 2.0  # seconds; also how long a pause takes to reach every generator
 _HEARTBEAT_TTL: Final = 10  # seconds; five heartbeats may be lost before a generator counts as gone
+_IDLE_TTL: Final = math.ceil(2.5 * IDLE_SECONDS)  # one of a generator without jobs may be lost
 
 
 class Presence:
     """Sends this replica's heartbeat, and looks at the same time whether jobs may be started."""
 
-    def __init__(self, redis: Redis, replica: str, describe: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self, redis: Redis, replica: str, pace: Pace, describe: Callable[[], dict[str, Any]]
+    ) -> None:
         """`describe`: what the operator may want to know of this replica, as JSON."""
         self._redis = redis
+        self._pace = pace
         self._key = REPLICA_PREFIX + replica
         self._describe = describe
         self._since = datetime.now(UTC).isoformat(timespec="seconds")
         self._may_start = asyncio.Event()
         self._may_start.set()
+        self._looked_at = -math.inf
         self._background = Background("presence")
 
     @property
@@ -46,6 +54,8 @@ class Presence:
 
     async def wait_until_resumed(self) -> None:
         """Return when jobs may be started; what Redis said last holds while it is away."""
+        if time.monotonic() > self._looked_at + 2 * _HEARTBEAT_INTERVAL:
+            await self._beat()
         await self._may_start.wait()
 
     async def start(self) -> None:
@@ -61,19 +71,20 @@ class Presence:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(_HEARTBEAT_INTERVAL)
+            await self._pace.pause(_HEARTBEAT_INTERVAL)
             await self._beat()
 
     async def _beat(self) -> None:
         told = json.dumps({"since": self._since, **self._describe()})
         try:
             async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.set(self._key, told, ex=_HEARTBEAT_TTL)
+                pipe.set(self._key, told, ex=_IDLE_TTL if self._pace.idle else _HEARTBEAT_TTL)
                 pipe.exists(PAUSED_KEY)
                 _, is_paused = await pipe.execute()
         except RedisError as error:
             log.debug("heartbeat_failed", reason=type(error).__name__)
             return
+        self._looked_at = time.monotonic()
         if bool(is_paused) != self.paused:
             log.warning("jobs_paused" if is_paused else "jobs_resumed")
         if is_paused:

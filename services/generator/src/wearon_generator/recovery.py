@@ -177,8 +177,11 @@ async def find_orphans(
     """Sessions that nothing in Redis and nobody in the ledger will ever run, at most `BATCH`.
 
     Candidates are older than whatever waits, so that usually there are none and no queue is read. Where there
-    are, they are told by reading all queues, as often as `budget` allows.
+    are, they are told by reading all queues, as often as `budget` allows. While no session is old enough,
+    Redis is asked nothing at all.
     """
+    if not await ledger.orphans(now(), stuck_after, 1):
+        return []
     oldest = await queues.oldest()
     before = (
         now() if oldest is None else min(now(), oldest - timedelta(seconds=ROW_BEFORE_TASK * stuck_after))
@@ -287,8 +290,10 @@ async def cleanup_stuck_sessions(
     this one stopped.
     """
     recovered = await recover_jobs(ledger, queues, broker, metrics, is_held_here)
-    redelivered = await clear_up_after_dead_workers(ledger, queues, broker, metrics, timing, now=now)
-    put_back = await put_back_lost_tasks(ledger, queues, handed, metrics, timing)
+    redelivered = put_back = 0
+    if await handed.any():
+        redelivered = await clear_up_after_dead_workers(ledger, queues, broker, metrics, timing, now=now)
+        put_back = await put_back_lost_tasks(ledger, queues, handed, metrics, timing)
     reaped = await reap_orphans(ledger, queues, stuck_after, budget=budget, metrics=metrics, now=now)
     deleted = await delete_unwanted_objects(ledger, store)
     return Swept(recovered, redelivered, put_back, reaped, deleted)

@@ -74,10 +74,13 @@ class Runtime:
         """`build`: composes the generator."""
         timing = timing or Timing()
         self.replica = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.broker_client = f"wearon-generator-broker-{self.replica}"
+        """Name of the broker's connections to Redis, where the server takes names."""
         self.celery: Celery = create_celery_app(
             settings.redis_url.get_secret_value(),
             concurrency=settings.generator_concurrency,
             visibility_timeout=timing.visibility_timeout,
+            client_name=self.broker_client,
         )
         self.stop_patience = timing.stop_patience
         self._thread = EventLoopThread()

@@ -24,7 +24,8 @@ class Timing:
     """
 
     # How a session stays with its holder
-    lease: int = 30
+    lease: int = 28
+    """The sweep leaves a holder two seconds more, see `generation_recover`."""
     renewal_interval: float = 8.0
     renewal_timeout: float = 6.0
     """For one call; a renewal that failed is repeated after `renewal_pause`."""

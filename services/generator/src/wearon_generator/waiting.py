@@ -21,6 +21,7 @@ from wearon_generator.end_users import end_user
 from wearon_generator.endings import Done, Ending, Outcome, Retry, RetryReason
 from wearon_generator.leases import Lease, LeaseKeeper
 from wearon_generator.ledger import Claim, ClaimVerdict, Decision, Held, HoldVerdict, Session
+from wearon_generator.pace import Pace
 from wearon_generator.quarantine import Quarantine, QuarantinePlace
 from wearon_generator.rejection import Rejections
 from wearon_generator.slots import Priority
@@ -62,9 +63,10 @@ class JobRunner:
     """Runs the jobs that Celery delivers."""
 
     def __init__(
-        self, workshop: Workshop, leases: LeaseKeeper, rejections: Rejections, *, replica: str
+        self, workshop: Workshop, leases: LeaseKeeper, rejections: Rejections, pace: Pace, *, replica: str
     ) -> None:
         self._workshop = workshop
+        self._pace = pace
         self._leases = leases
         self._quarantine = Quarantine(workshop.metrics)
         self._rejections = rejections
@@ -75,8 +77,11 @@ class JobRunner:
 
     async def process(self, task: GenerationTask, *, returned: bool) -> Ending:
         """Do everything for one delivery of `task`; `returned`: it has waited in the queue before."""
-        with job_context(
-            request_id=task.request_id, session_id=str(task.session_id), channel=task.channel.value
+        with (
+            self._pace.job(),
+            job_context(
+                request_id=task.request_id, session_id=str(task.session_id), channel=task.channel.value
+            ),
         ):
             ending = await self._process(task, returned)
             if isinstance(ending, Done) and ending.outcome not in _OTHERS_GO_ON:
