@@ -86,6 +86,10 @@ bench-quick: setup model ## The same, rougher, under 3 minutes
 chaos: setup ## Break everything while jobs run and check the laws; SEED=, RUNS=, JOBS=, PACE=
 	.venv/bin/python -m tests.chaos
 
+.PHONY: chaos-sentinel
+chaos-sentinel: setup ## The same with Redis behind three Sentinels, its primary killed three times; SEED=, RUNS=, JOBS=
+	.venv/bin/python -m tests.chaos --sentinels
+
 calibrate: setup model ## Fit the sizing method again: ANSUR=folder NHANES=folder RENDERS=folder/train
 	.venv/bin/python services/sizing-api/tools/fit_population.py --ansur "$(ANSUR)" --nhanes "$(NHANES)"
 	.venv/bin/python services/sizing-api/tools/calibrate.py --ansur "$(ANSUR)" --renders "$(RENDERS)"

@@ -38,6 +38,7 @@ def main() -> int:
                 pace=Pace(arguments.pace, arguments.stuck_after),
                 most_faults=arguments.faults,
                 say=say,
+                sentinels=arguments.sentinels,
                 keep=Path(LOCAL_DIR / "chaos" / str(seed)),
             )
         reports.append(report)
@@ -68,6 +69,7 @@ def _arguments() -> argparse.Namespace:
         help="divides leases, sweeps and heartbeats; 1 is how they run in production",
     )
     parser.add_argument("--stuck-after", type=int, default=20, help="STUCK_AFTER_SECONDS")
+    parser.add_argument("--sentinels", action="store_true", help="Redis behind Sentinels, which fail over")
     parser.add_argument("--verbose", action="store_true", help="say what is broken when")
     arguments = parser.parse_args()
     if arguments.seconds is None:
@@ -99,7 +101,15 @@ def _print_table(reports: list[Report]) -> None:
     for label, values in sorted(recoveries.items()):
         print(f"  {label:56} {typical(values)}")
     print("\njobs")
-    for name in ("completed", "failed", "dead-lettered", "calls", "calls made again", "takeovers"):
+    for name in (
+        "completed",
+        "failed",
+        "dead-lettered",
+        "deleted with their user",
+        "calls",
+        "calls made again",
+        "takeovers",
+    ):
         print(f"  {name:32} {figures[name]:4}")
     reported = [line for report in reports for line in report.verdicts.reported]
     print(f"  {'undone by the cron, as reported':32} {len(reported):4}")

@@ -65,8 +65,17 @@ class Evidence:
 
     @property
     def jobs(self) -> dict[str, Pushed]:
-        """One element for each session that was pushed."""
-        return {p.session: p for p in reversed(self.pushed) if p.session is not None}
+        """One element for each session that was pushed and still exists."""
+        return {p.session: p for p in reversed(self.pushed) if p.session in self.sessions}
+
+    @property
+    def gone(self) -> dict[str, Pushed]:
+        """One element for each session that was pushed and whose user was deleted."""
+        return {
+            p.session: p
+            for p in self.pushed
+            if p.session is not None and p.job is not None and p.job.owner_id in self.accounts.deleted
+        }
 
 
 def collect(

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from tests.chaos.run import Run
 
 GENERATOR_STEPS: Final = (
+    "note:asked",
+    "note:answered",
     "hold:asked",
     "hold:answered",
     "slot:answered",
@@ -56,6 +58,7 @@ RPCS: Final = (
     "recover",
     "orphans",
     "reap",
+    "unwanted_objects",
 )
 SUPABASE_CALLS: Final = {
     **{rpc: ("POST", f"/rpc/generation_{rpc}$") for rpc in RPCS},
@@ -63,6 +66,7 @@ SUPABASE_CALLS: Final = {
     "sign": ("POST", "/storage/v1/object/sign/images/"),
     "look for a picture": ("HEAD", "/storage/v1/object/images/"),
 }
+FAILOVERS: Final = 3
 SHOP: Final = "^/samples/"
 
 
@@ -75,11 +79,11 @@ class Fault:
     strike: Callable[[Run], None]
 
 
-def catalogue(chance: random.Random) -> list[Fault]:
-    """Every fault there is, once, in random order."""
+def catalogue(chance: random.Random, *, sentinels: bool = False) -> list[Fault]:
+    """Every fault there is, once, in random order; behind Sentinels, Redis fails over instead."""
     faults = [
         *_on_processes(),
-        *_on_redis(),
+        *(_on_sentinels() if sentinels else _on_redis()),
         *_on_supabase(),
         *_on_provider(),
         *_on_pictures(),
@@ -100,6 +104,7 @@ def _on_processes() -> list[Fault]:
         *(Fault("SIGKILL at a step of the bridge", s, _kill_at("consumer", s)) for s in CONSUMER_STEPS),
         *(Fault("SIGTERM with time", kind, _terminate(kind, 60)) for kind in kinds),
         *(Fault("SIGTERM without time", kind, _terminate(kind, 0.4)) for kind in kinds),
+        Fault("a task that kills its process", "each time", lambda run: run.push_killer()),
         Fault("rolling restart", "of all replicas", _rolling_restart),
         Fault("a new replica", "beside the others", _one_more),
         *(Fault("SIGSTOP beyond the lease", kind, _stop(kind)) for kind in kinds),
@@ -175,7 +180,28 @@ def _on_redis() -> list[Fault]:
         Fault("Redis", "READONLY for 3 s", _read_only),
         Fault("Redis", "connections reset in a blocking pop", _drop_connections),
         Fault("Redis", "silent for 12 s", _silent),
+        Fault("nobody has room", "for two graces", _no_room),
     ]
+
+
+def _on_sentinels() -> list[Fault]:
+    return [
+        *(Fault("Redis", "its primary killed", _fail_over) for _ in range(FAILOVERS)),
+        Fault("nobody has room", "for two graces", _no_room),
+    ]
+
+
+def _fail_over(run: Run) -> None:
+    # What the primary had confirmed and not yet copied is lost with it.
+    run.interference.redis_losses.append(time.time())
+    run.stack.redis.fail_over()
+    run.expect_recovery("Redis: Sentinel failover")
+
+
+def _no_room(run: Run) -> None:
+    # All that is taken waits at the provider, and what a killed generator leaves waits for a place.
+    run.stack.openai.set_mode("slow=7", times=120, for_seconds=20)
+    _kill("generator")(run)
 
 
 def _outage(run: Run) -> None:
@@ -224,6 +250,7 @@ def _on_supabase() -> list[Fault]:
         Fault("Supabase", "gateway restarted", lambda run: run.away("gateway", 1.0)),
         Fault("Supabase", "PostgREST restarted", lambda run: run.away("postgrest", 1.0)),
         Fault("Supabase", "PostgreSQL restarted", lambda run: run.away("postgres", 0.0)),
+        Fault("Supabase", "renewals hang for 10 s", _hanging_renewals),
         *(_call_fault("answer lost", call, "lose_answer", times=2) for call in SUPABASE_CALLS),
         *(_call_fault("timeout", call, "hang", times=1) for call in SUPABASE_CALLS),
         *(_call_fault("503", call, "status", times=2, status=503) for call in SUPABASE_CALLS),
@@ -236,6 +263,10 @@ def _supabase_status(status: int) -> Callable[[Run], None]:
         run.later(5.0, lambda: run.measure_next("complete:answered", f"Supabase: {status} for 5 s"))
 
     return strike
+
+
+def _hanging_renewals(run: Run) -> None:
+    run.stack.gateway.inject("hang", path="/rpc/generation_renew$", times=4, for_seconds=10)
 
 
 Action = Literal["status", "hang", "lose_answer"]
@@ -300,6 +331,7 @@ def _on_pictures() -> list[Fault]:
         Fault("image host", "gone", _shop("reset", 8)),
         Fault("image host", "503", _shop("status", 8)),
         Fault("image host", "silent", _shop("hang", 1)),
+        Fault("image host", "silent for everybody", _shop("hang", 40)),
         Fault("image host", "Storage slow", _slow_storage),
     ]
 
@@ -324,6 +356,7 @@ def _of_the_application() -> list[Fault]:
     return [
         *(Fault("the app", "its cron", lambda run: run.cron()) for _ in range(3)),
         Fault("the app", "a store uninstalled", lambda run: run.uninstall()),
+        Fault("the app", "a user deleted", lambda run: run.delete_user()),
     ]
 
 

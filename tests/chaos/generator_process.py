@@ -8,6 +8,7 @@ parts that take note of their steps; only Celery, kombu and openai are changed f
 from __future__ import annotations
 
 import functools
+import json
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -101,6 +102,9 @@ class TracedBucket:
     async def exists(self, path: str) -> bool:
         return await _traced("exists", self._bucket.exists, path)
 
+    async def remove(self, paths: Sequence[str]) -> None:
+        await _traced("remove", self._bucket.remove, paths)
+
     async def sign(self, path: str, ttl_seconds: int) -> str:
         return await _traced("sign", self._bucket.sign, path, ttl_seconds)
 
@@ -190,6 +194,11 @@ class JumpingDatetime(datetime):
         return datetime.now(tz) + timedelta(seconds=STEPS.clock_is_off_by())
 
 
+def _session_of_message(_: Any, message: Any, *__: Any) -> str | None:
+    arguments = json.loads(message.body)[0]
+    return str(arguments[0].get("session_id")) if arguments else None
+
+
 def _trace_libraries() -> None:
     edit = AsyncImages.edit
 
@@ -205,6 +214,8 @@ def _trace_libraries() -> None:
         lambda task: str(task.request.args[0].get("session_id")) if task.request.args else None,
     )
     _blocking_step(kombu.transport.redis.QoS, "ack", "ack", lambda *_: None)
+    # What Celery has popped is nowhere but in its memory until this is done.
+    _blocking_step(kombu.transport.redis.QoS, "append", "note", _session_of_message)
 
 
 def _timing(pace: float) -> Timing:

@@ -66,6 +66,8 @@ def judge(evidence: Evidence) -> Verdicts:
 def _everything_ends(evidence: Evidence, verdicts: Verdicts) -> Iterator[str]:
     last_loss = max(evidence.interference.redis_losses, default=0.0)
     for pushed in evidence.pushed:
+        if pushed.session in evidence.gone:
+            continue
         status = evidence.sessions[pushed.session]["status"] if pushed.session else None
         if status is not None and status not in SETTLED:
             yield f"{_name(pushed)} is still {status}"
@@ -81,6 +83,10 @@ def _everything_ends(evidence: Evidence, verdicts: Verdicts) -> Iterator[str]:
         ended_by_app |= session in evidence.interference.cron_failures
         if (entry is None and not ended_by_app) or (entry is not None and entry["state"] != "settled"):
             yield f"{_name(pushed)} is {entry and entry['state']} in the ledger"
+    for session, pushed in evidence.gone.items():
+        verdicts.figures["deleted with their user"] += 1
+        if evidence.ledger.get(session, {"state": "settled"})["state"] != "settled":
+            yield f"{_name(pushed)}, whose user is deleted, is still open in the ledger"
     verdicts.figures["dead-lettered"] = len(evidence.dead_letters)
 
 

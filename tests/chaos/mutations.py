@@ -26,6 +26,9 @@ _COPIED: Final = ("packages", "services", "deploy", "tests", "pyproject.toml")
 _SOURCES: Final = ("packages/*/src", "services/*/src", "deploy/local/src")
 _ATTEMPT: Final = "services/generator/src/wearon_generator/attempt.py"
 _LEDGER: Final = "services/generator/src/wearon_generator/ledger.py"
+_LEASES: Final = "services/generator/src/wearon_generator/leases.py"
+_QUARANTINE: Final = "services/generator/src/wearon_generator/quarantine.py"
+_PLACES: Final = "packages/service-kit/src/wearon_service_kit/images/places.py"
 _STORAGE: Final = "services/generator/src/wearon_generator/storage.py"
 _RECOVERY: Final = "services/generator/src/wearon_generator/recovery.py"
 _INFLIGHT: Final = "services/consumer/src/wearon_consumer/inflight.py"
@@ -123,6 +126,48 @@ MUTATIONS: Final = (
     Mutation(
         "the second delivery of what a dead worker took",
         {_RECOVERY: {"    for tag, session_id in unheld.items():": "    for tag, session_id in ():"}},
+    ),
+    Mutation(
+        "the quarantine after a death",
+        {
+            _QUARANTINE: {
+                "self.is_suspect = crashes > 0 or decision.holders_lost > 0": "self.is_suspect = False"
+            }
+        },
+    ),
+    Mutation(
+        "the time limit of a renewal",
+        {
+            _LEASES: {"async with asyncio.timeout(self._timing.renewal_timeout):": "if True:"},
+            "tests/chaos/generator_process.py": {"(settings, timeout=timing.renewal_timeout)": "(settings)"},
+        },
+    ),
+    Mutation(
+        "each host's own places for downloads",
+        {_PLACES: {'(target.trusted, target.host_header.decode("ascii"))': '(target.trusted, "")'}},
+    ),
+    Mutation(
+        "the look for a copy that waits already",
+        {_RECOVERY: {'if row["session_id"] in waiting:': "if False:"}},
+    ),
+    Mutation(
+        "the look for the session's row before an upload",
+        {
+            f"{_SQL}/040_hold_and_claim.sql": {
+                "    v_row := generation_private.settle_if_overtaken(v_row);\n"
+                "    v_answer := generation_private.answer(case v_row.state": (
+                    "    v_answer := generation_private.answer(case v_row.state"
+                )
+            }
+        },
+    ),
+    Mutation(
+        "the deletion of pictures that nobody may see",
+        {_RECOVERY: {"objects = await ledger.unwanted_objects(BATCH)": "objects = []"}},
+    ),
+    Mutation(
+        "the search for messages that were popped and not noted down",
+        {_RECOVERY: {"    for session_id in lost:": "    for session_id in set():"}},
     ),
     Mutation(
         "the search for the cron's refund",

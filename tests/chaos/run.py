@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import random
@@ -80,6 +81,9 @@ class Run:
         self._deadlines: dict[str, float] = {}
         self._marks: list[tuple[float, str, str]] = []
         self._peace = False
+        self._killers: list[str] = []
+        self._count_at = 0.0
+        self._too_many_copies = ""
 
     # ------------------------------------------------------------------ what faults use
 
@@ -179,6 +183,29 @@ class Run:
         )
         self.interference.cron_failures[str(row["id"])] = time.time()
 
+    def push_killer(self) -> None:
+        """A task that kills each process which has its pictures."""
+        made = self.workload.make_b2c()
+        self.world.order(made.session or "", "images:answered", "kill all")
+        self.workload.push_made(made)
+        self._killers.append(made.session or "")
+
+    def delete_user(self) -> None:
+        """The application forgets a user, whatever of hers is in work."""
+        accounts = self.workload.accounts
+        self.stack.app.delete_user(accounts.forgotten)
+        accounts.deleted.add(accounts.forgotten)
+
+    def _count_copies(self) -> None:
+        """There are never more copies in the queue of those that waited before than sessions."""
+        if time.monotonic() < self._count_at:
+            return
+        self._count_at = time.monotonic() + 1.0
+        with contextlib.suppress(redis.RedisError):
+            copies, sessions = self.world.redis.llen(CELERY_RETRY_QUEUE), len(self.workload.pushed)
+            if copies > sessions:
+                self._too_many_copies = f"{copies} copies of {sessions} tasks wait"
+
     def uninstall(self) -> None:
         """The application fails all that the store has queued."""
         self.stack.app.rows("select app_uninstall_store(%s)", self.workload.accounts.leaving)
@@ -200,6 +227,7 @@ class Run:
                     self.world.kill(replica)
                 del self._deadlines[name]
         self._see_to_orders()
+        self._count_copies()
         for kind, wanted in REPLICAS.items():
             there = [r for r in self.world.replicas if r.kind == kind and (r.works or r.stopped_at)]
             for _ in range(wanted - len([r for r in there if r.ended_at is None])):
@@ -247,6 +275,15 @@ class Run:
                 self.injected[fault.group] += 1
                 fault.strike(self)
             time.sleep(0.05)
+
+    @property
+    def patience(self) -> float:
+        """Seconds until all must have ended once nothing is broken any more.
+
+        A task that kills is held six times before it is given up, and so is what was with it.
+        """
+        deaths = 6 if self._killers else 0
+        return 150 + 60 / self.world.pace.factor + deaths * (self.world.pace.taken_over + SLACK)
 
     def make_peace(self) -> None:
         """No more faults: what is stopped goes on, what is armed is taken out."""
@@ -353,6 +390,11 @@ class Run:
     def report(self, evidence: Evidence, seed: int, watched: list[str]) -> Report:
         verdicts = judge(evidence)
         verdicts.breaches[1] += watched
+        if self._too_many_copies:
+            verdicts.breaches[1].append(self._too_many_copies)
+        for session in self._killers:
+            if evidence.sessions[session]["status"] != "failed":
+                verdicts.breaches[1].append(f"{session}, which kills, is not failed")
         verdicts.breaches[7] += self.late
         report = Report(
             seed, time.monotonic() - self._began, self.injected, self.not_reached, verdicts, self.recoveries
@@ -411,23 +453,29 @@ def run_once(
     most_faults: int | None,
     say: Callable[[str], None],
     keep: Path | None,
+    sentinels: bool = False,
 ) -> Report:
     """Start everything, run, judge, stop everything."""
     chance = random.Random(seed)
-    faults = catalogue(chance)[:most_faults]
+    faults = catalogue(chance, sentinels=sentinels)
+    if sentinels:  # a short run has all of them too
+        faults.sort(key=lambda fault: fault.group != "Redis")
+    faults = faults[:most_faults]
+    if sentinels:
+        chance.shuffle(faults)
     # The last fifth is left to what has been broken by then.
     times = sorted(chance.uniform(2, seconds * 0.9) for _ in faults)
     pushes = sorted(chance.uniform(0, seconds) for _ in range(jobs))
     env = {**GENERATOR_ENV, "STUCK_AFTER_SECONDS": str(pace.stuck_after)}
     with (
-        Stack(openai_latency=1.2, openai_jitter=0.8) as stack,
+        Stack(openai_latency=1.2, openai_jitter=0.8, sentinels=sentinels) as stack,
         World(stack, pace, generator_env=env) as world,
     ):
         run = Run(stack, world, seed, say)
         try:
             run.execute(list(zip(times, faults, strict=True)), pushes, seconds)
             run.make_peace()
-            watched = run.wait_for_the_end(150 + 60 / pace.factor)
+            watched = run.wait_for_the_end(run.patience)
             world.end_all()
             evidence = collect(
                 world, run.listener, run.workload.pushed, run.workload.accounts, run.interference

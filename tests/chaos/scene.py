@@ -74,8 +74,8 @@ class Scene:
         self.workload.push_made(made)
         return made
 
-    def push_to(self, step: str, what: Literal["kill", "stop"], words: str = "") -> Pushed:
-        """One whose generator dies or stops when it comes to `step`."""
+    def push_to(self, step: str, what: Literal["kill", "stop", "kill all"], words: str = "") -> Pushed:
+        """One whose generator dies or stops when it comes to `step`; `kill all`: each that does."""
         made = self.workload.make_b2c(words)
         self.world.order(made.session or "", step, what)
         self.workload.push_made(made)
@@ -121,6 +121,12 @@ class Scene:
 
     def is_settled(self, pushed: Pushed) -> bool:
         return self.status(pushed) in SETTLED
+
+    def delete_user(self, pushed: Pushed) -> None:
+        """As the application does it: sessions, then credits."""
+        assert pushed.job
+        self.stack.app.delete_user(pushed.job.owner_id)
+        self.workload.accounts.deleted.add(pushed.job.owner_id)
 
     def refund_as_cron(self, pushed: Pushed) -> None:
         """The first half of what the application's cron does."""

@@ -4,7 +4,7 @@ Used only by `generator_process` and `consumer_process`, which wrap a service fr
 nothing of it. Whoever runs the process (see `world.World`) talks with it through files:
 
     <directory>/orders/<who> <step>   "kill" or "stop"; <who> is a process, any of a kind, or a session.
-                                      Obeyed once, by the first that comes to the step
+                                      Obeyed once, by the first that comes to the step; "kill all" by each
     <directory>/traces/<process>      one JSON line per step, the time always the machine's
     <directory>/clocks/<process>      seconds by which the process's clock is off
 """
@@ -24,7 +24,7 @@ NAME: Final = "CHAOS_NAME"
 PACE: Final = "CHAOS_PACE"
 """Environment variables; the pace divides the periods named in the two process modules."""
 
-_SIGNALS: Final = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
+_SIGNALS: Final = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "kill all": signal.SIGKILL}
 
 
 class Steps:
@@ -58,8 +58,9 @@ class Steps:
     def _obey(order: Path) -> None:
         try:
             what = order.read_text()
-            # Of several processes that come to the step, one succeeds in taking the order away.
-            order.rename(order.with_name(f"{order.name} obeyed"))
+            if what != "kill all":
+                # Of several processes that come to the step, one succeeds in taking the order away.
+                order.rename(order.with_name(f"{order.name} obeyed"))
         except FileNotFoundError:
             return
         os.kill(os.getpid(), _SIGNALS[what])

@@ -8,7 +8,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -51,10 +51,14 @@ class Accounts:
     shoppers: list[str]
     leaving: UUID
     """A store that will be uninstalled."""
+    forgotten: UUID
+    """A user who will be deleted."""
+    deleted: set[UUID] = field(default_factory=set)
+    """Users who have been."""
 
     @property
     def mine(self) -> set[UUID]:
-        return {*self.users, self.absorbing, self.overdrawn, self.reselling, self.leaving}
+        return {*self.users, self.absorbing, self.overdrawn, self.reselling, self.leaving, self.forgotten}
 
 
 # A directive for the OpenAI stand-in, how often per 100 jobs, and whether the try-on can succeed at all.
@@ -100,6 +104,7 @@ class Workload:
             reselling=app.create_store(credits=CREDITS, billing_mode="resell_mode"),
             shoppers=[],
             leaving=app.create_store(credits=CREDITS),
+            forgotten=app.create_user(credits=CREDITS),
         )
         self.accounts.shoppers = [
             app.create_shopper(self.accounts.reselling, credits=CREDITS) for _ in range(3)
@@ -107,7 +112,7 @@ class Workload:
         pictures = [small(SAMPLE_PERSON), small(SAMPLE_GARMENT)]
         self._uploads = {
             user: [app.upload(f"uploads/{user}/{number}.jpg", p) for number, p in enumerate(pictures)]
-            for user in self.accounts.users
+            for user in (*self.accounts.users, self.accounts.forgotten)
         }
         self._kinds: list[tuple[int, Callable[[], Pushed]]] = [
             (40, self._b2c),
@@ -117,6 +122,7 @@ class Workload:
             (4, self._aged),
             (2, self._without_request_id),
             (3, self._leaving_store),
+            (3, self._forgotten_user),
             (2, self._expired_input),
             (2, self._missing_input),
             (2, self._invalid_with_session),
@@ -144,6 +150,15 @@ class Workload:
         """One try-on of a user with this directive for the stand-in, not pushed yet."""
         return self._b2c(words)
 
+    def make_forgotten(self, words: str = "") -> Pushed:
+        """One of a user who will be deleted, not pushed yet."""
+        return self._b2c(words, user=self.accounts.forgotten)
+
+    def make_from_shop(self, url: str) -> Pushed:
+        """One of a store, its picture at this address, not pushed yet."""
+        job = self._app.b2b_job(self.accounts.absorbing, prompt=_with_mark(""), image_urls=[url])
+        return Pushed("b2b from a shop", _element(job.task), job)
+
     def make_invalid(self) -> Pushed:
         """One whose session can be read, not pushed yet."""
         return self._invalid_with_session()
@@ -169,9 +184,9 @@ class Workload:
         ((words, _, may_succeed),) = self._chance.choices(_PROMPTS, [weight for _, weight, _ in _PROMPTS])
         return _with_mark(words), "either" if may_succeed else "failed"
 
-    def _b2c(self, words: str | None = None, label: str = "b2c") -> Pushed:
+    def _b2c(self, words: str | None = None, label: str = "b2c", user: UUID | None = None) -> Pushed:
         prompt, ends = (self._prompt()) if words is None else (_with_mark(words), "either")
-        user = self._chance.choice(self.accounts.users)
+        user = user or self._chance.choice(self.accounts.users)
         urls = [self._app.sign(path) for path in self._uploads[user]]
         job = self._app.b2c_job(user, image_urls=urls, prompt=prompt)
         return Pushed(label, _element(job.task), job, ends)  # type: ignore[arg-type]
@@ -192,6 +207,10 @@ class Workload:
 
     def _leaving_store(self) -> Pushed:
         return self._b2b("b2b of a leaving store", self.accounts.leaving)
+
+    def _forgotten_user(self) -> Pushed:
+        there = self.accounts.forgotten not in self.accounts.deleted
+        return self._b2c(label="b2c of a forgotten user", user=self.accounts.forgotten if there else None)
 
     def _without_request_id(self) -> Pushed:
         made = self._b2b("b2b without request_id", self.accounts.absorbing)

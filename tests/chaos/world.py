@@ -16,12 +16,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
-import redis
 from tests.chaos import steps
 
 from wearon_local.processes import Nursery, ProcessFailed, free_port, passed_on_environment, wait_until
 from wearon_local.services import Service
 from wearon_local.stack import Stack
+from wearon_service_kit.redis_clients import connect
 
 Kind = Literal["consumer", "generator"]
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -119,7 +119,7 @@ class World:
         self._directory = self._nursery.directory / "chaos"
         for name in ("orders", "traces", "clocks"):
             (self._directory / name).mkdir(parents=True)
-        self.redis = redis.Redis.from_url(self.stack.redis_url)
+        self.redis = connect(self.stack.redis_url, name="chaos")
         return self
 
     def __exit__(
@@ -243,8 +243,11 @@ class World:
 
     # ------------------------------------------------------------------ steps and clocks
 
-    def order(self, who: str, step: str, what: Literal["kill", "stop"]) -> None:
-        """Have a process (by name), any of a kind, or whoever works on a session die or stop at a step."""
+    def order(self, who: str, step: str, what: Literal["kill", "stop", "kill all"]) -> None:
+        """Have a process (by name), any of a kind, or whoever works on a session die or stop at a step.
+
+        `kill all`: not only the first, but each that comes to it.
+        """
         order = self._directory / "orders" / f"{who} {step}"
         unfinished = order.with_name(f"{order.name} new")
         unfinished.write_text(what)

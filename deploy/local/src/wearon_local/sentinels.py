@@ -64,9 +64,16 @@ class SentinelGroup:
         self._servers[before].kill()
         wait_until(lambda: self.primary_port() != before, timeout=30, what="a new primary")
 
+    def fail_over(self) -> None:
+        """As `kill_primary`; then the killed one comes back as a replica, ready for the next failover."""
+        killed = self.primary_port()
+        self.kill_primary()
+        self._start_server(killed, replica_of=self.primary_port())
+        wait_until(self._complete, timeout=60, what="a replica of the new primary")
+
     def _start_server(self, port: int, replica_of: int | None) -> None:
         directory = self._nursery.directory / f"redis-{port}"
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)
         options = {
             "port": port, "bind": "127.0.0.1", "dir": directory, "save": "", "appendonly": "yes",
             "requirepass": self._password, "masterauth": self._password, "repl-diskless-sync-delay": 0,

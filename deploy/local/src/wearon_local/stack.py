@@ -17,6 +17,7 @@ from wearon_local.paths import LOCAL_DIR, SUPABASE_DIR
 from wearon_local.postgres_server import PostgresServer
 from wearon_local.processes import Nursery, free_port
 from wearon_local.redis_server import RedisServer
+from wearon_local.sentinels import SentinelGroup
 from wearon_local.services import Service
 from wearon_local.standins import tokens
 
@@ -48,15 +49,18 @@ class Stack:
         ports: Mapping[PortName, int] | None = None,
         openai_latency: float = 0.0,
         openai_jitter: float = 0.0,
+        sentinels: bool = False,
         schema: Sequence[Path] | None = None,
     ) -> None:
         """`directory`: keep data and logs there instead of a temporary one. `ports`: those not to be picked.
 
+        `sentinels`: a primary and a replica of Redis behind three Sentinels, instead of one server.
         `schema`: SQL files instead of `schema_files()`.
         """
         self._directory = directory
         self._ports = dict(ports or {})
         self._latency = (openai_latency, openai_jitter)
+        self._sentinels = sentinels
         self._schema = list(schema) if schema is not None else schema_files()
         self._jwt_secret = secrets.token_hex(24)
         self._started: Counter[str] = Counter()
@@ -183,7 +187,11 @@ class Stack:
             "SUPABASE_ANON_KEY": self.anon_key,
             "SUPABASE_SERVICE_ROLE_KEY": self.service_role_key,
         }
-        self.redis = RedisServer(nursery, self._port("redis"))
+        self.redis = (
+            SentinelGroup(nursery, secrets.token_hex(8))
+            if self._sentinels
+            else RedisServer(nursery, self._port("redis"))
+        )
         self.postgres = PostgresServer(nursery, self._port("postgres"))
         self.postgrest = servers.postgrest(
             nursery,
