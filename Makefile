@@ -41,11 +41,12 @@ check-generated: setup
 	$(PY) deploy/tools/env_example.py --check
 	$(PY) deploy/tools/sentences_sql.py --check
 
-lint: setup check-generated lint-deploy ## Format check, lint, types, import borders, generated files up to date
+lint: setup check-generated lint-deploy ## Format check, lint, types, import borders, dead code, generated files up to date
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy packages services/consumer services/generator services/sizing-api/src services/sizing-api/tools tests/contract
 	.venv/bin/lint-imports
+	.venv/bin/vulture
 
 # Most tests wait, so more run at once than there are cores; a file's tests stay together.
 SIDE_BY_SIDE ?= 4

@@ -17,7 +17,6 @@ import cv2
 from wearon_contracts.sizing import Gender
 from wearon_sizing.pose import Landmarker
 
-GIRTH_BREADTHS = ("chest_breadth_cm", "waist_breadth_cm", "hip_breadth_cm")
 Result = TypeVar("Result")
 Item = TypeVar("Item")
 

@@ -16,9 +16,9 @@ from wearon_contracts.sizing import (
     SizeRange,
     SizingError,
 )
-from wearon_sizing.estimates import Estimate
 from wearon_sizing.photo_check import Sight
 from wearon_sizing.population import LENGTHS
+from wearon_sizing.sizing import Estimate
 
 SHOPPERS_PHOTO: Final = "photo"
 RETRY_AFTER_SECONDS: Final = 1

@@ -37,7 +37,7 @@ from wearon_service_kit.images.decode import open_rgb
 from wearon_service_kit.images.errors import ImageError
 from wearon_service_kit.images.fetch import FetchedImage, ImageFetcher
 from wearon_sizing.answers import answer, checked, documented_errors, problem, retry_after, status_of
-from wearon_sizing.estimates import Estimate, with_photo, without_photo
+from wearon_sizing.estimates import without_photo
 from wearon_sizing.measuring import Method, load_method
 from wearon_sizing.metrics import Metrics
 from wearon_sizing.middleware import RequestMiddleware, request_id_of
@@ -49,6 +49,7 @@ from wearon_sizing.silhouette import Person
 from wearon_sizing.size_charts import Chart, ChartError, choose, read_chart
 from wearon_sizing.sizing import (
     LONG_SIDE,
+    Estimate,
     PhotoRefusedError,
     Shopper,
     assess,
@@ -191,7 +192,7 @@ class Sizer:
             profile = self._side_person(landmarker, side, deadline)
             with self._metrics.step("measure"):
                 assessment = assess(person, shopper, self._method, profile)
-                return self._answer(with_photo(assessment), chart, shopper)
+                return self._answer(assessment, chart, shopper)
 
         return await self._on_worker(work)
 

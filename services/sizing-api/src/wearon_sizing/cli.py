@@ -22,7 +22,7 @@ from wearon_service_kit.logs import configure_logging
 from wearon_service_kit.settings import load_settings
 from wearon_sizing.answers import SHOPPERS_PHOTO
 from wearon_sizing.app import create_app
-from wearon_sizing.estimates import with_photo, without_photo
+from wearon_sizing.estimates import without_photo
 from wearon_sizing.explain import explain, explain_refusal
 from wearon_sizing.gates import by_size
 from wearon_sizing.measuring import load_method
@@ -151,9 +151,8 @@ def explain_photo(options: argparse.Namespace) -> int:
     except (OSError, ModelMissingError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    estimate = with_photo(assessment)
-    explain(picture, person, assessment.reading, estimate, shopper).save(options.output)
-    sys.stdout.write(f"{estimate.advice.size.value}, drawn in {options.output}\n")
+    explain(picture, person, assessment.reading, assessment, shopper).save(options.output)
+    sys.stdout.write(f"{assessment.advice.size.value}, drawn in {options.output}\n")
     return 0
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from wearon_sizing.estimates import Estimate
 from wearon_sizing.inputs import Reading
 from wearon_sizing.population import LENGTHS, PosteriorLength
 from wearon_sizing.silhouette import (
@@ -32,7 +31,7 @@ from wearon_sizing.silhouette import (
     middle,
 )
 from wearon_sizing.sizes import SIZES, likelihoods
-from wearon_sizing.sizing import Shopper
+from wearon_sizing.sizing import Estimate, Shopper
 from wearon_sizing.torso import ARM, ROWS, crop_matrix
 
 HEIGHT: Final = 1000

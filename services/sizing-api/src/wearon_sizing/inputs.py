@@ -74,7 +74,6 @@ INPUTS: Final = (
     *GEOMETRY,
 )
 TOUCHED: Final = slice(INPUTS.index("touch_chest"), INPUTS.index("touch_hip") + 1)
-GEOMETRY_AT: Final = slice(INPUTS.index("lean"), len(INPUTS))
 
 
 @dataclass(frozen=True, slots=True)

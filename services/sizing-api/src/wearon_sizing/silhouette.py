@@ -7,7 +7,9 @@ are always averaged, so a mirrored photo gives the same numbers.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -40,6 +42,8 @@ LIMBS: Final = (
 LEAK_ROW, LEAK_CM = 17, 0.8
 # A torso edge nearer than this to the bone of an arm was cut off there.
 CUT_CM = 0.6
+# Rows between the points whose second differences tell how folded an outline is.
+FOLD_SPACINGS: Final = (1, 2, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +221,7 @@ def folds(profile: Array) -> list[float]:
                 np.abs(profile[..., : -2 * s, :] - 2 * profile[..., s:-s, :] + profile[..., 2 * s :, :]), 3.0
             ).mean()
         )
-        for s in (1, 2, 4)
+        for s in FOLD_SPACINGS
     ]
 
 
@@ -254,90 +258,105 @@ def measure_silhouette(person: Person, height_cm: float) -> Silhouette:
         limbs[name] = np.stack([one, other[:, ::-1]])
     body = body_widths(person, padded, frame)
 
-    mean = {name: sides.mean(axis=0) for name, sides in limbs.items()}
-    values = [
-        [height_cm],
-        torso[::2].sum(axis=1),
-        body,
-        *(mean[name].sum(axis=1)[1::3] for name, *_ in LIMBS),
-        *(mean[name][2::4].ravel() for name in ("upper_arm", "thigh")),
-        bone_lengths(person, frame),
-        folds(seen[16:45]),
-        folds(np.concatenate([limbs["thigh"][:, 6:], limbs["calf"]], axis=1)),
-        folds(np.concatenate([limbs["upper_arm"][:, 4:], limbs["forearm"]], axis=1)),
-        folds(body[25:48, None]),
-        [float(cut[rows].sum()) for rows in CUT_BANDS],
-    ]
-    return Silhouette(frame, np.concatenate(values), torso, cut)
+    measured = _Measured(height_cm, person.points, frame, torso, seen, cut, body, limbs)
+    values = np.concatenate([values_of(measured) for _, values_of in _FEATURES])
+    return Silhouette(frame, values, torso, cut)
 
 
-CUT_BANDS: Final = (slice(8, 18), slice(18, 26), slice(26, 36), slice(36, 47))
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """Everything that features are taken from; half widths and widths in cm.
+
+    `torso` (n, 2) without leaks, `seen` the same with them, `cut` where an arm ended the row; `limbs` by name
+    (sides, n, 2).
+    """
+
+    height_cm: float
+    points: Array
+    frame: Frame
+    torso: Array
+    seen: Array
+    cut: NDArray[np.bool_]
+    body: Array
+    limbs: Mapping[str, Array]
+
+    def apart(self, *pairs: tuple[int, int]) -> float:
+        """Distance between two landmarks in cm; of several pairs, such as left and right, the mean."""
+        p = self.points
+        return float(np.mean([np.linalg.norm(p[a] - p[b]) for a, b in pairs])) * self.frame.cm
+
+    def below(self, *landmarks: int) -> float:
+        """How far below the shoulder line landmarks are, in cm; of several, the mean."""
+        return float(self.frame.place(self.points[list(landmarks)])[:, 1].mean()) * self.frame.cm
 
 
-def bone_lengths(person: Person, frame: Frame) -> Array:
-    """Distances between landmarks in cm, left and right averaged."""
-    p = person.points
+_BONES: Final[Mapping[str, Callable[[_Measured], float]]] = {
+    "shoulders": lambda m: m.apart((SHOULDER_L, SHOULDER_R)),
+    "hips": lambda m: m.apart((HIP_L, HIP_R)),
+    "torso": lambda m: m.frame.torso * m.frame.cm,
+    "upper_arm": lambda m: m.apart((SHOULDER_L, ELBOW_L), (SHOULDER_R, ELBOW_R)),
+    "forearm": lambda m: m.apart((ELBOW_L, WRIST_L), (ELBOW_R, WRIST_R)),
+    "thigh": lambda m: m.apart((HIP_L, KNEE_L), (HIP_R, KNEE_R)),
+    "calf": lambda m: m.apart((KNEE_L, ANKLE_L), (KNEE_R, ANKLE_R)),
+    "ears": lambda m: m.apart((EAR_L, EAR_R)),
+    "eyes": lambda m: m.apart((EYE_L, EYE_R)),
+    "mouth": lambda m: m.apart((MOUTH_L, MOUTH_R)),
+    "ankles_apart": lambda m: m.apart((ANKLE_L, ANKLE_R)),
+    "knees_apart": lambda m: m.apart((KNEE_L, KNEE_R)),
+    "elbows_apart": lambda m: m.apart((ELBOW_L, ELBOW_R)),
+    "wrists_apart": lambda m: m.apart((WRIST_L, WRIST_R)),
+    "nose_down": lambda m: m.below(NOSE),
+    "crown_up": lambda m: -m.frame.top * m.frame.cm,
+    "knees_down": lambda m: m.below(KNEE_L, KNEE_R),
+    "ankles_down": lambda m: m.below(ANKLE_L, ANKLE_R),
+}
+# Parts whose outline shows folds, and the rows of it that do.
+_CLOTHED: Final[Mapping[str, Callable[[_Measured], Array]]] = {
+    "torso": lambda m: m.seen[16:45],
+    "legs": lambda m: np.concatenate([m.limbs["thigh"][:, 6:], m.limbs["calf"]], axis=1),
+    "arms": lambda m: np.concatenate([m.limbs["upper_arm"][:, 4:], m.limbs["forearm"]], axis=1),
+    "body": lambda m: m.body[25:48, None],
+}
+# Rows of the torso in which arms may cut the outline off.
+_CUT_BANDS: Final = {
+    "chest": slice(8, 18),
+    "waist": slice(18, 26),
+    "belly": slice(26, 36),
+    "hip": slice(36, 47),
+}
 
-    def apart(*pairs: tuple[int, int]) -> float:
-        return float(np.mean([np.linalg.norm(p[a] - p[b]) for a, b in pairs])) * frame.cm
 
-    below = frame.place(p)[:, 1] * frame.cm
-    return np.array(
-        [
-            apart((SHOULDER_L, SHOULDER_R)),
-            apart((HIP_L, HIP_R)),
-            frame.torso * frame.cm,
-            apart((SHOULDER_L, ELBOW_L), (SHOULDER_R, ELBOW_R)),
-            apart((ELBOW_L, WRIST_L), (ELBOW_R, WRIST_R)),
-            apart((HIP_L, KNEE_L), (HIP_R, KNEE_R)),
-            apart((KNEE_L, ANKLE_L), (KNEE_R, ANKLE_R)),
-            apart((EAR_L, EAR_R)),
-            apart((EYE_L, EYE_R)),
-            apart((MOUTH_L, MOUTH_R)),
-            apart((ANKLE_L, ANKLE_R)),
-            apart((KNEE_L, KNEE_R)),
-            apart((ELBOW_L, ELBOW_R)),
-            apart((WRIST_L, WRIST_R)),
-            below[NOSE],
-            -frame.top * frame.cm,
-            (below[KNEE_L] + below[KNEE_R]) / 2,
-            (below[ANKLE_L] + below[ANKLE_R]) / 2,
-        ]
-    )
+def _limb_widths(limb: str, measured: _Measured) -> Array:
+    widths: Array = measured.limbs[limb].mean(axis=0).sum(axis=1)[1::3]
+    return widths
 
 
-BONES: Final = (
-    "shoulders",
-    "hips",
-    "torso",
-    "upper_arm",
-    "forearm",
-    "thigh",
-    "calf",
-    "ears",
-    "eyes",
-    "mouth",
-    "ankles_apart",
-    "knees_apart",
-    "elbows_apart",
-    "wrists_apart",
-    "nose_down",
-    "crown_up",
-    "knees_down",
-    "ankles_down",
-)
-FEATURES: Final = (
-    "height",
-    *(f"torso_{row:.2f}" for row in TORSO_ROWS[::2]),
-    *(f"body_{row:.2f}" for row in BODY_ROWS),
-    *(f"{name}_{row:.2f}" for name, *_ in LIMBS for row in LIMB_ROWS[1::3]),
+def _limb_half_widths(limb: str, measured: _Measured) -> Array:
+    halves: Array = measured.limbs[limb].mean(axis=0)[2::4].ravel()
+    return halves
+
+
+# Each group of features once: their names, and where their values come from, in cm.
+_FEATURES: Final[Sequence[tuple[Sequence[str], Callable[[_Measured], Sequence[float] | Array]]]] = (
+    (["height"], lambda m: [m.height_cm]),
+    ([f"torso_{row:.2f}" for row in TORSO_ROWS[::2]], lambda m: m.torso[::2].sum(axis=1)),
+    ([f"body_{row:.2f}" for row in BODY_ROWS], lambda m: m.body),
+    *(([f"{limb}_{row:.2f}" for row in LIMB_ROWS[1::3]], partial(_limb_widths, limb)) for limb, *_ in LIMBS),
     *(
-        f"{name}_{row:.2f}_{side}"
-        for name in ("upper_arm", "thigh")
-        for row in LIMB_ROWS[2::4]
-        for side in ("outer", "inner")
+        (
+            [f"{limb}_{row:.2f}_{side}" for row in LIMB_ROWS[2::4] for side in ("outer", "inner")],
+            partial(_limb_half_widths, limb),
+        )
+        for limb in ("upper_arm", "thigh")
     ),
-    *(f"bone_{name}" for name in BONES),
-    *(f"folds_{part}_{s}" for part in ("torso", "legs", "arms", "body") for s in (1, 2, 4)),
-    *(f"cut_{band}" for band in ("chest", "waist", "belly", "hip")),
+    ([f"bone_{bone}" for bone in _BONES], lambda m: [length(m) for length in _BONES.values()]),
+    (
+        [f"folds_{part}_{spacing}" for part in _CLOTHED for spacing in FOLD_SPACINGS],
+        lambda m: [size for outline in _CLOTHED.values() for size in folds(outline(m))],
+    ),
+    (
+        [f"cut_{band}" for band in _CUT_BANDS],
+        lambda m: [float(m.cut[rows].sum()) for rows in _CUT_BANDS.values()],
+    ),
 )
+FEATURES: Final = tuple(name for names, _ in _FEATURES for name in names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -74,9 +74,12 @@ class Shopper:
 
 
 @dataclass(frozen=True, slots=True)
-class Assessment:
-    """Everything that was found out. `body`: the five lengths in cm. `photo_trust` 0 to 1: how much the
-    photos could tell, compared with the best ones."""
+class Estimate:
+    """All that an answer says but the sizes of a chart.
+
+    `body`: the five lengths in cm. `photo_trust` 0 to 1: how much the photos could tell, compared with the
+    best ones; 0 without a photo.
+    """
 
     body: Posterior
     photo_trust: float
@@ -84,6 +87,12 @@ class Assessment:
     body_type: BodyType
     warnings: list[str]
     inputs_used: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment(Estimate):
+    """An estimate from a photo, and what was read from the photo."""
+
     reading: Reading
 
     @property
@@ -154,6 +163,16 @@ def assess(
         warnings.append(WEIGHT_CONTRADICTS)
     if isinstance(side, ErrorCode):
         warnings.append(SIDE_NOT_USED + sentence(side))
+    said, left_out = said_by(shopper)
+    warnings += left_out
+    warnings.extend(_what_helps(person, reading, shopper, found, with_side=profile is not None))
+    advice, shape = size_and_shape(body, shopper, method.body_type_edges)
+    return Assessment(body, found.trust, advice, shape, warnings, inputs + said, reading)
+
+
+def said_by(shopper: Shopper) -> tuple[list[str], list[str]]:
+    """What of a shopper's words is used beside height and weight, and warnings about what they leave out."""
+    inputs, warnings = [], []
     if shopper.gender in (Gender.FEMALE, Gender.MALE):
         inputs.append("gender")
     else:
@@ -162,21 +181,17 @@ def assess(
         inputs.append("fit_preference")
     if outside_population(shopper.height_cm, shopper.weight_kg):
         warnings.append(OUTSIDE_POPULATION)
-    warnings.extend(_what_helps(person, reading, shopper, found, with_side=profile is not None))
-    return Assessment(
-        body=body,
-        photo_trust=found.trust,
-        advice=advise(PosteriorLength(body, "chest_cm"), shopper.gender, shopper.fit),
-        body_type=body_type(
-            shopper.height_cm,
-            body.value("chest_cm"),
-            body.value("waist_cm"),
-            shopper.gender,
-            method.body_type_edges,
-        ),
-        warnings=warnings,
-        inputs_used=inputs,
-        reading=reading,
+    return inputs, warnings
+
+
+def size_and_shape(
+    body: Posterior, shopper: Shopper, body_type_edges: Mapping[str, Mapping[str, float]]
+) -> tuple[SizeAdvice, BodyType]:
+    """The size that fits a body, and the word for its shape."""
+    chest, waist = body.value("chest_cm"), body.value("waist_cm")
+    return (
+        advise(PosteriorLength(body, "chest_cm"), shopper.gender, shopper.fit),
+        body_type(shopper.height_cm, chest, waist, shopper.gender, body_type_edges),
     )
 
 
