@@ -35,7 +35,7 @@ def _attempts(stack: ComposeStack, jobs: list[Job]) -> Counter[int]:
     return Counter(row["attempt"] for row in rows)
 
 
-def test_inside_each_container(stack: ComposeStack) -> None:
+def test_containers_run_unprivileged_and_can_write_tmp_alone(stack: ComposeStack) -> None:
     """Non-root with a fixed id, no capability, nothing writable but /tmp, and no installer or compiler."""
     for service in ("consumer", "generator", "sizing-api"):
         (container,) = stack.project.containers(service)
@@ -91,7 +91,7 @@ def test_a_first_try_on_takes_one_command(stack: ComposeStack) -> None:
     assert stack.app.download(said[-1]).headers["content-type"] == "image/jpeg"
 
 
-def test_sizing_answers(stack: ComposeStack) -> None:
+def test_sizing_answers_with_a_size_for_a_signed_photo(stack: ComposeStack) -> None:
     """With a size, for a photo behind a URL that was signed on the host."""
     user = stack.app.create_user()
     (url,) = stack.app.upload_inputs(user, [SAMPLE_PERSON])

@@ -97,7 +97,7 @@ def test_layers_hold_no_secret_and_no_test(engine: None, service: str, tmp_path:
 
 
 @pytest.mark.parametrize("service", IMAGES)
-def test_labels_and_command(engine: None, service: str) -> None:
+def test_image_has_labels_health_check_user_and_init(engine: None, service: str) -> None:
     """OCI labels, a health check of /live, a numeric user, an init that hands on signals."""
     config = inspect(IMAGES[service])["Config"]
     prefix = "org.opencontainers.image."
@@ -120,7 +120,7 @@ def test_missing_settings_end_it_at_once(engine: None, service: str) -> None:
     assert "REDIS_URL" in done.stderr
 
 
-def test_the_operators_command(engine: None) -> None:
+def test_wearonctl_is_in_the_generators_path(engine: None) -> None:
     """`docker exec <generator> wearonctl`: in PATH, by that name, for the user the container runs as."""
     told = docker("run", "--rm", "--read-only", IMAGES["generator"], "wearonctl", "--help")
     assert told.startswith("Usage: wearonctl ")

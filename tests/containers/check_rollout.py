@@ -278,7 +278,7 @@ def test_first_deployment_with_an_edge_that_cannot_work(
     assert server.state() == {}
 
 
-def test_first_deployment(server: Server) -> None:
+def test_first_deployment_brings_up_everything(server: Server) -> None:
     """Migrations, own Redis, three services and nginx; a job and a size; nothing else listens outside."""
     assert server.ship(*_dry("dry1")).returncode == 0
     status = server.on_server("./rollout --status").splitlines()
@@ -425,13 +425,13 @@ def test_killed_rollout_is_taken_back(server: Server) -> None:
     assert len(server.containers("generator")) == 2
 
 
-def test_back_by_hand(server: Server) -> None:
+def test_back_brings_the_images_of_before(server: Server) -> None:
     """`--back` brings the images before the last successful deployment into service."""
     assert server.ship("--back").returncode == 0
     assert server.images() == {s: {f"{IMAGES[s].partition(':')[0]}:dry1"} for s in SERVICES}
 
 
-def test_operators_commands(server: Server) -> None:
+def test_operators_commands_act_on_the_server(server: Server) -> None:
     """Stop and start, a log, a command in a container, wearonctl; new keys with the scale that was."""
     assert "stopped" in server.on_server("./wearon stop consumer")
     assert server.containers("consumer") == []

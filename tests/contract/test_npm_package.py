@@ -142,6 +142,6 @@ def test_node_loads_it_either_way(project: Path, name: str, source: str) -> None
     assert (loaded.stdout, loaded.stderr) == ("wearon:tasks:generation\n", "")
 
 
-def test_its_own_tests_pass(typescript: Path) -> None:
+def test_the_packages_own_tests_pass(typescript: Path) -> None:
     tested = _run(["npm", "test", "--silent"], typescript)
     assert tested.returncode == 0, tested.stdout

@@ -98,13 +98,13 @@ thorough = settings(
 @pytest.mark.parametrize("channel", ["b2c", "b2b"])
 @thorough
 @given(data=st.data())
-def test_tasks(channel: str, ajv: Any, data: st.DataObject) -> None:
+def test_both_languages_judge_tasks_alike(channel: str, ajv: Any, data: st.DataObject) -> None:
     text = json.dumps(data.draw(spoilt({**TASK, "channel": channel})))
     assert ajv.judge("generation-task", text).valid == _taken_by_pydantic(GenerationTask, text)
 
 
 @thorough
 @given(request=spoilt(REQUEST))
-def test_sizing_requests(ajv: Any, request: dict[str, Any]) -> None:
+def test_both_languages_judge_sizing_requests_alike(ajv: Any, request: dict[str, Any]) -> None:
     text = json.dumps(request)
     assert ajv.judge("estimate-body-request", text).valid == _taken_by_pydantic(EstimateBodyRequest, text)

@@ -112,7 +112,7 @@ def test_redis_whose_certificate_nobody_vouches_for_is_told_nothing(stack: Stack
         stack.stop_services()
 
 
-def test_bucket_that_is_missing(stack: Stack) -> None:
+def test_generator_waits_for_a_bucket_that_is_missing(stack: Stack) -> None:
     stack.start_service("consumer")
     generator = stack.start_service("generator", {"STORAGE_BUCKET": "not-there-yet"}, wait=False)
     generator.process.wait_until(
@@ -128,7 +128,7 @@ def test_bucket_that_is_missing(stack: Stack) -> None:
     stack.app.wait_settled(tryon.job)
 
 
-def test_migrations_that_are_missing() -> None:
+def test_generator_waits_for_migrations_that_are_missing() -> None:
     dev, migrations = (sorted((SUPABASE_DIR / name).glob("*.sql")) for name in ("dev", "migrations"))
     with Stack(schema=dev) as stack:
         stack.start_service("consumer")

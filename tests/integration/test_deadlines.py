@@ -105,7 +105,7 @@ def where_of(tryon: TryOn, where: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("payer", PAYERS)
-def test_deadline_of_the_provider(scene: Scene, payer: Payer) -> None:
+def test_job_fails_when_the_provider_hangs_beyond_the_deadline(scene: Scene, payer: Payer) -> None:
     name = f"provider hangs, {payer} pays"
     code = ErrorCode.DEADLINE_EXCEEDED
     tryon = scene.settled(name)

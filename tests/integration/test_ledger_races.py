@@ -186,7 +186,7 @@ def test_reapers_at_once_refund_every_orphan_once(ledger: LedgerDatabase) -> Non
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_everything_at_once(ledger: LedgerDatabase, seed: int) -> None:
+def test_sessions_settle_once_however_many_act_on_them_at_once(ledger: LedgerDatabase, seed: int) -> None:
     """Deliveries, sweepers, reapers, owners and the cron over the same sessions, answers lost at random."""
     chance = random.Random(seed)
     user = ledger.user(balance=100)

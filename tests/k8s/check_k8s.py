@@ -40,7 +40,7 @@ def _of_kind(documents: list[dict[str, Any]], kind: str) -> dict[str, dict[str, 
     return {d["metadata"]["name"]: d for d in documents if d["kind"] == kind}
 
 
-def test_everything_is_valid(everything: list[dict[str, Any]]) -> None:
+def test_every_object_is_valid_and_in_one_namespace(everything: list[dict[str, Any]]) -> None:
     """Against the schemas of the API, strictly; in the one namespace."""
     assert {d["kind"] for d in everything} >= {"Deployment", "Ingress", "Job", "NetworkPolicy", *CUSTOM}
     for document in everything:
@@ -209,7 +209,7 @@ def _allows(policies: list[dict[str, Any]], pod: Pod, way: str, other: Pod | str
         (GENERATOR, SIZING, 8000, False),
     ],
 )
-def test_who_reaches_whom(
+def test_only_the_documented_connections_are_allowed(
     everything: list[dict[str, Any]], source: Pod, target: Pod | str, port: int, allowed: bool
 ) -> None:
     policies = [d for d in everything if d["kind"] == "NetworkPolicy"]

@@ -83,7 +83,7 @@ def test_row_level_security_follows_the_token(stack: Stack) -> None:
 # Storage
 
 
-def test_upload_download_and_info(stack: Stack, supabase: Client, path: str) -> None:
+def test_what_was_uploaded_is_downloaded_and_described(stack: Stack, supabase: Client, path: str) -> None:
     bucket = supabase.storage.from_(BUCKET)
     uploaded = bucket.upload(path, PICTURE, JPEG)
     assert uploaded.full_path == f"{BUCKET}/{path}"
@@ -154,7 +154,7 @@ def test_signing_what_does_not_exist_is_not_found(supabase: Client, path: str) -
     assert signed[1]["error"]
 
 
-def test_list_and_remove(supabase: Client) -> None:
+def test_a_folder_is_listed_and_only_what_was_there_is_removed(supabase: Client) -> None:
     bucket, folder = supabase.storage.from_(BUCKET), f"folder-{uuid4()}"
     for name in ("b.jpg", "a.jpg", "deeper/c.jpg"):
         bucket.upload(f"{folder}/{name}", PICTURE, JPEG)
@@ -164,7 +164,7 @@ def test_list_and_remove(supabase: Client) -> None:
     assert [entry["name"] for entry in bucket.list(folder)] == ["b.jpg", "deeper"]
 
 
-def test_buckets(supabase: Client) -> None:
+def test_buckets_are_made_listed_and_deleted(supabase: Client) -> None:
     assert supabase.storage.get_bucket(BUCKET).public is False
     with pytest.raises(StorageApiError) as missing:
         supabase.storage.get_bucket("virtual-tryon-images")

@@ -140,7 +140,7 @@ def test_once_strikes_only_the_first_call_of_a_prompt(client: openai.OpenAI) -> 
     assert edit(client, "[[standin:502_twice]]").data
 
 
-def test_unusable_answers(client: openai.OpenAI) -> None:
+def test_the_prompt_can_ask_for_unusable_answers(client: openai.OpenAI) -> None:
     bad = edit(client, "[[standin:bad_base64]]").data
     assert bad is not None
     with pytest.raises(ValueError):

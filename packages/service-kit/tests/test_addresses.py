@@ -31,12 +31,12 @@ PRIVATE = [
 
 
 @pytest.mark.parametrize("text", PUBLIC)
-def test_public(text: str) -> None:
+def test_addresses_of_the_internet_are_public(text: str) -> None:
     assert is_public(ip_address(text))
 
 
 @pytest.mark.parametrize("text", PRIVATE)
-def test_not_public(text: str) -> None:
+def test_private_and_special_addresses_are_not_public(text: str) -> None:
     assert not is_public(ip_address(text))
 
 

@@ -96,7 +96,9 @@ def damaged(data: bytes) -> ErrorCode:
     ],
 )
 @pytest.mark.parametrize("size", [(64, 48), (1500, 1100)])
-def test_colours_survive(format_: str, mode: str, options: dict[str, object], size: tuple[int, int]) -> None:
+def test_pictures_keep_their_colours_in_every_format_and_mode(
+    format_: str, mode: str, options: dict[str, object], size: tuple[int, int]
+) -> None:
     image = open_rgb(encoded(quadrants(size, mode), format_, **options), max_side=256)
     assert type(image) is Image.Image
     assert image.mode == "RGB"
@@ -106,7 +108,9 @@ def test_colours_survive(format_: str, mode: str, options: dict[str, object], si
 
 @pytest.mark.parametrize(("format_", "mode"), [("JPEG", "L"), ("PNG", "L"), ("PNG", "LA"), ("PNG", "1")])
 @pytest.mark.parametrize("size", [(64, 48), (1500, 1100)])
-def test_greyscale(format_: str, mode: str, size: tuple[int, int]) -> None:
+def test_grey_pictures_become_rgb_with_the_same_levels(
+    format_: str, mode: str, size: tuple[int, int]
+) -> None:
     ramp = Image.linear_gradient("L").resize(size)
     image = open_rgb(encoded(ramp.convert(mode), format_), max_side=256)
     assert image.mode == "RGB"
@@ -126,7 +130,7 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
-def test_few_bits_are_scaled(depth: int) -> None:
+def test_levels_of_few_bits_are_scaled_to_the_whole_range(depth: int) -> None:
     image = open_rgb(png(1, 2, depth=depth, pixels=b"\0\xff\0\0"), max_side=64)
     assert [pixel(image, 0, y)[0] for y in range(2)] == [255, 0]
 
@@ -146,7 +150,7 @@ def test_transparency_becomes_white(format_: str, mode: str, size: tuple[int, in
     assert close(corners(opened), [(0, 0, 0), (127, 127, 127), WHITE, WHITE], 6 if format_ == "AVIF" else 3)
 
 
-def test_strips_leave_no_seams() -> None:
+def test_picture_flattened_in_strips_has_no_seams() -> None:
     """A picture that is flattened in several strips, none of which ends where a reduced pixel does."""
     size = (3001, 2503)
     ramp = Image.linear_gradient("L").resize(size)
@@ -182,7 +186,7 @@ def test_the_colour_a_png_calls_transparent_is_white_and_no_other(
         assert pixel(image, 1, 0) != WHITE
 
 
-def test_palettes_with_transparent_entries() -> None:
+def test_transparent_entries_of_a_palette_become_white() -> None:
     palette = png_chunk(b"PLTE", bytes([200, 30, 30, 30, 160, 60, 0, 0, 0]))
     for alphas, expected in ((b"\xff\x00", [RED, WHITE, (0, 0, 0)]), (b"\x00", [WHITE, GREEN, (0, 0, 0)])):
         data = png(3, 1, palette, png_chunk(b"tRNS", alphas), colour=3, pixels=b"\0\0\1\2")
@@ -529,7 +533,7 @@ def test_png_with_a_note_of_three_megabytes_is_opened_without_it(chunk: bytes) -
     )
 
 
-def test_nothing_and_other_formats() -> None:
+def test_empty_files_and_other_formats_are_refused_by_code() -> None:
     assert damaged(b"") == ErrorCode.IMAGE_EMPTY
     assert damaged(encoded(quadrants(), "GIF")) == ErrorCode.IMAGE_GIF
     for format_ in ("BMP", "TIFF", "PPM", "ICO", "JPEG2000"):
@@ -580,7 +584,7 @@ def test_mutated_pictures_raise_nothing_but_image_refused(
     st.integers(0, 40),
     st.integers(0, 40),
 )
-def test_pngs_with_strange_chunks(
+def test_png_with_any_further_chunk_is_opened_or_refused(
     kind: bytes, body: bytes, layout: tuple[int, int], width: int, height: int
 ) -> None:
     depth, colour = layout

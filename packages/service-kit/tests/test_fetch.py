@@ -261,7 +261,7 @@ def test_an_address_that_swallows_packets_leaves_time_for_the_next(site: Site) -
     assert time.monotonic() - started < 1.7
 
 
-def test_all_addresses_dead(site: Site) -> None:
+def test_host_whose_every_address_is_dead_is_unreachable(site: Site) -> None:
     error = unreachable(
         "http://shop.example/a.jpg",
         ErrorCode.IMAGE_UNREACHABLE,
@@ -300,7 +300,7 @@ def test_a_name_server_that_never_answers_ends_with_the_deadline_and_holds_nothi
     assert time.monotonic() - started < 2
 
 
-def test_the_systems_resolver() -> None:
+def test_the_systems_resolver_finds_localhost() -> None:
     assert ip_address("127.0.0.1") in run(resolve_with_system("localhost"))
     for host in ("a" * 64 + ".example", "shop.invalid", "\udcff.example"):
         with pytest.raises(OSError, match=r"."):
@@ -500,7 +500,9 @@ def test_exactly_the_limit_is_accepted_and_one_byte_more_is_not() -> None:
         ("soon", None), ("-5", None), ("9" * 500, (3600, 3600)), ("Mon, 99 Foo 2026 99:99:99 GMT", None),
     ],
 )  # fmt: skip
-def test_retry_after(header: str | int, expected: tuple[float, float] | None) -> None:
+def test_retry_after_is_read_as_seconds_or_as_a_date(
+    header: str | int, expected: tuple[float, float] | None
+) -> None:
     """As text, or as a date so many seconds from now."""
     if isinstance(header, int):
         header = email.utils.formatdate(time.time() + header, usegmt=True)

@@ -70,7 +70,7 @@ def test_there_are_enough_of_them_and_none_twice() -> None:
 
 
 @pytest.mark.parametrize("case", HOSTILE_URLS, ids=lambda case: case.name)
-def test_hostile_urls(case: HostileUrl) -> None:
+def test_hostile_urls_are_refused_by_code_and_in_time(case: HostileUrl) -> None:
     started = time.monotonic()
     error = outcome(case.url, None)
     assert error.code == case.code
@@ -79,7 +79,9 @@ def test_hostile_urls(case: HostileUrl) -> None:
 
 
 @pytest.mark.parametrize("case", HOSTILE_RESPONSES, ids=lambda case: case.name)
-def test_hostile_responses(server: HostileServer, case: HostileResponse) -> None:
+def test_hostile_responses_are_refused_by_code_and_in_time(
+    server: HostileServer, case: HostileResponse
+) -> None:
     started = time.monotonic()
     error = outcome(server.url(case), server.origin)
     assert error.code == case.code
@@ -88,7 +90,7 @@ def test_hostile_responses(server: HostileServer, case: HostileResponse) -> None
 
 
 @pytest.mark.parametrize("case", HOSTILE_IMAGES, ids=lambda case: case.name)
-def test_hostile_images(case: HostileImage) -> None:
+def test_hostile_images_are_refused_by_code_and_in_time(case: HostileImage) -> None:
     data = case.build()
     started = time.monotonic()
     with pytest.raises(ImageRefused) as caught:

@@ -96,7 +96,7 @@ def test_a_secret_url_is_accepted(url: str) -> None:
     client.close()
 
 
-def test_async_client(url: str) -> None:
+def test_async_client_keeps_bytes_has_its_name_and_waits_for_an_element(url: str) -> None:
     async def scenario() -> None:
         client = connect_async(url, name="generator-slots")
         await client.set("k", b"\xff")

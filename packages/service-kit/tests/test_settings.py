@@ -74,7 +74,7 @@ def refusal(load: Load, capsys: pytest.CaptureFixture[str], env: Mapping[str, st
     return captured.err
 
 
-def test_reads_the_environment(load: Load) -> None:
+def test_values_of_the_environment_are_read_and_normalised(load: Load) -> None:
     settings = load({**GOOD, "TRUSTED": " http://a:9000/ ,https://B.example:443,, ", "KEYS": "k1, k2"})
     assert settings.redis_url.get_secret_value() == "redis://localhost:6379/0"
     assert settings.trusted == ("http://a:9000", "https://b.example")
@@ -146,7 +146,7 @@ def test_an_unreadable_dotenv_is_reported_in_one_line(
         "redis://[::1]:6379/0",
     ],
 )  # fmt: skip
-def test_redis_urls(load: Load, url: str) -> None:
+def test_every_form_of_redis_url_is_accepted_unchanged(load: Load, url: str) -> None:
     assert load({**GOOD, "REDIS_URL": url}).redis_url.get_secret_value() == url
 
 
@@ -200,7 +200,7 @@ def test_origins_have_one_spelling(load: Load, given: str, canonical: str) -> No
     ["x.supabase.co", "ftp://x", "https://", "https://u:p@x", "https://x/rest/v1", "https://x?a=b", "https://x#",
      "https://x:99999", "https://x:0", "https://exa mple", "https://[::1", "https://ex\\ample", "https://é.example"],
 )  # fmt: skip
-def test_malformed_origins(load: Load, capsys: pytest.CaptureFixture[str], url: str) -> None:
+def test_malformed_origin_is_refused(load: Load, capsys: pytest.CaptureFixture[str], url: str) -> None:
     assert "SUPABASE_URL must" in refusal(load, capsys, {**GOOD, "SUPABASE_URL": url})
 
 

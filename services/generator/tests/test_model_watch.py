@@ -117,7 +117,9 @@ def test_provider_is_asked_daily_and_at_once_when_the_breaker_blames_the_model()
         (FALLBACK, date(2026, 11, 10), -10),
     ],
 )
-def test_days_left_are_shown(model: str, ends: date | None, days: float) -> None:
+def test_metric_shows_the_days_until_a_model_is_switched_off(
+    model: str, ends: date | None, days: float
+) -> None:
     scene = Scene(OneModel(model, ends=ends))
     scene.look()
     assert scene.gauge("model_days_left", model=model) == days

@@ -281,7 +281,7 @@ def test_a_photo_turned_by_exif_alone_gives_the_same_answer(
         assert abs(value - plain["measurements"][name]) < 2
 
 
-def test_a_mirrored_photo_works(service: Service, image_host: ImageHost, sitter: Sitter) -> None:
+def test_a_mirrored_photo_is_measured_too(service: Service, image_host: ImageHost, sitter: Sitter) -> None:
     url = image_host.put(f"mirrored-{sitter.file}", jpeg(ImageOps.mirror(sitter.picture)))
     assert service.estimate(url, sitter.height).status_code == 200
 

@@ -29,7 +29,7 @@ def settings_of_tests(model_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 @pytest.mark.parametrize("command", [[], ["serve"], ["explain"], ["openapi"]])
-def test_help_is_everywhere(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([*command, "--help"])
     assert end.value.code == 0

@@ -40,7 +40,7 @@ def body_rows(picture: Image.Image, landmarker: Landmarker) -> tuple[int, int]:
     return int(rows[0]), int(rows[-1])
 
 
-def test_the_sitters_pass(landmarker: Landmarker, method: Method, sitter: Sitter) -> None:
+def test_good_photos_of_every_sitter_pass(landmarker: Landmarker, method: Method, sitter: Sitter) -> None:
     assert judge(landmarker, method, sitter.picture, sitter.height) is None
 
 

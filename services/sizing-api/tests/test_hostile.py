@@ -66,12 +66,16 @@ def test_urls_are_refused_without_a_connection(
 
 
 @pytest.mark.parametrize("case", HOSTILE_RESPONSES, ids=lambda case: case.name)
-def test_answers_are_refused(trusting: Service, hostile: HostileServer, case: HostileResponse) -> None:
+def test_hostile_answers_of_a_host_are_refused_by_code(
+    trusting: Service, hostile: HostileServer, case: HostileResponse
+) -> None:
     status, code = ask(trusting, hostile.url(case))
     assert (status, code) == (400, case.code.value)
 
 
 @pytest.mark.parametrize("case", HOSTILE_IMAGES, ids=lambda case: case.name)
-def test_files_are_refused(trusting: Service, hostile: HostileServer, case: HostileImage) -> None:
+def test_hostile_pictures_are_refused_by_code(
+    trusting: Service, hostile: HostileServer, case: HostileImage
+) -> None:
     status, code = ask(trusting, hostile.url(case))
     assert (status, code) == (400, case.code.value)

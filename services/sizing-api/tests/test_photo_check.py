@@ -77,7 +77,7 @@ def test_somebody_far_away_is_too_small_for_both(landmarker: Landmarker) -> None
     assert refuse_photo(picture, people) in unfit
 
 
-def test_nobody_is_no_person(landmarker: Landmarker) -> None:
+def test_picture_without_anybody_is_refused_for_that(landmarker: Landmarker) -> None:
     # Stripes with sharp edges: nothing but the missing person is wrong with them.
     picture = np.zeros((640, 480, 3), np.uint8)
     picture[:, ::40] = 255
