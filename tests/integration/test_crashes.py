@@ -166,7 +166,9 @@ def test_sigterm_gives_waiting_jobs_back_and_finishes_the_others(stack: Stack, t
     tryons.assert_completed(put_off, calls=2)
 
 
-def test_sigterm_while_supabase_is_away(stack: Stack, tryons: TryOns) -> None:
+def test_sigterm_while_supabase_is_unavailable_leaves_the_job_to_the_ledger(
+    stack: Stack, tryons: TryOns
+) -> None:
     """It waits for a while, then leaves the job to the ledger."""
     (stopped,) = start_generators(stack, 1, timing={"stop_patience": 2})
     tryon = tryons.order(prompt="[[standin:slow=2]]")
@@ -181,7 +183,7 @@ def test_sigterm_while_supabase_is_away(stack: Stack, tryons: TryOns) -> None:
     tryons.assert_completed(tryon, calls=2)
 
 
-def test_sigterm_while_redis_is_away(stack: Stack, tryons: TryOns) -> None:
+def test_sigterm_while_redis_is_unavailable_loses_no_job(stack: Stack, tryons: TryOns) -> None:
     """What was in work is finished; what waited is found in the ledger."""
     (stopped,) = start_generators(stack, 1, {"GENERATIONS_PER_MINUTE": "60"})
     stack.openai.set_latency(3)

@@ -196,8 +196,8 @@ class Bridge:
 
     def _failed(self, error: Exception, failures: int, pause: float) -> None:
         self._metrics.loop_errors.inc()
-        away = isinstance(error, redis.ConnectionError | redis.TimeoutError)
-        self._last_failure = why_unreachable(error) if away else f"{type(error).__name__}: {error}"
+        unavailable = isinstance(error, redis.ConnectionError | redis.TimeoutError)
+        self._last_failure = why_unreachable(error) if unavailable else f"{type(error).__name__}: {error}"
         # What Redis says needs no traceback; anything else is a defect of this program.
         unexpected = None if isinstance(error, redis.RedisError) else error
         _log.error(

@@ -132,7 +132,7 @@ class Backlog(Collector):
         reachable: Callable[[], bool],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`reachable`: whether to ask Redis at all, so that a scrape does not wait for one that is away."""
+        """`reachable`: whether to ask Redis, so that a scrape never waits for one that is unavailable."""
         self._client = client
         self._reachable = reachable
         self._clock = clock

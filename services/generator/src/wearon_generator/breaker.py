@@ -98,7 +98,7 @@ class ProviderBreaker:
         await self._background.stop()
 
     async def wait_until_closed(self) -> None:
-        """Return when a job may start; while Redis is away, jobs may start."""
+        """Return when a job may start; while Redis is unavailable, jobs may start."""
         while True:
             try:
                 state = await self._admit(

@@ -53,7 +53,7 @@ class Presence:
         return not self._may_start.is_set()
 
     async def wait_until_resumed(self) -> None:
-        """Return when jobs may be started; what Redis said last holds while it is away."""
+        """Return when jobs may be started; what Redis said last holds while it is unavailable."""
         if time.monotonic() > self._looked_at + 2 * _HEARTBEAT_INTERVAL:
             await self._beat()
         await self._may_start.wait()

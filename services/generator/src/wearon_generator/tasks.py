@@ -62,6 +62,6 @@ def _acknowledge_or_retry(celery_task: Task, ending: Ending) -> None:
     except celery_exceptions.Retry:
         raise
     except Exception as error:
-        # Redis is away (Celery would drop the message then): it stays unacknowledged, and comes back.
+        # Redis is unavailable (Celery would drop the message then): it stays unacknowledged, and comes back.
         log.warning("not_published_again", reason=type(error).__name__)
         raise celery_exceptions.Reject(reason="not published again", requeue=True) from error

@@ -73,7 +73,7 @@ class Timing:
     webhook_first_pause: float = 5.0
     """After the first failure; each further one triples it."""
     webhook_longest_pause: float = 3600.0
-    """An endpoint that is back has everything after this, however long it was away."""
+    """An endpoint that is back has everything after this, however long it was unreachable."""
     webhook_give_up: int = 24 * 3600
     """A delivery is tried for so long."""
     webhook_disable: int = 3 * 24 * 3600

@@ -76,7 +76,7 @@ class Realtime:
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
-        """Hand on updates while the block runs; a database that is away is waited for."""
+        """Hand on updates while the block runs; a database that is unavailable is waited for."""
         task = asyncio.create_task(self._listen(), name="realtime")
         try:
             yield
@@ -96,7 +96,7 @@ class Realtime:
                         told = json.loads(notice.payload)
                         await self._hand_on(told["table"], told["id"])
             except (psycopg.Error, OSError, httpx.HTTPError):
-                pass  # the database or PostgREST is away: both are waited for
+                pass  # the database or PostgREST is unavailable: both are waited for
             await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _hand_on(self, table: str, row_id: str) -> None:
