@@ -18,6 +18,7 @@ from tests.chaos.world import Pace, Replica, Step, World
 
 from wearon_contracts.queues import DEAD_LETTER_LIST
 from wearon_contracts.tasks import DeadLetter
+from wearon_local.app.webhook_receiver import Received, WebhookReceiver
 
 Row = dict[str, Any]
 
@@ -56,6 +57,8 @@ class Evidence:
     dead_letters: list[bytes]
     statuses: dict[str, list[str]]
     unexpected_ends: list[str]
+    webhooks: dict[str, list[Received]] | None
+    """By session: what the receiver was sent; None if there was no endpoint."""
     by_session: dict[str, list[Step]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
@@ -84,8 +87,9 @@ def collect(
     pushed: Sequence[Pushed],
     accounts: Accounts,
     interference: Interference,
+    receiver: WebhookReceiver | None = None,
 ) -> Evidence:
-    """Look at everything once nothing moves any more."""
+    """Look at everything once nothing moves any more; `receiver`: of an endpoint that was told of all."""
     app = world.stack.app
     listener.read()
     jobs = {p.session: p.job for p in pushed if p.job is not None and p.session is not None}
@@ -120,7 +124,15 @@ def collect(
         dead_letters=_dead_letters(world),
         statuses=dict(listener.statuses),
         unexpected_ends=world.unexpected_ends(),
+        webhooks=None if receiver is None else _webhooks(receiver),
     )
+
+
+def _webhooks(receiver: WebhookReceiver) -> dict[str, list[Received]]:
+    found: dict[str, list[Received]] = defaultdict(list)
+    for received in receiver.received():
+        found[received.event["data"]["session_id"]].append(received)
+    return dict(found)
 
 
 def _money(app: Any, job: Any) -> list[Row]:

@@ -229,6 +229,11 @@ def _timing(pace: float) -> Timing:
         election=usual.election / pace,
         recovery_grace=max(3, round(usual.recovery_grace / pace)),
         foreign_host_patience=usual.foreign_host_patience / pace,
+        # A run lasts minutes: what failed is tried again within seconds, whatever the pace.
+        webhook_timeout=3.0,
+        webhook_lease=8,
+        webhook_first_pause=1.0,
+        webhook_longest_pause=5.0,
     )
 
 

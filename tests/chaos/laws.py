@@ -24,6 +24,7 @@ LAWS: Final = {
     5: "each completed session has its picture, no picture lacks a session",
     6: "no live lease is taken, late writes are refused",
     7: "everything works again within 15 s of Redis",
+    8: "each settled session's webhook arrives once the receiver is back",
 }
 _UNINSTALLED: Final = "The store was uninstalled."
 _CRON: Final = "Stuck job recovery"
@@ -44,7 +45,7 @@ class Verdicts:
 
 
 def judge(evidence: Evidence) -> Verdicts:
-    """Hold the evidence against laws 1 to 6; law 7 is watched while it runs."""
+    """Hold the evidence against all laws but 7, which is watched while it runs."""
     verdicts = Verdicts()
     checks: dict[int, Callable[[Evidence, Verdicts], Iterator[str]]] = {
         1: _everything_ends,
@@ -53,6 +54,7 @@ def judge(evidence: Evidence) -> Verdicts:
         4: _nothing_is_paid_twice,
         5: _pictures_are_right,
         6: _leases_are_respected,
+        8: _webhooks_arrive,
     }
     for law, check in checks.items():
         verdicts.breaches[law] += check(evidence, verdicts)
@@ -381,3 +383,22 @@ def _late_writes(story: list[Step], taken: list[Possession], pushed: Pushed) -> 
 
 def _name(pushed: Pushed) -> str:
     return f"{pushed.label} {pushed.session or pushed.element[:60]!r}"
+
+
+# ---------------------------------------------------------------------------------------------- 8
+
+
+def _webhooks_arrive(evidence: Evidence, verdicts: Verdicts) -> Iterator[str]:
+    if evidence.webhooks is None:
+        return
+    for session, pushed in evidence.jobs.items():
+        # What the cron made of a settled session afterwards is no event.
+        first = next((s for s in evidence.statuses[session] if s in SETTLED), None)
+        if first is None:
+            continue
+        ends = [r for r in evidence.webhooks.get(session, []) if r.event["type"] != "generation.processing"]
+        verdicts.figures["webhooks sent again"] += max(0, len(ends) - 1)
+        cancelled = evidence.ledger.get(session, {}).get("error_code") == "cancelled"
+        wanted = f"generation.{'cancelled' if cancelled else first}"
+        if {r.event["type"] for r in ends} != {wanted} or len({r.id for r in ends}) != 1:
+            yield f"{_name(pushed)} is {first}, the receiver was told {[r.event['type'] for r in ends]}"

@@ -25,6 +25,7 @@ from tests.chaos.world import Kind, Pace, Replica, Step, World
 
 from wearon_contracts.queues import CELERY_QUEUE, CELERY_RETRY_QUEUE, INFLIGHT_PREFIX, TASK_LIST, UNACKED_HASH
 from wearon_generator.queue_scan import task_in
+from wearon_local.app.webhook_receiver import WebhookReceiver
 from wearon_local.stack import Stack
 
 REPLICAS: Final[dict[Kind, int]] = {"consumer": 2, "generator": 3}
@@ -32,6 +33,8 @@ ORDER_STANDS_FOR: Final = 25.0
 """Seconds after which an order to die or stop at a step that nobody came to is withdrawn."""
 BACK_WITHIN: Final = 15.0
 """Law 7, seconds."""
+WEBHOOKS_WITHIN: Final = 90.0
+"""Law 8, seconds from the settling of the last session: a sweeper that was killed is replaced after 30."""
 SLACK: Final = 5.0
 """Seconds that a machine busy with all of this may be late when it is watched."""
 
@@ -470,15 +473,21 @@ def run_once(
     with (
         Stack(openai_latency=1.2, openai_jitter=0.8, sentinels=sentinels) as stack,
         World(stack, pace, generator_env=env) as world,
+        WebhookReceiver() as receiver,
     ):
         run = Run(stack, world, seed, say)
+        world.add_webhook(receiver)
+        # Beside all faults, the shop is away for the middle third.
+        run.later(seconds / 3, receiver.down)
+        run.later(seconds * 2 / 3, receiver.up)
         try:
             run.execute(list(zip(times, faults, strict=True)), pushes, seconds)
             run.make_peace()
             watched = run.wait_for_the_end(run.patience)
+            world.wait_webhooks_delivered(WEBHOOKS_WITHIN)
             world.end_all()
             evidence = collect(
-                world, run.listener, run.workload.pushed, run.workload.accounts, run.interference
+                world, run.listener, run.workload.pushed, run.workload.accounts, run.interference, receiver
             )
             report = run.report(evidence, seed, watched)
         except BaseException:

@@ -17,6 +17,7 @@ from tests.chaos.world import Pace, Replica, Step, World
 
 from wearon_contracts.queues import UNACKED_HASH
 from wearon_contracts.sessions import SETTLED
+from wearon_local.app.webhook_receiver import WebhookReceiver
 from wearon_local.processes import wait_until
 from wearon_local.stack import Stack
 
@@ -54,6 +55,9 @@ class Scene:
             self.world.save(Path(kept) / f"{time.time():.0f}")
         self.world.__exit__(kind, error, trace)
         self.listener.stop()
+        # The next scene's generators cannot reach this one's receiver.
+        with self.stack.postgres.connect() as database:
+            database.execute("truncate generation_webhook_endpoints, generation_webhook_outbox")
 
     def start(self, *, consumers: int = 1, generators: int, concurrency: int = 32) -> list[Replica]:
         """So many more of each, ready."""
@@ -143,11 +147,24 @@ class Scene:
         )
         self.interference.cron_failures[pushed.session] = time.time()
 
-    def end(self) -> Evidence:
-        """End all services, then hold everything against the laws."""
+    def wait_for_a_death(self, timeout: float = 30) -> None:
+        """Until some replica has been killed."""
+        wait_until(
+            lambda: any(replica.ended_at for replica in self.world.notice_ends()),
+            timeout=timeout,
+            what="a replica was killed",
+        )
+
+    def end(self, receiver: WebhookReceiver | None = None) -> Evidence:
+        """End all services, then hold everything against the laws; `receiver`: see `collect`."""
         self.world.end_all()
         evidence = collect(
-            self.world, self.listener, self.workload.pushed, self.workload.accounts, self.interference
+            self.world,
+            self.listener,
+            self.workload.pushed,
+            self.workload.accounts,
+            self.interference,
+            receiver,
         )
         verdicts = judge(evidence)
         assert verdicts.hold, {law: breaches for law, breaches in verdicts.breaches.items() if breaches}

@@ -18,6 +18,8 @@ from typing import Any, Final, Literal, Self
 
 from tests.chaos import steps
 
+from wearon_generator.webhooks.signing import new_secret
+from wearon_local.app.webhook_receiver import WebhookReceiver
 from wearon_local.processes import Nursery, ProcessFailed, free_port, passed_on_environment, wait_until
 from wearon_local.services import Service
 from wearon_local.stack import Stack
@@ -240,6 +242,31 @@ class World:
             timeout=timeout,
             what=f"{replica.name} stopped",
         )
+
+    # ------------------------------------------------------------------ webhooks
+
+    def add_webhook(self, receiver: WebhookReceiver) -> None:
+        """An endpoint that is told of all sessions; generators started from now on may reach it."""
+        self._generator_env = {**self._generator_env, "WEBHOOK_TRUSTED_ORIGINS": receiver.origin}
+        self.stack.app.rows(
+            "insert into generation_webhook_endpoints (url, secret) values (%s, %s) returning id",
+            f"{receiver.origin}/hook",
+            new_secret(),
+        )
+
+    def wait_webhooks_delivered(self, timeout: float) -> None:
+        """Until nothing is left to be sent, or the time is over: law 8 says then what is missing."""
+        with contextlib.suppress(TimeoutError):
+            wait_until(
+                lambda: (
+                    not self.stack.app.rows(
+                        "select from generation_webhook_outbox where delivered_at is null limit 1"
+                    )
+                ),
+                timeout=timeout,
+                what="all webhooks are delivered",
+                every=0.2,
+            )
 
     # ------------------------------------------------------------------ steps and clocks
 
