@@ -132,10 +132,13 @@ def test_a_failed_session_tells_its_code_and_that_the_credit_came_back(ledger: L
 def test_a_cancelled_session_tells_so(ledger: LedgerDatabase) -> None:
     endpoint(ledger)
     session = ledger.b2c()
-    ledger.fail(session, "a", ledger.begin(session, "a"), "cancelled")
+    ledger.cancel(session)
+    ledger.cancel(session)
 
-    assert types(ledger, session) == ["processing", "cancelled"]
-    assert events(ledger, session)[-1]["data"]["given_back"] is True
+    (event,) = events(ledger, session)
+
+    assert event["type"] == "generation.cancelled"
+    assert (event["data"]["code"], event["data"]["given_back"]) == ("cancelled", True)
 
 
 def test_every_way_to_end_writes_one_event_of_the_end(ledger: LedgerDatabase) -> None:

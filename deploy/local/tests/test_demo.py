@@ -46,6 +46,10 @@ def test_the_demo_leaves_pictures_and_a_balance_that_adds_up(tmp_path: Path) -> 
     ]
     assert {"10 -> 9"} == {" ".join(row[-3:]) for row in rows.values()}
     assert "b2c      completed" in shown.stdout
+    told = (
+        "webhooks received and verified: 2 generation.completed, 2 generation.failed, 3 generation.processing"
+    )
+    assert told in shown.stdout
     for result in ("b2c-result.jpg", "b2b-result.jpg"):
         [picture] = tmp_path.glob(f"*/{result}")
         with Image.open(picture) as image:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,7 +19,7 @@ from uuid import UUID
 from PIL import Image
 
 from wearon_contracts.queues import DEAD_LETTER_LIST
-from wearon_contracts.sessions import SETTLED
+from wearon_contracts.sessions import SESSION_TABLES, SETTLED
 from wearon_local.app.next_app import (
     SAMPLE_ACCESSORY,
     SAMPLE_GARMENT,
@@ -27,6 +29,7 @@ from wearon_local.app.next_app import (
     Job,
 )
 from wearon_local.app.producer import push_with_node
+from wearon_local.app.webhook_receiver import WebhookReceiver
 from wearon_local.processes import passed_on_environment
 from wearon_local.services import Service
 from wearon_local.stack import Stack
@@ -35,6 +38,7 @@ CREDITS: Final = 10
 SAMPLE_HEIGHT: Final = "161.3"
 _SETTLES_WITHIN: Final = 45.0
 _SIZES_WITHIN: Final = 60.0
+_WEBHOOKS_WITHIN: Final = 30.0
 _STEPS: Final = {
     "job_held": "fetching the images",
     "images_ready": "waiting for a slot",
@@ -69,9 +73,13 @@ def run(
     `keep` is called at the end while all still runs.
     """
     started = time.monotonic()
-    with Stack(openai_latency=latency) as stack:
+    with Stack(openai_latency=latency) as stack, WebhookReceiver() as shop:
         _say(out, f"Redis, PostgreSQL, PostgREST, gateway and OpenAI stand-in run ({_since(started)}).")
-        services = [stack.start_service(name, wait=False) for name in ("consumer", "generator")]
+        services = [
+            stack.start_service("consumer", wait=False),
+            stack.start_service("generator", {"WEBHOOK_TRUSTED_ORIGINS": shop.origin}, wait=False),
+        ]
+        secret = _add_webhook(stack, shop)
         for service in services:
             service.wait_ready()
         if keep is not None:
@@ -82,7 +90,11 @@ def run(
         directory = output / time.strftime("%Y%m%d-%H%M%S")
         directory.mkdir(parents=True)
         try:
-            wrong = [*_show_try_ons(stack, services[1], directory, out), *_show_size(stack, directory, out)]
+            wrong = [
+                *_show_try_ons(stack, services[1], directory, out),
+                *_show_webhooks(stack, shop, secret, out),
+                *_show_size(stack, directory, out),
+            ]
         finally:
             shutil.copytree(stack.logs, directory / "logs")
         _say(out, f"\nPictures and logs: {directory}")
@@ -107,6 +119,48 @@ def _show_try_ons(stack: Stack, generator: Service, directory: Path, out: TextIO
         *_save_pictures(stack, try_ons, directory),
         *_wrong_outcomes(stack, try_ons),
         *_wrong_credits(try_ons, before, after),
+    ]
+
+
+def _add_webhook(stack: Stack, shop: WebhookReceiver) -> str:
+    """Have the shop told of all sessions, as an operator does; returns the secret it verifies with."""
+    command = [
+        sys.executable,
+        "-m",
+        "wearon_generator.operations.cli",
+        "--json",
+        "webhooks",
+        "add",
+        shop.origin,
+    ]
+    env = {**passed_on_environment(), **stack.env_for("generator"), "WEBHOOK_TRUSTED_ORIGINS": shop.origin}
+    added = subprocess.run(command, env=env, cwd=stack.directory, capture_output=True, text=True, check=True)
+    return str(json.loads(added.stdout)["secret"])
+
+
+def _show_webhooks(stack: Stack, shop: WebhookReceiver, secret: str, out: TextIO) -> list[str]:
+    """What the shop was told of how the sessions ended, verified with the reference library."""
+    sessions = [
+        row for table in SESSION_TABLES.values() for row in stack.app.rows(f"select id, status from {table}")
+    ]
+    ended = {str(row["id"]): row["status"] for row in sessions}
+    told: dict[str, str] = {}
+    give_up_at = time.monotonic() + _WEBHOOKS_WITHIN
+    while told.keys() != ended.keys() and time.monotonic() < give_up_at:
+        time.sleep(0.1)
+        events = [received.verified(secret) for received in shop.received("/")]
+        told = {
+            event["data"]["session_id"]: event["type"].removeprefix("generation.")
+            for event in events
+            if event["type"] != "generation.processing"
+        }
+    kinds = Counter(event["type"] for event in events)
+    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    _say(out, f"\nwebhooks received and verified: {counted}")
+    return [
+        f"the webhook of {session} is {told.get(session)}, not {status}"
+        for session, status in ended.items()
+        if told.get(session) not in (status, "cancelled")
     ]
 
 
