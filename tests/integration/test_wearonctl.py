@@ -6,6 +6,7 @@ import base64
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +24,8 @@ from wearon_contracts.queues import (
     DEAD_LETTER_LIST,
     INTAKE_STOPPED,
     INVALID_IN_A_ROW,
+    LANE_IN_WORK_PREFIX,
+    LANE_NEXT,
     LANE_PARKED,
     LANE_PREFIX,
     LANE_RULES,
@@ -238,7 +241,8 @@ def test_lanes_are_shown_with_their_rules_and_drained(
     lanes = [f"store:{uuid4()}", f"user:{uuid4()}"]
     with stack.redis.client() as redis:
         for lane, count in zip(lanes, (3, 1), strict=True):
-            redis.zadd(LANE_PARKED, {lane: 2**53})  # held back, so that no running service takes from it
+            # Held back for 50 s, so that no running service takes from it.
+            redis.zadd(LANE_PARKED, {lane: time.time() * 1000 + 50_000})
             redis.lpush(LANE_PREFIX + lane, *(str(uuid4()) for _ in range(count)))
         try:
             assert ask("lanes", "set", lanes[0], "--share", "20", "--in-work", "5") == {
@@ -253,8 +257,10 @@ def test_lanes_are_shown_with_their_rules_and_drained(
             ]
             assert (shown["lanes_in_all"], shown["tasks_in_all"], shown["store_share"]) == (2, 4, 10)
             assert ctl("lanes", "set", "shop:1").exit_code == 2
+            redis.hset(LANE_NEXT, lanes[0], "1")
+            redis.zadd(LANE_IN_WORK_PREFIX + lanes[0], {str(uuid4()): 1})
             ask("lanes", "set", lanes[0])
-            assert not redis.exists(LANE_RULES)
+            assert not redis.exists(LANE_RULES, LANE_NEXT, LANE_IN_WORK_PREFIX + lanes[0])
             assert ask("lanes", "drain", "--yes") == {"handed": 0}
         finally:
             redis.delete(LANE_PARKED, LANE_RULES, *(LANE_PREFIX + lane for lane in lanes))

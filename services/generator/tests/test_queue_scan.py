@@ -200,3 +200,40 @@ def test_every_element_of_a_long_list_is_looked_at(redis_url: str) -> None:
 )
 def test_what_cannot_be_read_holds_no_task(element: bytes) -> None:
     assert task_in(element) == {}
+
+
+@pytest.mark.parametrize(
+    "moment", ["0001-01-01T00:00:00Z", "1000-01-01T00:00:00.000Z", "1970-01-01T00:00:00Z"]
+)
+def test_time_in_which_no_task_was_made_keeps_the_sweep_from_nothing(redis_url: str, moment: str) -> None:
+    client = connect(redis_url, name="test")
+    client.lpush(TASK_LIST, json.dumps(_task(moment)))
+    client.zadd(
+        f"{TASKS_WAITING_PREFIX}b2c",
+        {
+            str(uuid4()): datetime.fromisoformat(moment).timestamp(),
+            str(uuid4()): datetime(2026, 1, 1, tzinfo=UTC).timestamp(),
+        },
+    )
+    assert _oldest(redis_url) == datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("session_id", ["x", 'a","b', "", 7, None, ["x"], {"x": 1}])
+def test_taken_message_that_names_no_session_is_no_business_of_the_sweep(
+    redis_url: str, session_id: object
+) -> None:
+    client = connect(redis_url, name="test")
+    fine = _task("2026-01-01T00:00:00.000Z")
+    for tag, task in (("odd", {**fine, "session_id": session_id}), ("fine", fine)):
+        message = json.loads(_celery_message(redis_url, task))
+        client.hset(UNACKED_HASH, tag, json.dumps([message, CELERY_QUEUE, CELERY_QUEUE]))
+        client.zadd(UNACKED_INDEX, {tag: 1})
+
+    async def taken() -> dict[str, str]:
+        asynchronous = connect_async(redis_url, name="test")
+        try:
+            return await QueueScan(asynchronous).taken_before(datetime.now(UTC))
+        finally:
+            await asynchronous.aclose()
+
+    assert asyncio.run(taken()) == {"fine": fine["session_id"]}

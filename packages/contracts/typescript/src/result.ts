@@ -24,9 +24,18 @@ export interface ResignOptions {
   seconds?: number | undefined;
 }
 
-/** Path of a session's result inside the bucket. */
+export const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
+
+/**
+ * Path of a session's result inside the bucket.
+ *
+ * @throws {SupabaseError} for ids that are none: with `../` in one, the path would be somebody else's.
+ */
 export function resultPath(session: SessionOwner & { sessionId: string }): string {
   const owner = session.channel === "b2c" ? session.userId : session.storeId;
+  if (!UUID.test(owner) || !UUID.test(session.sessionId)) {
+    throw new SupabaseError("There is no such session.", "session_not_found", 404);
+  }
   return RESULT_PATHS[session.channel]
     .replace("{owner_id}", owner.toLowerCase())
     .replace("{session_id}", session.sessionId.toLowerCase());

@@ -3,7 +3,7 @@ import { cancelGeneration } from "./cancel.js";
 import { enqueueGeneration, InvalidTaskError, type ListPusher } from "./enqueue.js";
 import { getOutcome } from "./outcome.js";
 import type { SessionOwner } from "./owner.js";
-import { resignResult, type LinkSigner } from "./result.js";
+import { resignResult, UUID, type LinkSigner } from "./result.js";
 import { readRow, SupabaseError, type FunctionCaller } from "./supabase.js";
 import { watchGeneration, type RowFollower } from "./watch.js";
 
@@ -29,7 +29,7 @@ export interface TryOnRoutes {
   cancel(request: Request, sessionId: string): Promise<Response>;
   /** GET: server-sent events, one for each change of the session, then one named `end`. */
   events(request: Request, sessionId: string): Promise<Response>;
-  /** GET: `{status}`, with `url` when completed, with `code`, `sentence`, `retryable`, `givenBack` when failed. */
+  /** GET: `{status}`, with `url` when completed (404 if the picture is gone), with `code`, `sentence`, `retryable`, `givenBack` when failed. */
   show(request: Request, sessionId: string): Promise<Response>;
 }
 
@@ -40,7 +40,6 @@ interface OwnSession {
 }
 
 const HEARTBEAT_MS = 15_000; // proxies close a connection that was silent for 30 to 60 s
-const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 
 /** Route handlers for an application's server, as `app/api/…/route.ts` of Next.js exports them. */
 export function createTryOnRoutes(options: TryOnRoutesOptions): TryOnRoutes {
@@ -85,7 +84,7 @@ export function createTryOnRoutes(options: TryOnRoutesOptions): TryOnRoutes {
       if (error instanceof InvalidTaskError) {
         return Response.json({ error: "invalid_task", problems: error.problems }, { status: 400 });
       }
-      throw error;
+      return unavailable(); // Redis is away; whether the task was pushed or not, it may be pushed again
     }
   }
 
@@ -118,10 +117,16 @@ export function createTryOnRoutes(options: TryOnRoutesOptions): TryOnRoutes {
     const signal = AbortSignal.any([request.signal, left.signal]);
     const updates = watchGeneration(options.supabase(), { channel: session.owner.channel, sessionId, signal });
     const bytes = new TextEncoder();
-    let heartbeat: ReturnType<typeof setInterval>;
     const stream = new ReadableStream<Uint8Array>({
       start(controller) {
-        heartbeat = setInterval(() => controller.enqueue(bytes.encode(": alive\n\n")), options.heartbeatMs ?? HEARTBEAT_MS);
+        const heartbeat = setInterval(() => controller.enqueue(bytes.encode(": alive\n\n")), options.heartbeatMs ?? HEARTBEAT_MS);
+        const leave = () => {
+          clearInterval(heartbeat);
+          // Who leaves without having read what is there asks for no more, which is what else would end the watch.
+          updates.return().catch(() => {});
+        };
+        left.signal.addEventListener("abort", leave, { once: true });
+        request.signal.addEventListener("abort", () => left.abort(), { once: true });
       },
       async pull(controller) {
         const next = await updates.next().catch(() => null);
@@ -129,15 +134,15 @@ export function createTryOnRoutes(options: TryOnRoutesOptions): TryOnRoutes {
           controller.enqueue(bytes.encode(`data: ${JSON.stringify(next.value)}\n\n`));
           return;
         }
-        clearInterval(heartbeat);
+        const ended = next !== null && !signal.aborted;
+        left.abort();
         // Without the `end`, the browser's side comes back: Supabase was away, or refused.
-        if (next !== null) {
+        if (ended) {
           controller.enqueue(bytes.encode("event: end\ndata: {}\n\n"));
         }
         controller.close();
       },
       cancel() {
-        clearInterval(heartbeat);
         left.abort();
       },
     });
@@ -159,8 +164,15 @@ export function createTryOnRoutes(options: TryOnRoutesOptions): TryOnRoutes {
       return Response.json({ status: session.status });
     }
     if (session.status === "completed") {
-      const url = await resignResult(options.supabase(), { ...session.owner, sessionId }, { bucket: options.bucket() });
-      return Response.json({ status: session.status, url });
+      try {
+        const url = await resignResult(options.supabase(), { ...session.owner, sessionId }, { bucket: options.bucket() });
+        return Response.json({ status: session.status, url });
+      } catch (error) {
+        if (error instanceof SupabaseError && !error.retryable) {
+          return refusal(404, "result_not_found", "The picture of this try-on is no longer stored.");
+        }
+        throw error;
+      }
     }
     const outcome = await getOutcome(options.supabase(), sessionId);
     const code: ErrorCode = outcome?.error_code ?? "internal_error";
@@ -176,7 +188,7 @@ export function createTryOnRoutes(options: TryOnRoutesOptions): TryOnRoutes {
   };
 }
 
-/** The same handler, but Supabase being away is an answer of its own. */
+/** The same handler, but Supabase being away is an answer. */
 function answering<Rest extends unknown[]>(
   handler: (request: Request, ...rest: Rest) => Promise<Response>,
 ): (request: Request, ...rest: Rest) => Promise<Response> {
@@ -185,11 +197,15 @@ function answering<Rest extends unknown[]>(
       return await handler(request, ...rest);
     } catch (error) {
       if (error instanceof SupabaseError && error.retryable) {
-        return refusal(503, "unavailable", "This is not available just now. Please try again in a moment.");
+        return unavailable();
       }
       throw error;
     }
   };
+}
+
+function unavailable(): Response {
+  return refusal(503, "unavailable", "This is not available just now. Please try again in a moment.");
 }
 
 async function bodyOf(request: Request): Promise<Record<string, unknown> | null> {

@@ -65,3 +65,15 @@ test("no result is an error", async () => {
     status: 400,
   });
 });
+
+for (const [what, session] of [
+  ["session", { channel: "b2c", userId, sessionId: `../11111111-6f0d-4d1e-8c57-2f1a7e5d3c21/${sessionId}` }],
+  ["user", { channel: "b2c", userId: "..", sessionId }],
+  ["store", { channel: "b2b", storeId: `${userId}/../x`, sessionId }],
+]) {
+  test(`a ${what} id that leads to another path is signed nothing`, async () => {
+    const supabase = answering({ data: { signedUrl: "https://x.example/signed" }, error: null });
+    await assert.rejects(resignResult(supabase, session), { name: "SupabaseError", status: 404 });
+    assert.deepEqual(supabase.calls, []);
+  });
+}

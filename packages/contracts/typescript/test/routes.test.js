@@ -147,6 +147,49 @@ test("a completed session is shown with a new link from the configured bucket", 
   assert.equal(supabase.calls[0].bucket, "virtual-tryon-images");
 });
 
+test("a completed session whose picture is gone from Storage is an answer, not an error", async () => {
+  const { routes } = application({
+    answers: [
+      { data: { status: "completed", user_id: userId }, error: null, status: 200 },
+      { data: null, error: { message: "Object not found", status: 400 } },
+    ],
+  });
+  const answer = await routes.show(get(), sessionId);
+  assert.equal(answer.status, 404);
+  assert.equal((await answer.json()).error, "result_not_found");
+});
+
+test("enqueue answers 503 while Redis is away", async () => {
+  const { routes } = application({
+    row: { status: "queued", user_id: userId },
+    redis: () => ({ lpush: () => Promise.reject(new Error("Connection is closed.")) }),
+  });
+  assert.equal((await routes.enqueue(post({ sessionId, imageUrls }))).status, 503);
+});
+
+/** Lets everything go on that waits for nothing but its turn. */
+async function everythingDone() {
+  for (let turn = 0; turn < 50; turn += 1) {
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+}
+
+for (const [how, leave] of [
+  ["hangs up", (answer, request) => request.abort()],
+  ["cancels the stream", (answer) => answer.body.cancel()],
+]) {
+  test(`a client that ${how} without having read anything leaves no channel behind`, async () => {
+    const { routes, supabase } = application({ row: { status: "queued", user_id: userId } });
+    const request = new AbortController();
+    const answer = await routes.events(new Request("https://app.example/", { signal: request.signal }), sessionId);
+    await everythingDone();
+    assert.equal(supabase.looks.length, 2, "for the owner, and to watch: what it says lies in the stream");
+    await leave(answer, request);
+    await everythingDone();
+    assert.deepEqual(supabase.removed, supabase.channels.map(({ name }) => name));
+  });
+}
+
 test("a failed session is shown with its code, its sentence and whether the credit came back", async () => {
   const { routes } = application({
     answers: [

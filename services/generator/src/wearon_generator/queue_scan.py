@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
+from uuid import UUID
 
 from redis.asyncio import Redis
 
@@ -38,13 +39,25 @@ def task_in(element: bytes | str) -> dict[str, Any]:
         return {}
 
 
+EARLIEST: Final = datetime(2025, 1, 1, tzinfo=UTC)
+"""No task is older than this program. What claims to be would keep the sweep from all sessions after it."""
+
+
 def created_at(task: dict[str, Any]) -> datetime | None:
-    """When the task was made; None if it does not say so readably."""
+    """When the task was made; None if it does not say so readably, or cannot have been made then."""
     try:
         moment = datetime.fromisoformat(task["created_at"])
     except (KeyError, TypeError, ValueError):
         return None
-    return moment if moment.tzinfo is not None else None
+    return moment if moment.tzinfo is not None and moment >= EARLIEST else None
+
+
+def _session_in(element: bytes | str) -> str | None:
+    """The session id in an element; None for whatever else stands there, which the database would refuse."""
+    try:
+        return str(UUID(task_in(element)["session_id"]))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
 
 
 class QueueScan:
@@ -62,7 +75,9 @@ class QueueScan:
         """
         moments: list[datetime | None] = []
         for channel in Channel:
-            first: Any = await self._redis.zrange(TASKS_WAITING_PREFIX + channel, 0, 0, withscores=True)
+            first: Any = await self._redis.zrangebyscore(
+                TASKS_WAITING_PREFIX + channel, EARLIEST.timestamp(), "+inf", start=0, num=1, withscores=True
+            )
             moments += [datetime.fromtimestamp(score, UTC) for _, score in first]
         for name in await self._lists():
             element = await self._redis.lindex(name, -1)
@@ -116,15 +131,18 @@ class QueueScan:
         return found
 
     async def taken_before(self, moment: datetime) -> dict[str, str]:
-        """Session ids of the messages that workers took before `moment` and have not acknowledged, by tag."""
+        """Session ids of the messages that workers took before `moment` and have not acknowledged, by tag.
+
+        What names no session is left to the broker, which delivers it again after its visibility timeout.
+        """
         tags: list[Any] = await self._redis.zrangebyscore(UNACKED_INDEX, 0, moment.timestamp())
         found = {}
         for start in range(0, len(tags), _CHUNK):
             chunk = tags[start : start + _CHUNK]
             for tag, element in zip(chunk, await self._redis.hmget(UNACKED_HASH, chunk), strict=True):
-                session_id = task_in(element).get("session_id") if element is not None else None
-                if isinstance(session_id, str):
-                    found[tag.decode()] = session_id.lower()
+                session_id = _session_in(element) if element is not None else None
+                if session_id is not None:
+                    found[tag.decode()] = session_id
         return found
 
     async def forget_taken(self, tags: Iterable[str]) -> None:

@@ -6,6 +6,8 @@ import json
 from typing import Any, Final, TypedDict
 
 from wearon_contracts.queues import (
+    LANE_IN_WORK_PREFIX,
+    LANE_NEXT,
     LANE_PARKED,
     LANE_PREFIX,
     LANE_RULES,
@@ -114,11 +116,15 @@ def rule(*, share: int | None, in_work: int | None, per_minute: int | None) -> R
 
 
 async def set_rule(at: Connections, lane: str, rule: Rule) -> LaneRule:
-    """Set what holds for one lane, or forget it if `rule` is empty."""
+    """Set what holds for one lane, or forget it, and what was counted for it, if `rule` is empty."""
     if rule:
         await at.redis.hset(LANE_RULES, lane, json.dumps(rule))
     else:
-        await at.redis.hdel(LANE_RULES, lane)
+        async with at.redis.pipeline(transaction=True) as pipe:
+            pipe.hdel(LANE_RULES, lane)
+            pipe.hdel(LANE_NEXT, lane)
+            pipe.delete(LANE_IN_WORK_PREFIX + lane)
+            await pipe.execute()
     return {"lane": lane, **rule}
 
 
