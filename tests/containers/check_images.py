@@ -101,7 +101,7 @@ def test_image_has_labels_health_check_user_and_init(engine: None, service: str)
     """OCI labels, a health check of /live, a numeric user, an init that hands on signals."""
     config = inspect(IMAGES[service])["Config"]
     prefix = "org.opencontainers.image."
-    for label in ("title", "description", "licenses", "version", "revision", "source"):
+    for label in ("title", "description", "licenses", "version", "revision", "source", "base.name"):
         assert config["Labels"].get(prefix + label), label
     assert "'/live'" in config["Healthcheck"]["Test"][-1]
     assert config["User"] == "10001:10001"

@@ -77,6 +77,37 @@ def test_name_of_an_image_is_in_small_letters(tmp_path: Path) -> None:
     assert _run(tmp_path, "name", "sizing-api").stdout == "image=ghcr.io/shop-ltd/wearon-sizing\n"
 
 
+def test_all_images_of_a_revision_are_built_on_one_base_by_its_digest(tmp_path: Path) -> None:
+    assert _run(tmp_path, "base").stdout == f"base=python:3.11-slim-bookworm@{DIGEST}\n"
+    jobs = yaml.safe_load((ROOT / ".github/workflows/cd.yml").read_text())["jobs"]
+    (build,) = (
+        s for s in jobs["publish"]["steps"] if s.get("uses", "").startswith("docker/build-push-action")
+    )
+    assert "BASE=${{ needs.base.outputs.base }}" in build["with"]["build-args"].splitlines()
+    bases = {
+        re.findall(r"^ARG BASE=(.*)$", file.read_text(), re.MULTILINE)[0]
+        for file in ROOT.glob("services/*/Dockerfile")
+    }
+    assert bases == {"python:3.11-slim-bookworm"}
+
+
+def test_sbom_and_provenance_go_with_each_image_and_only_what_was_scanned_is_signed() -> None:
+    steps = yaml.safe_load((ROOT / ".github/workflows/cd.yml").read_text())["jobs"]["publish"]["steps"]
+    names = [step.get("uses", step.get("run", "")).partition("@")[0] for step in steps]
+    build, scan = names.index("docker/build-push-action"), names.index("anchore/scan-action")
+    sign = next(index for index, name in enumerate(names) if name.startswith("deploy/cd sign"))
+    assert build < scan < sign
+    assert (steps[build]["with"]["sbom"], steps[build]["with"]["provenance"]) == (True, "mode=max")
+    pushed = "${{ steps.name.outputs.image }}@${{ steps.push.outputs.digest }}"
+    assert steps[scan]["with"]["image"] == steps[sign]["env"]["IMAGE"] == pushed
+
+
+def test_fork_publishes_and_deploys_nothing_and_does_not_fail() -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/cd.yml").read_text())["jobs"]
+    assert jobs["publish"]["if"] == "!github.event.repository.fork"
+    assert jobs["deploy"]["needs"] == "publish"
+
+
 def test_deploy_ships_three_verified_digests(tmp_path: Path) -> None:
     done = _run(tmp_path, "deploy")
     assert done.returncode == 0, done.stderr
