@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Final
 import kubernetes_validate
 import pytest
 import yaml
+from tests.k8s.api_server import api_server
 
 ROOT: Final = Path(__file__).parents[2]
 DIGEST: Final = "@sha256:" + "0123456789abcdef" * 4
@@ -70,6 +72,26 @@ def test_second_apply_leaves_the_scale(services: list[dict[str, Any]]) -> None:
     deployments = _of_kind(services, "Deployment")
     assert scaled == set(deployments)
     assert all("replicas" not in deployment["spec"] for deployment in deployments.values())
+
+
+def test_autoscaled_deployments_keep_their_scale_through_an_upgrade(
+    services: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Applied, scaled by somebody else, applied again with other images: kubectl leaves the scale alone."""
+    upgraded = [image.replace("sha256:0", "sha256:f") for image in IMAGES]
+    with api_server() as server:
+        for documents in (services, _render("services", *upgraded)):
+            deployments = yaml.safe_dump_all(_of_kind(documents, "Deployment").values())
+            argv = ["kubectl", "apply", "--validate=false", "--server", server.url, "-f", "-"]
+            environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+            subprocess.run(argv, input=deployments, env=environment, text=True, check=True)
+            if not server.patches:
+                for number, name in enumerate(("consumer", "generator", "sizing-api"), 7):
+                    server.deployment(name)["spec"]["replicas"] = number
+        kept = [server.deployment(name)["spec"] for name in ("consumer", "generator", "sizing-api")]
+    assert len(server.patches) == 3
+    assert [spec["replicas"] for spec in kept] == [7, 8, 9]
+    assert [spec["template"]["spec"]["containers"][0]["image"] for spec in kept] == upgraded
 
 
 def test_alerts_find_the_jobs_of_the_pod_monitor(services: list[dict[str, Any]]) -> None:
