@@ -226,6 +226,14 @@ def test_an_invalid_request_is_422_with_a_sentence(service: Service, body: Any) 
     assert isinstance(answer["detail"], str)
 
 
+def test_a_request_with_thousands_of_faults_is_told_of_a_few(service: Service) -> None:
+    body = {"height_cm": 170.0, **{f"key-{number}": 1 for number in range(4000)}}
+    response = service.client.post("/estimate-without-photo", json=body)
+    assert response.status_code == 422
+    assert body_of(response)["detail"].endswith("and 3990 more")
+    assert len(response.content) < 2000
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"\xff\xfe", b"[" * 60_000, b'{"image_url": "\\ud800", "height_cm": 170}']
 )

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from wearon_contracts.errors import ErrorCode
-from wearon_contracts.sizing import EstimateBodyRequest
+from wearon_contracts.sizing import EstimateBodyRequest, EstimateBodyResponse, EstimateWithoutPhotoRequest
 from wearon_service_kit.images.fetch import ImageFetcher
-from wearon_sizing.app import RefusedError, Sizer
+from wearon_sizing.app import MOST_AT_ONCE, RefusedError, Sizer
 from wearon_sizing.measuring import Method
 from wearon_sizing.metrics import Metrics
 from wearon_sizing.middleware import BODY_SECONDS
@@ -135,6 +135,45 @@ def test_a_request_past_its_budget_stops(model_path: Path, method: Method, image
     assert code is ErrorCode.BUDGET_EXCEEDED
     sampled = metrics.registry.get_sample_value("wearon_sizing_step_seconds_count", {"step": "detect"})
     assert sampled is None
+
+
+def test_a_side_photo_counts_as_a_second_download(
+    landmarker: Landmarker, method: Method, image_host: ImageHost
+) -> None:
+    url = image_host.put("held.jpg", SITTERS[0].jpeg)
+    gate = image_host.gates["/held.jpg"] = threading.Event()
+
+    async def refused() -> list[ErrorCode]:
+        fetcher = ImageFetcher(trusted_origins=[image_host.origin])
+        sizer = Sizer(fetcher, Workers([landmarker], 100), method, Metrics(), budget_seconds=60)
+        body = EstimateBodyRequest(image_url=url, side_image_url=url, height_cm=170.0)
+        asked = [asyncio.ensure_future(sizer.estimate(body)) for _ in range(MOST_AT_ONCE)]
+        done, waiting = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+        gate.set()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await fetcher.aclose()
+        errors = [task.exception() for task in done]
+        return [error.code for error in errors if isinstance(error, RefusedError)]
+
+    assert asyncio.run(refused()) == [ErrorCode.OVERLOADED] * (MOST_AT_ONCE // 2)
+
+
+def test_the_surplus_without_photos_is_turned_away_too(method: Method) -> None:
+    body = EstimateWithoutPhotoRequest(height_cm=170.0)
+
+    async def answers() -> list[object]:
+        fetcher = ImageFetcher()
+        sizer = Sizer(fetcher, Workers([], 1), method, Metrics())
+        asked = [sizer.estimate_without_photo(body) for _ in range(MOST_AT_ONCE + 5)]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        await fetcher.aclose()
+        return found
+
+    found = asyncio.run(answers())
+    assert [isinstance(one, EstimateBodyResponse) for one in found] == [True] * MOST_AT_ONCE + [False] * 5
+    assert {one.code for one in found if isinstance(one, RefusedError)} == {ErrorCode.OVERLOADED}
 
 
 def test_a_job_that_is_cancelled_in_the_queue_never_runs(landmarker: Landmarker) -> None:

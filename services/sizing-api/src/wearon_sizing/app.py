@@ -63,8 +63,11 @@ from wearon_sizing.workers import QueueFullError, Workers
 BUDGET_SECONDS: Final = 4.0
 # Kept back from the download for waiting and measuring.
 AFTER_DOWNLOAD_SECONDS: Final = 0.5
-# Requests at once, most of which wait for somebody's web server.
+# Downloads at once, most of which wait for somebody's web server, and requests without a photo at once. A
+# download may take 10 MB.
 MOST_AT_ONCE: Final = 32
+# Faults named in the answer to a request that is not valid; one body can have thousands.
+MOST_COMPLAINTS: Final = 10
 PATHS: Final = frozenset(
     {
         "/estimate-body",
@@ -131,35 +134,45 @@ class Sizer:
         self._workers = workers
         self._method = method
         self._metrics = metrics
-        self._at_once = 0
+        self._downloads = 0
+        self._without_photo = 0
+        self._calculates = asyncio.Lock()
 
-    def estimate_without_photo(self, body: EstimateWithoutPhotoRequest) -> EstimateBodyResponse:
-        """Raises RefusedError for a size chart that cannot be used."""
-        return self._answer_without_photo(body, _chart_of(body))
+    async def estimate_without_photo(self, body: EstimateWithoutPhotoRequest) -> EstimateBodyResponse:
+        """Raises RefusedError for a size chart that cannot be used, or when many ask at once."""
+        chart = _chart_of(body)
+        if self._without_photo >= MOST_AT_ONCE:
+            raise RefusedError(ErrorCode.OVERLOADED)
+        self._without_photo += 1
+        try:
+            return await self._calculate_without_photo(body, chart)
+        finally:
+            self._without_photo -= 1
 
     async def estimate(self, body: EstimateBodyRequest) -> EstimateBodyResponse:
         """Raises RefusedError for everything that is no measurement; takes at most its budget."""
         chart = _chart_of(body)
         try:
-            return await self._in_time(lambda deadline: self._estimate(body, chart, deadline))
+            downloads = 1 if body.side_image_url is None else 2
+            return await self._in_time(lambda deadline: self._estimate(body, chart, deadline), downloads)
         except RefusedError as refusal:
             # A service with too much to do already does not calculate for those it sends away.
             if refusal.code is not ErrorCode.OVERLOADED:
-                refusal.fallback = await asyncio.to_thread(self._answer_without_photo, body, chart)
+                refusal.fallback = await self._calculate_without_photo(body, chart)
             raise
 
     async def check(self, body: CheckPhotoRequest) -> CheckPhotoResponse:
         """Raises RefusedError where there is no picture to look at; takes at most its budget."""
-        return await self._in_time(lambda deadline: self._check(body, deadline))
+        return await self._in_time(lambda deadline: self._check(body, deadline), downloads=1)
 
-    async def _in_time(self, work: Callable[[float], Awaitable[Result]]) -> Result:
+    async def _in_time(self, work: Callable[[float], Awaitable[Result]], downloads: int) -> Result:
         """`work` with its deadline (monotonic seconds). Raises RefusedError for whatever stops it."""
         if not self._workers.loaded:
             raise RefusedError(ErrorCode.MODEL_NOT_LOADED)
         # Asked before the download, so that a refusal costs nothing and comes at once.
-        if self._workers.full or self._at_once >= MOST_AT_ONCE:
+        if self._workers.full or self._downloads + downloads > MOST_AT_ONCE:
             raise RefusedError(ErrorCode.OVERLOADED)
-        self._at_once += 1
+        self._downloads += downloads
         try:
             async with asyncio.timeout(self._budget):
                 return await work(time.monotonic() + self._budget)
@@ -172,7 +185,7 @@ class Sizer:
         except QueueFullError as error:
             raise RefusedError(ErrorCode.OVERLOADED) from error
         finally:
-            self._at_once -= 1
+            self._downloads -= downloads
 
     async def _estimate(
         self, body: EstimateBodyRequest, chart: Chart | None, deadline: float
@@ -256,6 +269,13 @@ class Sizer:
             return work(landmarker)
 
         return await self._workers.run(start)
+
+    async def _calculate_without_photo(
+        self, body: EstimateWithoutPhotoRequest, chart: Chart | None
+    ) -> EstimateBodyResponse:
+        """One at a time: it is Python almost all along, and more would only hold up the event loop."""
+        async with self._calculates:
+            return await asyncio.to_thread(self._answer_without_photo, body, chart)
 
     def _answer_without_photo(
         self, body: EstimateWithoutPhotoRequest, chart: Chart | None
@@ -385,9 +405,10 @@ def create_app(settings: SizingSettings) -> FastAPI:
         responses=documented_errors(photo=False),
         summary="The same answer from height, and weight and sex as far as they are known",
     )
-    def estimate_without_photo(body: EstimateWithoutPhotoRequest) -> EstimateBodyResponse:
-        sizer: Sizer = app.state.sizer
-        return sizer.estimate_without_photo(body)
+    async def estimate_without_photo(
+        body: EstimateWithoutPhotoRequest, request: Request
+    ) -> EstimateBodyResponse:
+        return await unless_gone(request, app.state.sizer.estimate_without_photo(body))
 
     @app.post(
         "/check-photo",
@@ -433,7 +454,10 @@ def create_app(settings: SizingSettings) -> FastAPI:
     @app.exception_handler(RequestValidationError)
     async def refuse_request(request: Request, error: RequestValidationError) -> JSONResponse:
         metrics.refusals.labels(ErrorCode.REQUEST_INVALID.value).inc()
-        detail = "The request is not valid: " + "; ".join(_complaint(item) for item in error.errors())
+        complaints = [_complaint(item) for item in error.errors()]
+        if len(complaints) > MOST_COMPLAINTS:
+            complaints[MOST_COMPLAINTS:] = [f"and {len(complaints) - MOST_COMPLAINTS} more"]
+        detail = "The request is not valid: " + "; ".join(complaints)
         return JSONResponse(problem(ErrorCode.REQUEST_INVALID, request_id_of(request.scope), detail), 422)
 
     @app.exception_handler(StarletteHTTPException)
