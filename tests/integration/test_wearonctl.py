@@ -123,6 +123,7 @@ COMMANDS = [
         ["webhooks", name]
         for name in ("add", "list", "test", "rotate", "disable", "enable", "deliveries", "resend")
     ),
+    ["retention"],
     ["erase"],
 ]
 

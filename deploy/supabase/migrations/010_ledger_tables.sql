@@ -82,6 +82,10 @@ begin
 end
 $$;
 
+-- When the pictures were deleted because of their age.
+alter table public.generation_ledger add column if not exists result_deleted_at timestamptz;
+alter table public.generation_ledger add column if not exists inputs_deleted_at timestamptz;
+
 -- One row per answer of the image provider, whatever became of the attempt: what was really paid.
 create table if not exists public.generation_usage (
   call_id uuid primary key,

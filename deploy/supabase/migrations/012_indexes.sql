@@ -38,7 +38,12 @@ as $$
     (11, 'credit_transactions_stuck_refund_idx', 'credit_transactions', 'user_id, description',
         'type = ''refund'' and description like ''Stuck job recovery: session %'''),
     (12, 'credit_transactions_stuck_refund_made_idx', 'credit_transactions', 'created_at',
-        'type = ''refund'' and description like ''Stuck job recovery: session %''')
+        'type = ''refund'' and description like ''Stuck job recovery: session %'''),
+    -- What retention has still to delete, the oldest first.
+    (13, 'generation_ledger_result_kept_idx', 'generation_ledger', 'settled_at, session_id',
+        'outcome = ''completed'' and result_deleted_at is null'),
+    (14, 'generation_ledger_inputs_kept_idx', 'generation_ledger', 'settled_at, session_id',
+        'state = ''settled'' and inputs_deleted_at is null')
   ),
   standing (name, usable) as (
     select c.relname::text, i.indisvalid

@@ -37,6 +37,7 @@ from wearon_generator.provider import Provider
 from wearon_generator.queue_scan import QueueScan
 from wearon_generator.recovery import Broker, ScanBudget, Sweeper, cleanup_stuck_sessions
 from wearon_generator.rejection import LetterBox, Rejections
+from wearon_generator.retention import Limits, Retention, RetentionSweeper
 from wearon_generator.settings import GeneratorSettings
 from wearon_generator.slots import RedisSlots, SlotLine, SlotSource
 from wearon_generator.storage import Bucket, ResultStore, SupabaseBucket
@@ -100,10 +101,11 @@ class Generator:
     lanes: Lanes
     sweeper: Sweeper
     webhooks: WebhookSender
+    retention: RetentionSweeper
     stopping: Stopping
 
     async def start(self) -> None:
-        """Begin to renew leases, hand out slots, sweep and tell webhooks."""
+        """Begin to renew leases, hand out slots, sweep, tell webhooks and delete old pictures."""
         await self.presence.start()
         self.breaker.start()
         self.model_watch.start()
@@ -112,9 +114,11 @@ class Generator:
         self.lanes.start()
         self.sweeper.start()
         self.webhooks.start()
+        self.retention.start()
 
     async def stop(self) -> None:
         """End what `start` began, once no job is left."""
+        await self.retention.stop()
         await self.webhooks.stop()
         await self.sweeper.stop()
         await self.line.stop()
@@ -299,6 +303,14 @@ async def bootstrap(
         lanes=in_redis,
         sweeper=sweeper,
         webhooks=sender,
+        retention=RetentionSweeper(
+            Retention(database or SupabaseDatabase(supabase()), settings.storage_bucket),
+            store,
+            Limits(settings.result_retention_hours, settings.input_retention_hours),
+            is_elected=lambda: election.elected,
+            metrics=metrics,
+            timing=timing,
+        ),
         stopping=stopping,
     )
 

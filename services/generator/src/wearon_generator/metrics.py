@@ -151,6 +151,12 @@ class Metrics:
             "Age of the unsettled session of all replicas that has been held for longest.",
             registry=registry,
         )
+        self.pictures_deleted = Counter(
+            "wearon_generator_pictures_deleted",
+            "Pictures deleted because of their age: result, input.",
+            ["kind"],
+            registry=registry,
+        )
         self.webhook_deliveries = Counter(
             "wearon_generator_webhook_deliveries",
             "Tries to deliver an event: delivered, failed; given_up: events that are tried no more.",
@@ -178,6 +184,8 @@ class Metrics:
         # Prometheus does not see the first event of a series that begins with it.
         self.show_provider_pause(None)
         self.show_webhooks({})
+        for kind in ("result", "input"):
+            self.pictures_deleted.labels(kind=kind)
         for outcome in ("delivered", "failed", "given_up"):
             self.webhook_deliveries.labels(outcome=outcome)
         for refusal in Refusal:

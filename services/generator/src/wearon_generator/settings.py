@@ -127,6 +127,13 @@ class GeneratorSettings(ProxySettings):
     stuck_after_seconds: Annotated[
         int, Field(ge=1, description="When a session that nothing will ever run counts as stuck.")
     ] = 300
+    result_retention_hours: Annotated[
+        int | None, Field(ge=1, description="Hours after which a result is deleted; without it never.")
+    ] = None
+    input_retention_hours: Annotated[
+        int | None,
+        Field(ge=1, description="The same for input pictures in our bucket, from their last try-on on."),
+    ] = None
     image_fetch_trusted_origins: Annotated[
         OriginList,
         Field(description="Comma-separated scheme://host:port that may be fetched although private."),

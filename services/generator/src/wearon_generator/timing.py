@@ -81,6 +81,9 @@ class Timing:
     webhook_tidy: float = 60.0
     """Between two looks at the figures, when old events are forgotten too."""
 
+    retention_interval: float = 60.0
+    """Between two looks for pictures that are too old."""
+
     # What the broker and the breaker wait for
     visibility_timeout: int = 3600
     """After this the broker hands out an unacknowledged message again."""

@@ -8,7 +8,17 @@ from uuid import UUID
 
 import click
 
-from wearon_generator.operations import costs, dead_letters, erasure, lanes, queues, sessions, stuck, webhooks
+from wearon_generator.operations import (
+    costs,
+    dead_letters,
+    erasure,
+    lanes,
+    queues,
+    retention,
+    sessions,
+    stuck,
+    webhooks,
+)
 from wearon_generator.operations.desk import Desk, JsonGroup, print_json
 from wearon_generator.operations.printing import fields, table
 
@@ -336,6 +346,21 @@ def resend_webhook(desk: Desk, delivery_id: UUID | None, endpoint_id: UUID | Non
     if (delivery_id is None) == (endpoint_id is None):
         raise click.UsageError("give either the id of a delivery or --endpoint")
     desk.show(desk.run(partial(webhooks.resend, delivery_id=delivery_id, endpoint_id=endpoint_id)), fields)
+
+
+# ------------------------------------------------------------------ pictures' age
+
+
+@main.command("retention")
+@click.option("--limit", default=20, show_default=True, type=_POSITIVE, help="So many of the next ones.")
+@click.option("--leftovers", is_flag=True, help="Look through Storage for results without a session instead.")
+@click.pass_obj
+def show_retention(desk: Desk, limit: int, leftovers: bool) -> None:
+    """What the retention settings let go now, what is gone, what is left over; deletes nothing."""
+    if leftovers:
+        desk.show(desk.run(retention.leftovers), fields)
+    else:
+        desk.show(desk.run(partial(retention.show, limit=limit)), fields)
 
 
 # ------------------------------------------------------------------ erasing

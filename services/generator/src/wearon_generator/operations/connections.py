@@ -9,6 +9,7 @@ from supabase import AsyncClient
 
 from wearon_generator.ledger import Ledger, SupabaseDatabase
 from wearon_generator.queue_scan import QueueScan
+from wearon_generator.retention import NO_LIMITS, Limits
 from wearon_generator.timing import Timing
 
 
@@ -28,6 +29,8 @@ class Connections:
     """Seconds, as the generators have it."""
     webhook_origins: tuple[str, ...] = ()
     """Where webhooks may go although it is private or http, as the generators have it."""
+    retention: Limits = NO_LIMITS
+    """When pictures are deleted, as the generators have it."""
 
     @property
     def ledger(self) -> Ledger:

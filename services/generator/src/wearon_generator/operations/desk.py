@@ -17,6 +17,7 @@ from storage3.exceptions import StorageApiError
 
 from wearon_generator.operations.connections import Connections, Refused
 from wearon_generator.operations.printing import printable
+from wearon_generator.retention import Limits
 from wearon_generator.settings import ProxySettings
 from wearon_generator.supabase_client import SupabaseUnavailable, connect_supabase
 from wearon_service_kit.redis_clients import connect_async
@@ -34,6 +35,10 @@ class OperatorSettings(ProxySettings):
     storage_bucket: Annotated[str, Field(min_length=1, description="Bucket for results.")] = "images"
     stuck_after_seconds: Annotated[int, Field(ge=1, description="As the generators have it.")] = 300
     webhook_trusted_origins: Annotated[OriginList, Field(description="As the generators have it.")] = ()
+    result_retention_hours: Annotated[int | None, Field(ge=1, description="As the generators have it.")] = (
+        None
+    )
+    input_retention_hours: Annotated[int | None, Field(ge=1, description="As the generators have it.")] = None
 
 
 class Desk:
@@ -58,6 +63,7 @@ class Desk:
                         settings.storage_bucket,
                         settings.stuck_after_seconds,
                         settings.webhook_trusted_origins,
+                        Limits(settings.result_retention_hours, settings.input_retention_hours),
                     )
                 )
             finally:

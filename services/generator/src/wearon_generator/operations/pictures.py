@@ -16,7 +16,7 @@ from wearon_contracts.tasks import Channel
 from wearon_generator.operations.values import Row, links, without_token
 
 _OWNER_COLUMN: Final = {Channel.B2C: "user_id", Channel.B2B: "store_id"}
-_LINK_COLUMNS: Final = (
+LINK_COLUMNS: Final = (
     "model_image_url",
     "outfit_image_url",
     "stitched_image_url",
@@ -32,9 +32,9 @@ def pictures_of(channel: Channel, session: Row, bucket: str) -> tuple[set[str], 
     """Objects that are the row's owner's own, and whatever else the row links to."""
     owner, session_id = UUID(str(session[_OWNER_COLUMN[channel]])), UUID(str(session["id"]))
     own, linked = {result_path(channel, owner, session_id)}, set()
-    for column in _LINK_COLUMNS:
+    for column in LINK_COLUMNS:
         for link in links(session.get(column)):
-            path = _path_in_bucket(link, bucket)
+            path = path_in_bucket(link, bucket)
             if path is None:
                 linked.add(str(without_token(link)))
             elif _belongs(path, channel, owner, column):
@@ -64,7 +64,7 @@ def _belongs(path: str, channel: Channel, owner: UUID, column: str) -> bool:
     return folders[0] not in _RESULT_FOLDERS or folders == ["generated", ids[0]]
 
 
-def _path_in_bucket(link: str, bucket: str) -> str | None:
+def path_in_bucket(link: str, bucket: str) -> str | None:
     """Path of an object of ours that a signed or public link leads to; None for any other link."""
     try:
         path = unquote(urlsplit(link).path)

@@ -1,0 +1,235 @@
+-- Retention: which pictures are old enough to be deleted, and taking note that they are.
+--
+-- Storage is not reached from here: the elected generator asks what is due, deletes the objects, and then reports.
+-- Killed in between it deletes again, which is no error. What is due is read in order from a point given, so that
+-- a picture that has to stay for now holds up none behind it.
+
+-- Results of completed sessions, settled over p_hours ago, from (p_after, p_after_id) on.
+-- Answers [{channel, session_id, owner_id, object_path, settled_at}], the oldest first.
+create or replace function public.generation_results_due(
+  p_hours integer, p_limit integer, p_after timestamptz, p_after_id uuid
+) returns jsonb
+language sql stable set search_path = ''
+as $$
+  select coalesce(jsonb_agg(to_jsonb(d) order by d.settled_at, d.session_id), '[]')
+    from (
+      select channel, session_id, owner_id, object_path, settled_at
+        from public.generation_ledger
+       where outcome = 'completed' and result_deleted_at is null
+         and settled_at < now() - make_interval(hours => p_hours)
+         and (settled_at, session_id) > (p_after, p_after_id)
+       order by settled_at, session_id
+       limit p_limit
+    ) d
+$$;
+
+-- The same of settled sessions whose input pictures stand; `links`: the columns of its row that hold them, null without a row.
+-- Answers [{channel, session_id, owner_id, settled_at, links}].
+create or replace function public.generation_inputs_due(
+  p_hours integer, p_limit integer, p_after timestamptz, p_after_id uuid
+) returns jsonb
+language sql stable set search_path = ''
+as $$
+  select coalesce(jsonb_agg(to_jsonb(d) order by d.settled_at, d.session_id), '[]')
+    from (
+      select l.channel, l.session_id, l.owner_id, l.settled_at,
+             coalesce(
+               (select jsonb_build_object(
+                  'id', s.id, 'user_id', s.user_id, 'model_image_url', s.model_image_url,
+                  'outfit_image_url', s.outfit_image_url, 'stitched_image_url', s.stitched_image_url,
+                  'accessories', s.accessories)
+                  from public.generation_sessions s where l.channel = 'b2c' and s.id = l.session_id),
+               (select jsonb_build_object(
+                  'id', s.id, 'store_id', s.store_id, 'model_image_url', s.model_image_url,
+                  'outfit_image_url', s.outfit_image_url)
+                  from public.store_generation_sessions s where l.channel = 'b2b' and s.id = l.session_id)
+             ) as links
+        from public.generation_ledger l
+       where l.state = 'settled' and l.inputs_deleted_at is null
+         and l.settled_at < now() - make_interval(hours => p_hours)
+         and (l.settled_at, l.session_id) > (p_after, p_after_id)
+       order by l.settled_at, l.session_id
+       limit p_limit
+    ) d
+$$;
+
+-- Links into a bucket of ours that sessions of these owners still need: those of unsettled ones, from their rows
+-- and their tasks, and with p_hours also those of sessions settled since. p_folder: `/<bucket>/`.
+-- Answers [link], without what lets anybody open it.
+create or replace function public.generation_linked_pictures(p_owners uuid[], p_folder text, p_hours integer)
+returns jsonb
+language sql stable set search_path = ''
+as $$
+  with documents as (
+    select to_jsonb(s) as document from public.generation_sessions s
+     where s.status in ('queued', 'pending') and s.user_id = any (p_owners)
+    union all
+    select to_jsonb(s) from public.generation_sessions s
+     where s.status = 'processing' and s.user_id = any (p_owners)
+    union all
+    select to_jsonb(s) from public.store_generation_sessions s
+     where s.status in ('queued', 'pending') and s.store_id = any (p_owners)
+    union all
+    select to_jsonb(s) from public.store_generation_sessions s
+     where s.status = 'processing' and s.store_id = any (p_owners)
+    union all
+    select l.task from public.generation_ledger l
+     where l.state <> 'settled' and l.owner_id = any (p_owners)
+    union all
+    select to_jsonb(s) - 'generated_image_url'
+      from public.generation_ledger l
+      join public.generation_sessions s on l.channel = 'b2c' and s.id = l.session_id
+     where l.state = 'settled' and l.inputs_deleted_at is null and l.owner_id = any (p_owners)
+       and l.settled_at >= now() - make_interval(hours => p_hours)
+    union all
+    select to_jsonb(s) - 'generated_image_url'
+      from public.generation_ledger l
+      join public.store_generation_sessions s on l.channel = 'b2b' and s.id = l.session_id
+     where l.state = 'settled' and l.inputs_deleted_at is null and l.owner_id = any (p_owners)
+       and l.settled_at >= now() - make_interval(hours => p_hours)
+  )
+  select coalesce(jsonb_agg(distinct split_part(v.value #>> '{}', '?', 1)), '[]')
+    from documents d
+   cross join lateral jsonb_path_query(d.document, '$.**') v (value)
+   where jsonb_typeof(v.value) = 'string' and strpos(v.value #>> '{}', p_folder) > 0
+$$;
+
+-- Takes note that the results of these sessions, [{channel, session_id}], are deleted; the link in the row becomes
+-- 'expired', as the application writes it. A row that somebody else has locked is left, and its session due again.
+-- Answers how many were noted.
+create or replace function public.generation_results_deleted(p_sessions jsonb) returns integer
+language plpgsql set search_path = ''
+as $$
+declare
+  v_channel text;
+  v_ids uuid[];
+  v_count integer;
+  v_noted integer := 0;
+begin
+  foreach v_channel in array array['b2b', 'b2c'] loop
+    select array_agg(l.session_id) into v_ids
+      from (
+        select l.session_id from public.generation_ledger l
+          join jsonb_to_recordset(p_sessions) as p (channel text, session_id uuid)
+            on p.channel = v_channel and l.channel = v_channel and l.session_id = p.session_id
+         where l.result_deleted_at is null
+         order by l.session_id
+           for no key update of l skip locked
+      ) l;
+    execute format(
+      'update %1$s s set generated_image_url = ''expired''
+         from (
+           select id from %1$s where id = any ($1) and generated_image_url <> ''expired''
+              for no key update skip locked
+         ) free
+        where s.id = free.id',
+      generation_private.session_table(v_channel)
+    )
+    using v_ids;
+    execute format(
+      'update public.generation_ledger l set result_deleted_at = clock_timestamp()
+        where l.channel = $1 and l.session_id = any ($2)
+          and not exists (
+            select from %s s where s.id = l.session_id and s.generated_image_url <> ''expired''
+          )',
+      generation_private.session_table(v_channel)
+    )
+    using v_channel, v_ids;
+    get diagnostics v_count = row_count;
+    v_noted := v_noted + v_count;
+  end loop;
+  return v_noted;
+end
+$$;
+
+-- Takes note that the input pictures of these sessions, [{channel, session_id, links}], are deleted; links: the
+-- columns of the row that led to them, as they are to read now. A locked row is left, as above.
+-- Answers how many were noted.
+create or replace function public.generation_inputs_deleted(p_sessions jsonb) returns integer
+language plpgsql set search_path = ''
+as $$
+declare
+  v_item record;
+  v_is_there boolean;
+  v_changed integer;
+  v_noted integer := 0;
+begin
+  for v_item in
+    select * from jsonb_to_recordset(p_sessions) as p (channel text, session_id uuid, links jsonb)
+     order by p.channel, p.session_id
+  loop
+    perform from public.generation_ledger l
+      where l.channel = v_item.channel and l.session_id = v_item.session_id and l.inputs_deleted_at is null
+        for no key update skip locked;
+    continue when not found;
+    execute format('select exists (select from %s where id = $1)', generation_private.session_table(v_item.channel))
+    into v_is_there using v_item.session_id;
+    if v_is_there and v_item.links <> '{}' then
+      execute format(
+        'update %1$s s
+            set model_image_url = coalesce($2 ->> ''model_image_url'', s.model_image_url),
+                outfit_image_url = coalesce($2 ->> ''outfit_image_url'', s.outfit_image_url)%2$s
+           from (select id from %1$s where id = $1 for no key update skip locked) free
+          where s.id = free.id',
+        generation_private.session_table(v_item.channel),
+        case v_item.channel when 'b2c' then
+          ', stitched_image_url = coalesce($2 ->> ''stitched_image_url'', s.stitched_image_url),
+             accessories = coalesce($2 -> ''accessories'', s.accessories)'
+        else '' end
+      )
+      using v_item.session_id, v_item.links;
+      get diagnostics v_changed = row_count;
+      continue when v_changed = 0;
+    end if;
+    update public.generation_ledger set inputs_deleted_at = clock_timestamp()
+     where channel = v_item.channel and session_id = v_item.session_id;
+    v_noted := v_noted + 1;
+  end loop;
+  return v_noted;
+end
+$$;
+
+-- How many pictures are due, and how many are gone: {results: {due, oldest, deleted, last_deleted_at},
+-- inputs: the same}. Null for what is not asked for (hours null).
+create or replace function public.generation_retention(p_result_hours integer, p_input_hours integer) returns jsonb
+language sql stable set search_path = ''
+as $$
+  select jsonb_build_object(
+    'results', case when p_result_hours is not null then (
+      select jsonb_build_object('due', count(*), 'oldest', min(settled_at))
+        from public.generation_ledger
+       where outcome = 'completed' and result_deleted_at is null
+         and settled_at < now() - make_interval(hours => p_result_hours)
+    ) end,
+    'inputs', case when p_input_hours is not null then (
+      select jsonb_build_object('due', count(*), 'oldest', min(settled_at))
+        from public.generation_ledger
+       where state = 'settled' and inputs_deleted_at is null
+         and settled_at < now() - make_interval(hours => p_input_hours)
+    ) end,
+    'gone', (
+      select jsonb_build_object(
+          'results', count(result_deleted_at), 'inputs', count(inputs_deleted_at),
+          'last_deleted_at', greatest(max(result_deleted_at), max(inputs_deleted_at))
+        )
+        from public.generation_ledger
+    )
+  )
+$$;
+
+revoke execute on function
+  public.generation_results_due(integer, integer, timestamptz, uuid),
+  public.generation_inputs_due(integer, integer, timestamptz, uuid),
+  public.generation_linked_pictures(uuid[], text, integer),
+  public.generation_results_deleted(jsonb),
+  public.generation_inputs_deleted(jsonb),
+  public.generation_retention(integer, integer)
+from public, anon, authenticated;
+grant execute on function
+  public.generation_results_due(integer, integer, timestamptz, uuid),
+  public.generation_inputs_due(integer, integer, timestamptz, uuid),
+  public.generation_linked_pictures(uuid[], text, integer),
+  public.generation_results_deleted(jsonb),
+  public.generation_inputs_deleted(jsonb),
+  public.generation_retention(integer, integer)
+to service_role;

@@ -1,0 +1,390 @@
+"""Pictures older than the settings allow are deleted, and no others, whoever else is at work."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import psycopg
+import pytest
+from click.testing import CliRunner
+from prometheus_client import CollectorRegistry
+from psycopg.types.json import Jsonb
+from tests.integration.tryons import TryOn, TryOns, start_generators
+
+from wearon_generator.bootstrap import SUPABASE_CONNECTIONS
+from wearon_generator.ledger import SupabaseDatabase
+from wearon_generator.metrics import Metrics
+from wearon_generator.operations.cli import main
+from wearon_generator.retention import EXPIRED, Limits, Retention, RetentionSweeper
+from wearon_generator.storage import SupabaseBucket
+from wearon_generator.supabase_client import connect_supabase
+from wearon_generator.timing import Timing
+from wearon_local.app.next_app import SAMPLE_PERSON
+from wearon_local.processes import wait_until
+from wearon_local.services import Service
+from wearon_local.stack import BUCKET, Stack
+from wearon_service_kit.environment import Proxies
+
+HOURS = 6
+
+
+@pytest.fixture(scope="module")
+def generator(stack: Stack) -> Service:
+    stack.start_service("consumer")
+    return stack.start_service("generator")
+
+
+@pytest.fixture
+def tryons(stack: Stack, generator: Service) -> TryOns:
+    return TryOns(stack)
+
+
+@pytest.fixture
+def database(stack: Stack) -> Iterator[psycopg.Connection[Any]]:
+    with stack.postgres.connect() as connection:
+        connection.autocommit = True
+        yield connection
+
+
+def sweep(stack: Stack, *, results: int | None = HOURS, inputs: int | None = None) -> Metrics:
+    """What the elected generator does once; gives its metrics."""
+    metrics = Metrics(CollectorRegistry())
+
+    async def work() -> None:
+        client = connect_supabase(
+            stack.gateway_url,
+            stack.service_role_key,
+            connections=SUPABASE_CONNECTIONS,
+            proxies=Proxies(),
+        )
+        sweeper = RetentionSweeper(
+            Retention(SupabaseDatabase(client), BUCKET),
+            SupabaseBucket(client, BUCKET),
+            Limits(results, inputs),
+            is_elected=lambda: True,
+            metrics=metrics,
+            timing=Timing(),
+        )
+        await sweeper.sweep()
+
+    asyncio.run(work())
+    return metrics
+
+
+def make_old(database: psycopg.Connection[Any], *tryons: TryOn, hours: int = HOURS + 1) -> None:
+    """Let these have been settled so long ago."""
+    database.execute(
+        "update generation_ledger set settled_at = now() - make_interval(hours => %s)"
+        " where session_id = any (%s)",
+        [hours, [tryon.job.session_id for tryon in tryons]],
+    )
+
+
+def names(stack: Stack) -> set[str]:
+    return {str(stored["name"]) for stored in stack.gateway.objects()}
+
+
+def test_an_old_result_is_deleted_and_its_row_says_expired(
+    stack: Stack, tryons: TryOns, database: psycopg.Connection[Any]
+) -> None:
+    user, store, young, failed = (
+        tryons.order(),
+        tryons.order("store"),
+        tryons.order(),
+        tryons.order(prompt="[[standin:moderation_blocked]]"),
+    )
+    tryons.wait_settled(user, store, young, failed)
+    make_old(database, user, store, failed)
+    before = names(stack)
+
+    sweep(stack)
+
+    assert before - names(stack) == {user.job.result_path, store.job.result_path}
+    for tryon in (user, store):
+        row, entry = tryons.row(tryon), tryons.entry(tryon)
+        assert (row["status"], row["generated_image_url"]) == ("completed", EXPIRED)
+        assert entry is not None and entry["result_deleted_at"] is not None
+    assert tryons.row(young)["generated_image_url"].startswith("http")
+    assert tryons.row(failed)["generated_image_url"] is None
+
+
+def test_a_result_that_a_running_tryon_is_made_from_stays_until_that_has_ended(
+    stack: Stack, tryons: TryOns, database: psycopg.Connection[Any]
+) -> None:
+    """Its link stands in the row of one that waits for its retry, and only in the task of the other."""
+    first, second, third = tryons.order(), tryons.order(), tryons.order()
+    tryons.wait_settled(first, second, third)
+    make_old(database, first, second, third)
+    by_row = stack.app.b2c_job(first.job.owner_id, image_urls=tryons.inputs())
+    database.execute(
+        "update generation_sessions set model_image_url = %s, status = 'processing' where id = %s",
+        [stack.app.sign(first.job.result_path), by_row.session_id],
+    )
+    by_task = stack.app.b2c_job(second.job.owner_id, image_urls=[stack.app.sign(second.job.result_path)])
+    database.execute(
+        "insert into generation_ledger (channel, session_id, owner_id, task, state, lease_expires_at)"
+        " values ('b2c', %s, %s, %s, 'retrying', now() + interval '1 hour')",
+        [by_task.session_id, by_task.owner_id, Jsonb(by_task.task)],
+    )
+    database.execute("update generation_sessions set status = 'queued' where id = %s", [by_task.session_id])
+    before = names(stack)
+
+    sweep(stack)
+    assert before - names(stack) == {third.job.result_path}
+
+    database.execute(
+        "update generation_sessions set status = 'failed' where id = any (%s)",
+        [[by_row.session_id, by_task.session_id]],
+    )
+    database.execute(
+        "update generation_ledger set state = 'settled', outcome = 'failed', lease_expires_at = null,"
+        " settled_at = now() where session_id = %s",
+        [by_task.session_id],
+    )
+    sweep(stack)
+    assert before - names(stack) == {tryon.job.result_path for tryon in (first, second, third)}
+
+
+def test_old_inputs_of_ones_own_are_deleted_and_shared_ones_and_those_in_use_stay(
+    stack: Stack, tryons: TryOns, database: psycopg.Connection[Any]
+) -> None:
+    app = stack.app
+    user = app.create_user()
+    own = [
+        app.upload(f"uploads/{user}/{name}.jpg", SAMPLE_PERSON)
+        for name in ("person", "again", "garm\u0020ent")
+    ]
+    shared = app.upload("catalogue/garment.jpg", SAMPLE_PERSON)
+    old, newer = (app.b2c_job(user, image_urls=tryons.inputs()) for _ in range(2))
+    app.push(old, newer)
+    app.wait_settled(old, newer)
+    database.execute(
+        "update generation_sessions set model_image_url = %s, outfit_image_url = %s, accessories = %s"
+        " where id = %s",
+        [
+            app.sign(own[0]),
+            app.sign(shared),
+            Jsonb([{"url": app.sign(own[2])}]),
+            old.session_id,
+        ],
+    )
+    database.execute(
+        "update generation_sessions set model_image_url = %s where id = %s",
+        [app.sign(own[1]), newer.session_id],
+    )
+    database.execute(
+        "update generation_ledger set settled_at = now() - interval '7 hours' where session_id = %s",
+        [old.session_id],
+    )
+    before = names(stack)
+
+    sweep(stack, results=None, inputs=HOURS)
+
+    assert before - names(stack) == {own[0], own[2]}
+    row = app.session(old)
+    assert (row["model_image_url"], row["accessories"]) == (EXPIRED, [{"url": EXPIRED}])
+    assert row["outfit_image_url"].startswith("http")
+    assert row["generated_image_url"].startswith("http"), "results have a setting of their own"
+    entry = app.rows("select inputs_deleted_at from generation_ledger where session_id = %s", old.session_id)
+    assert entry[0]["inputs_deleted_at"] is not None
+
+
+def test_an_input_that_a_younger_tryon_was_made_from_stays(
+    stack: Stack, tryons: TryOns, database: psycopg.Connection[Any]
+) -> None:
+    app = stack.app
+    user = app.create_user()
+    person = app.upload(f"uploads/{user}/person.jpg", SAMPLE_PERSON)
+    old, young = (app.b2c_job(user, image_urls=tryons.inputs()) for _ in range(2))
+    app.push(old, young)
+    app.wait_settled(old, young)
+    database.execute(
+        "update generation_sessions set model_image_url = %s where user_id = %s", [app.sign(person), user]
+    )
+    database.execute(
+        "update generation_ledger set settled_at = now() - interval '7 hours' where session_id = %s",
+        [old.session_id],
+    )
+
+    sweep(stack, results=None, inputs=HOURS)
+    assert person in names(stack)
+
+    database.execute("update generation_ledger set settled_at = now() - interval '7 hours'")
+    sweep(stack, results=None, inputs=HOURS)
+    assert person not in names(stack)
+
+
+def test_a_row_that_the_application_has_locked_waits_for_the_next_sweep(
+    stack: Stack, tryons: TryOns, database: psycopg.Connection[Any]
+) -> None:
+    tryon = tryons.order()
+    tryons.wait_settled(tryon)
+    make_old(database, tryon)
+    with stack.postgres.connect() as application, application.transaction():
+        application.execute(
+            "select from generation_sessions where id = %s for update", [tryon.job.session_id]
+        )
+        sweep(stack)
+        entry = tryons.entry(tryon)
+        assert entry is not None and entry["result_deleted_at"] is None
+
+    sweep(stack)
+    entry = tryons.entry(tryon)
+    assert entry is not None and entry["result_deleted_at"] is not None
+    assert tryons.row(tryon)["generated_image_url"] == EXPIRED
+
+
+def test_without_the_settings_nothing_is_deleted(
+    stack: Stack, tryons: TryOns, database: psycopg.Connection[Any]
+) -> None:
+    tryon = tryons.order()
+    tryons.wait_settled(tryon)
+    make_old(database, tryon, hours=10_000)
+    before = names(stack)
+
+    sweep(stack, results=None, inputs=None)
+
+    assert names(stack) == before
+
+
+def test_wearonctl_shows_what_would_go_what_is_gone_and_what_no_session_knows(
+    stack: Stack,
+    tryons: TryOns,
+    database: psycopg.Connection[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)  # no .env file is read
+    gone, due, erased = tryons.order(), tryons.order("store"), tryons.order()
+    tryons.wait_settled(gone, due, erased)
+    make_old(database, gone)
+    sweep(stack)
+    make_old(database, due)
+    for table in ("generation_sessions", "generation_ledger"):
+        column = "id" if table == "generation_sessions" else "session_id"
+        database.execute(f"delete from {table} where {column} = %s", [erased.job.session_id])
+    before = names(stack)
+
+    def ask(*arguments: str) -> Any:
+        env = {**stack.env_for("generator"), "RESULT_RETENTION_HOURS": str(HOURS)}
+        result = CliRunner(env=env).invoke(main, ["--json", "retention", *arguments])
+        assert result.exit_code == 0, result.stderr
+        return json.loads(result.stdout)
+
+    shown = ask()
+    assert (shown["hours"], shown["inputs"]) == ({"results": HOURS, "inputs": None}, None)
+    assert (shown["results"]["due"], shown["next"], shown["kept"]) == (1, [due.job.result_path], [])
+    assert shown["gone"]["results"] >= 1
+    left = ask("--leftovers")
+    assert erased.job.result_path in left["without_session"]
+    assert due.job.result_path not in left["without_session"]
+    assert names(stack) == before, "it only looks"
+
+
+# ------------------------------------------------------------------------------------- many, and killed
+
+OLD, YOUNG = 40_000, 10_000
+
+
+def many_results(stack: Stack, database: psycopg.Connection[Any]) -> tuple[set[str], set[str]]:
+    """50,000 results of 500 users in the books and in Storage; the paths of the old and of the young ones."""
+    database.execute(
+        "create temporary table made as select gen_random_uuid() as id, n, n > %s as young,"
+        " ('00000000-0000-4000-8000-' || lpad((n %% 500)::text, 12, '0'))::uuid as user_id"
+        " from generate_series(1, %s) n",
+        [OLD, OLD + YOUNG],
+    )
+    database.execute(
+        "insert into generation_sessions (id, user_id, status, model_image_url, prompt_system,"
+        " generated_image_url, created_at) select id, user_id, 'completed', '', '',"
+        " 'https://x.example/signed', now() - interval '40 hours' from made"
+    )
+    database.execute(
+        "insert into generation_ledger (channel, session_id, owner_id, state, outcome, settled_by,"
+        " settled_at, object_path) select 'b2c', id, user_id, 'settled', 'completed', 'worker', now() -"
+        " case when young then interval '5 hours' else interval '7 hours' + n * interval '1 second' end,"
+        " format('generated/%s/%s.jpg', user_id, id) from made"
+    )
+    rows = database.execute("select format('generated/%s/%s.jpg', user_id, id), young from made").fetchall()
+    paths = {False: set[str](), True: set[str]()}
+    for path, young in rows:
+        paths[young].add(path)
+
+    async def upload() -> None:
+        waiting = iter([*paths[False], *paths[True]])
+        headers = {"Authorization": f"Bearer {stack.service_role_key}", "Content-Type": "image/jpeg"}
+        async with httpx.AsyncClient(base_url=stack.gateway_url, headers=headers, timeout=60) as client:
+
+            async def work() -> None:
+                for path in waiting:
+                    answer = await client.post(f"/storage/v1/object/{BUCKET}/{path}", content=b"x")
+                    answer.raise_for_status()
+
+            await asyncio.gather(*(work() for _ in range(24)))
+
+    asyncio.run(upload())
+    return paths[False], paths[True]
+
+
+@pytest.mark.slow  # 50,000 objects are stored and 40,000 deleted
+@pytest.mark.timeout(560)
+def test_fifty_thousand_results_though_the_sweeper_is_killed_and_the_apps_cron_runs(
+    stack: Stack, tryons: TryOns, database: psycopg.Connection[Any]
+) -> None:
+    others = names(stack)
+    old, young = many_results(stack, database)
+    timing = {"retention_interval": 1.0, "sweep_interval": 1.0, "election": 3.0}
+    env = {"RESULT_RETENTION_HOURS": str(HOURS)}
+    replicas = start_generators(stack, 2, env, timing=timing, internet={})
+
+    def noted() -> int:
+        row = database.execute(
+            "select count(*) from generation_ledger where result_deleted_at is not null"
+        ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def stuck() -> UUID:
+        session = uuid4()
+        database.execute("insert into user_credits values (%s, 0, 1, 1)", [session])
+        database.execute(
+            "insert into generation_sessions (id, user_id, model_image_url, prompt_system, created_at)"
+            " values (%s, %s, '', '', now() - interval '11 minutes')",
+            [session, session],
+        )
+        database.execute("select app_recover_stuck_sessions()")
+        return session
+
+    failed_by_cron = [stuck()]
+    wait_until(lambda: noted() > OLD // 8, timeout=120, what="some are deleted", every=0.5)
+    [sweeping] = [replica for replica in replicas if replica.events(event="pictures_deleted")]
+    sweeping.kill()
+    failed_by_cron.append(stuck())
+    wait_until(lambda: noted() >= OLD, timeout=240, what="all are deleted", every=1.0)
+    failed_by_cron.append(stuck())
+
+    left = names(stack)
+    assert old & left == set()
+    assert young <= left
+    assert others <= left, "nothing else is gone"
+    for replica in replicas:
+        batches = replica.events(event="pictures_deleted")
+        assert batches and max(batch["pictures"] for batch in batches) <= 100
+    links = database.execute(
+        "select l.settled_at < now() - interval '6 hours' as old, s.generated_image_url, count(*)"
+        " from generation_sessions s join generation_ledger l on l.session_id = s.id"
+        " where s.user_id::text like '00000000-0000-4000-8000-%%' group by 1, 2 order by 1"
+    ).fetchall()
+    assert links == [(False, "https://x.example/signed", YOUNG), (True, EXPIRED, OLD)]
+    assert {
+        row["status"]
+        for row in stack.app.rows(
+            "select status from generation_sessions where id = any (%s)", failed_by_cron
+        )
+    } == {"failed"}
