@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -30,8 +31,12 @@ from wearon_generator.bootstrap import Generator, bootstrap
 from wearon_generator.endings import Ending
 from wearon_generator.settings import GeneratorSettings
 from wearon_generator.timing import Timing
+from wearon_generator.webhooks.client import WebhookClient
 
 T = TypeVar("T")
+
+_TRUSTS_NOBODY: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""No house sends a webhook; reading the public authorities for each would take longer than its test."""
 
 SETTINGS = GeneratorSettings.model_validate(
     {
@@ -119,6 +124,7 @@ async def open_house(
         breaker=breaker,
         dead_letters=letters,
         lanes=lanes,
+        webhooks=WebhookClient(timeout=1, ssl_context=_TRUSTS_NOBODY),
     )
     generator.leases.start()
     generator.line.start()
