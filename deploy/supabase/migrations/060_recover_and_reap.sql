@@ -2,12 +2,17 @@
 -- what nothing will ever run. Neither waits for a lock below the ledger. Each session is a savepoint of its own:
 -- one that cannot be settled is set aside for a person and holds up no other.
 
--- Sessions whose lease ran out at least 2 seconds ago by the database's clock, whatever their holder was doing:
--- a renewal that was sent in time may wait for the pooler, a lock or the disk before it counts. Each is offered to whoever asks first (the
--- old holder included, should it still live) and not looked at again before the grace is over, so that its
--- task is published once. The session itself stays as it is. Oldest first, at most 1,000.
+-- A generator from before the periods were handed in calls it without the last argument.
+drop function if exists public.generation_recover(integer, integer);
+
+-- Sessions whose lease ran out at least p_margin_seconds ago by the database's clock, whatever their holder was
+-- doing: a renewal that was sent in time may wait for the pooler, a lock or the disk before it counts. Each is
+-- offered to whoever asks first (the old holder included, should it still live) and not looked at again before
+-- the grace is over, so that its task is published once. The session itself stays as it is. Oldest first, at most 1,000.
 -- Answers [{channel, session_id, task, attempt}].
-create or replace function public.generation_recover(p_limit integer, p_grace_seconds integer) returns jsonb
+create or replace function public.generation_recover(
+  p_limit integer, p_grace_seconds integer, p_margin_seconds integer default 2
+) returns jsonb
 language plpgsql set search_path = ''
 as $$
 declare
@@ -18,7 +23,7 @@ declare
 begin
   for v_row in
     select * from public.generation_ledger l
-     where l.state <> 'settled' and l.lease_expires_at <= v_now - interval '2 seconds'
+     where l.state <> 'settled' and l.lease_expires_at <= v_now - make_interval(secs => p_margin_seconds)
      order by l.lease_expires_at
      limit least(greatest(p_limit, 0), 1000)
        for no key update skip locked
@@ -315,7 +320,7 @@ $$;
 revoke execute on all functions in schema generation_private from public, anon, authenticated;
 grant execute on all functions in schema generation_private to service_role;
 revoke execute on function
-  public.generation_recover(integer, integer),
+  public.generation_recover(integer, integer, integer),
   public.generation_orphans(timestamptz, integer, integer, integer),
   public.generation_reap(jsonb, integer, text, text, integer),
   public.generation_set_aside(text, uuid, integer, text, integer),
@@ -323,7 +328,7 @@ revoke execute on function
   public.generation_objects_deleted(jsonb)
 from public, anon, authenticated;
 grant execute on function
-  public.generation_recover(integer, integer),
+  public.generation_recover(integer, integer, integer),
   public.generation_orphans(timestamptz, integer, integer, integer),
   public.generation_reap(jsonb, integer, text, text, integer),
   public.generation_set_aside(text, uuid, integer, text, integer),

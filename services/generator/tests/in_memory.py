@@ -36,8 +36,6 @@ def _picture() -> bytes:
 PICTURE: Final = _picture()
 """The least that can be delivered."""
 SETTLED: Final = ("completed", "failed")
-MARGIN: Final = 2.0
-"""Seconds that `generation_recover` leaves a holder after its lease."""
 
 Answer = dict[str, Any]
 
@@ -422,10 +420,10 @@ class InMemoryDatabase:
         self._fail_session(row, "rejection", error_code, message)
         return self._answer("failed", row)
 
-    def _recover(self, limit: int, grace_seconds: int) -> list[Answer]:
+    def _recover(self, limit: int, grace_seconds: int, margin_seconds: int) -> list[Answer]:
         found: list[Answer] = []
         for row in self.rows.values():
-            if row.state == "settled" or self._lease_runs(row, MARGIN) or len(found) == limit:
+            if row.state == "settled" or self._lease_runs(row, margin_seconds) or len(found) == limit:
                 continue
             self.settle_if_overtaken(row)
             if row.state != "settled":

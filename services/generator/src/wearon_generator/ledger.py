@@ -321,7 +321,11 @@ class Ledger:
 
     async def recover(self, limit: int) -> list[dict[str, Any]]:
         """Tasks (as the producer sent them) whose leases ran out, each lease extended by the grace."""
-        params = {"p_limit": limit, "p_grace_seconds": self._timing.recovery_grace}
+        params = {
+            "p_limit": limit,
+            "p_grace_seconds": self._timing.recovery_grace,
+            "p_margin_seconds": self._timing.recovery_margin,
+        }
         return await self._call("recover", params, list)
 
     async def settled_among(self, session_ids: Iterable[str]) -> dict[str, bool]:

@@ -25,7 +25,8 @@ class Timing:
 
     # How a session stays with its holder
     lease: int = 28
-    """The sweep leaves a holder two seconds more, see `generation_recover`."""
+    recovery_margin: int = 2
+    """What the sweep leaves a holder on top of its lease: a renewal that was sent in time may count later."""
     renewal_interval: float = 8.0
     renewal_timeout: float = 6.0
     """For one call; a renewal that failed is repeated after `renewal_pause`."""
