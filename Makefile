@@ -25,6 +25,7 @@ lock: setup ## Compile the hash-checked locks again: all tools and services, the
 	$(COMPILE) requirements-dev.in --all-extras $(addsuffix /pyproject.toml,$(LOCALS)) -o requirements-dev.lock
 	for s in consumer generator sizing-api; do \
 	  $(COMPILE) -c requirements-dev.lock services/$$s/pyproject.toml -o services/$$s/requirements.lock || exit 1; done
+	$(COMPILE) -c requirements-dev.lock requirements-tracing.in -o requirements-tracing.lock
 	$(MAKE) --no-print-directory lock-local notices
 
 

@@ -4,12 +4,12 @@ IMAGE_BASE ?= python:3.11-slim-bookworm
 VERSION ?= $(shell cat VERSION)
 REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 SOURCE ?= $(shell git config --get remote.origin.url 2>/dev/null || echo unknown)
-BUILD = docker build --quiet $(if $(PULL),--pull) --build-arg BASE=$(IMAGE_BASE) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg SOURCE=$(SOURCE)
+BUILD = docker build --quiet $(if $(PULL),--pull) --build-arg BASE=$(IMAGE_BASE) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg SOURCE=$(SOURCE) $(if $(TRACING),--build-arg TRACING=1)
 DEPLOY_SCRIPTS = deploy/migrate deploy/rollout deploy/wearon deploy/server.sh deploy/nginx/ready deploy/nginx/check deploy/ship deploy/cd deploy/k8s/render tests/rollout/docker-standin deploy/container-engine deploy/changed-images deploy/local/compose/prepare-database .ci/run
 
 .PHONY: images smoke test-containers test-on-containers test-rollout test-documents image-sizes try-real lint-deploy lock-local notices
 
-images: ## Build the images of the services and the local stack's stand-ins; PULL=1: on the newest base
+images: ## Build the images of the services and the stand-ins; PULL=1: on the newest base, TRACING=1: that can trace
 	@deploy/container-engine
 	$(BUILD) -f services/consumer/Dockerfile -t wearon-consumer:dev .
 	$(BUILD) -f services/generator/Dockerfile -t wearon-generator:dev .

@@ -11,7 +11,13 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 FILE: Final = ROOT / "THIRD_PARTY_NOTICES.md"
-SERVICES: Final = ("consumer", "generator", "sizing-api")
+LOCKS: Final = {
+    **{
+        name: ROOT / "services" / name / "requirements.lock"
+        for name in ("consumer", "generator", "sizing-api")
+    },
+    "all, if built with TRACING=1": ROOT / "requirements-tracing.lock",
+}
 
 _STATED_ELSEWHERE: Final = {
     # Their metadata hold the whole text, a heading, or a copyright line instead of a name.
@@ -53,8 +59,8 @@ Python 3.11, keeps its licenses under `/usr/share/doc`; so do libegl1 and libgle
 def render() -> str:
     """The text of the file. Raises SystemExit when a locked package is not installed here."""
     users: dict[str, list[str]] = {}
-    for service in SERVICES:
-        for line in (ROOT / "services" / service / "requirements.lock").read_text().splitlines():
+    for service, lock in LOCKS.items():
+        for line in lock.read_text().splitlines():
             name = re.match(r"([A-Za-z0-9._-]+)==\S+(?: ; (.*?))? ?\\?$", line)
             if name and _is_for_the_images(name[2] or ""):
                 known = users.setdefault(name[1], [])

@@ -160,6 +160,7 @@ def test_commonjs_and_es_module_hold_the_same() -> None:
     [
         ({"type": "string"}, "string"),
         ({"type": "integer"}, "number"),
+        ({"description": "anything", "default": None}, "unknown"),
         ({"const": 1, "type": "integer"}, "1"),
         ({"enum": ["a", "b"], "type": "string"}, '"a" | "b"'),
         ({"$ref": "#/$defs/Size"}, "Size"),

@@ -53,6 +53,35 @@ def test_a_task_becomes_the_message_it_was_made_from() -> None:
     assert GenerationTask.model_validate(task.to_message()) == task
 
 
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def test_trace_goes_along_with_the_task() -> None:
+    task = GenerationTask.model_validate({**TASK, "traceparent": TRACEPARENT})
+    assert task.to_message()["traceparent"] == TRACEPARENT
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        None,
+        7,
+        [TRACEPARENT],
+        "",
+        TRACEPARENT.upper(),
+        f"{TRACEPARENT}\n",
+        f"ff{TRACEPARENT[2:]}",
+        f"00-{'0' * 32}{TRACEPARENT[35:]}",
+        f"{TRACEPARENT[:36]}{'0' * 16}-01",
+    ],
+)
+def test_what_is_no_trace_is_ignored_and_the_task_taken(given: object) -> None:
+    assert GenerationTask.model_validate({**TASK, "traceparent": given}).to_message() == {
+        **TASK,
+        "version": 1,
+    }
+
+
 def test_absent_and_null_mean_the_same() -> None:
     with_nulls = GenerationTask.model_validate({**TASK, "store_id": None, "version": None})
     assert with_nulls == GenerationTask.model_validate(TASK)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 from pydantic import BeforeValidator, Field, PlainSerializer
@@ -23,6 +23,9 @@ _UTC_DATE_TIME: Final = _DATE_TIME + "Z$"
 _OFFSET_DATE_TIME: Final = _DATE_TIME + r"(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
 _STORABLE: Final = r"^[^\x00]*$"  # PostgreSQL's text and jsonb cannot hold U+0000
 _URL: Final = r"^[A-Za-z][A-Za-z0-9+.\-]*://[^\x00-\x20\x7f/?#][^\x00-\x20\x7f]*$"
+
+# https://www.w3.org/TR/trace-context/#traceparent-header; later versions may only add to it.
+_TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 # Not Unicode text at all, and PostgreSQL refuses it; JSON Schema has no portable word for it.
 _HALF_A_PAIR: Final = re.compile(r"[\ud800-\udfff]")
@@ -54,6 +57,11 @@ def _aware(value: datetime) -> datetime:
     if value.tzinfo is None:
         raise ValueError("must have a time zone")
     return value
+
+
+def _traceparent_or_none(value: object) -> object:
+    # Nobody's try-on fails because of its trace.
+    return value if isinstance(value, str) and _TRACEPARENT.fullmatch(value) else None
 
 
 def _to_utc(value: object) -> datetime:
@@ -89,6 +97,9 @@ UrlString = Annotated[
     ),
 ]
 """An absolute URL by its shape alone; whether it may be fetched is for the downloader to say."""
+
+Traceparent = Annotated[str | None, BeforeValidator(_traceparent_or_none, json_schema_input_type=Any)]
+"""A `traceparent` of W3C Trace Context; whatever else is given counts as absent."""
 
 UtcTimestamp = Annotated[
     datetime,

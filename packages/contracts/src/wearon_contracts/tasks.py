@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from pydantic.config import JsonDict
 
 from wearon_contracts.errors import ErrorCode
-from wearon_contracts.fields import Text, UrlString, UtcTimestamp, UuidString
+from wearon_contracts.fields import Text, Traceparent, UrlString, UtcTimestamp, UuidString
 
 TASK_VERSION: Final = 1
 MAX_TASK_BYTES: Final = 64 * 1024
@@ -79,6 +79,10 @@ class GenerationTask(BaseModel):
         BeforeValidator(_version_or_default, json_schema_input_type=Annotated[Literal[1] | None, Field()]),
     ] = Field(default=TASK_VERSION, description="Null is 1; another version is not guessed at.")
     created_at: UtcTimestamp = Field(description="When the producer made the task, UTC.")
+    traceparent: Traceparent = Field(
+        default=None,
+        description="The trace it belongs to, as W3C Trace Context writes it; ignored if it is not one.",
+    )
 
     @model_validator(mode="after")
     def _owner_is_named(self) -> Self:

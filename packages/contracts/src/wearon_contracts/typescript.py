@@ -31,6 +31,8 @@ _PRIMITIVES: Final = {
     "boolean": "boolean",
     "null": "null",
 }
+_ANNOTATIONS: Final = {"default", "description"}
+"""Keywords that say nothing about the value."""
 _STATUSES: Final[tuple[SessionStatus, ...]] = get_args(SessionStatus)
 _NAMED_LITERALS: Final[dict[tuple[str, ...], str]] = {
     _STATUSES: "SessionStatus",
@@ -220,6 +222,8 @@ def type_of(schema: Mapping[str, Any], where: str) -> str:
             found = f"Partial<Record<{type_of({'enum': keys}, where)}, {type_of(values, where)}>>"
         case {"type": str(kind)} if kind in _PRIMITIVES:
             found = _PRIMITIVES[kind]
+        case _ if not schema.keys() - _ANNOTATIONS:
+            found = "unknown"
         case _:
             raise ValueError(f"{where}: no TypeScript for {json.dumps(schema)}")
     return found

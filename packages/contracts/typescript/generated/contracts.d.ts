@@ -37,6 +37,8 @@ export interface GenerationTask {
   version?: 1 | null;
   /** When the producer made the task, UTC. */
   created_at: string;
+  /** The trace it belongs to, as W3C Trace Context writes it; ignored if it is not one. */
+  traceparent?: unknown;
 }
 
 /** Stable codes; the sentence that goes with one may be reworded, the code may not. */

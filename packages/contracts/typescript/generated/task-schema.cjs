@@ -140,6 +140,10 @@ exports.GENERATION_TASK_SCHEMA = {
       "format": "date-time",
       "pattern": "^[1-9][0-9]{3}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?Z$",
       "type": "string"
+    },
+    "traceparent": {
+      "default": null,
+      "description": "The trace it belongs to, as W3C Trace Context writes it; ignored if it is not one."
     }
   },
   "required": [

@@ -1,5 +1,6 @@
 import { MAX_TASK_BYTES, TASK_LIST, TASK_VERSION, type GenerationTask } from "#contracts";
 import { GENERATION_TASK_SCHEMA } from "#task-schema";
+import { context, isSpanContextValid, trace } from "@opentelemetry/api";
 import { Ajv2020, type ErrorObject, type ValidateFunction } from "ajv/dist/2020.js";
 import { fullFormats } from "ajv-formats/dist/formats.js";
 import type { SessionOwner } from "./owner.js";
@@ -23,6 +24,8 @@ export type NewGeneration = SessionOwner & {
   taskId?: string | undefined;
   /** Now, if absent. */
   createdAt?: Date | undefined;
+  /** The trace the try-on belongs to, as W3C Trace Context writes it; if absent, the active one of OpenTelemetry. */
+  traceparent?: string | undefined;
 };
 
 /** One thing that is wrong with a task: the key it is about, empty for the task as a whole, and the rule. */
@@ -70,7 +73,15 @@ function messageOf(generation: NewGeneration): unknown {
     request_id: generation.requestId,
     version: TASK_VERSION,
     created_at: generation.createdAt ?? new Date(),
+    traceparent: generation.traceparent ?? activeTraceparent(),
   };
+}
+
+/** undefined where the app traces nothing. */
+function activeTraceparent(): string | undefined {
+  const active = trace.getSpanContext(context.active());
+  if (active === undefined || !isSpanContextValid(active)) return undefined;
+  return `00-${active.traceId}-${active.spanId}-${active.traceFlags.toString(16).padStart(2, "0")}`;
 }
 
 let validate: ValidateFunction | undefined;

@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { context, trace } from "@opentelemetry/api";
+import { AsyncLocalStorageContextManager } from "@opentelemetry/context-async-hooks";
 import { enqueueGeneration, InvalidTaskError, MAX_TASK_BYTES } from "@wearon/contracts";
 
 const GENERATION = {
@@ -95,4 +97,27 @@ for (const [name, change, key] of [
 test("what Redis fails with is what the caller gets", async () => {
   const broken = new Error("READONLY You can't write against a read only replica.");
   await assert.rejects(enqueueGeneration(list(broken), GENERATION), broken);
+});
+
+test("a task belongs to the trace that is handed in", async () => {
+  const redis = list();
+  const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+  await enqueueGeneration(redis, { ...GENERATION, traceparent });
+  assert.equal(redis.pushed[0][1].traceparent, traceparent);
+});
+
+test("a task belongs to the trace that is active in the app, and to none without one", async () => {
+  context.setGlobalContextManager(new AsyncLocalStorageContextManager().enable());
+  const active = trace.setSpanContext(context.active(), {
+    traceId: "0af7651916cd43dd8448eb211c80319c",
+    spanId: "b7ad6b7169203331",
+    traceFlags: 1,
+  });
+  const redis = list();
+  await context.with(active, () => enqueueGeneration(redis, GENERATION));
+  await enqueueGeneration(redis, GENERATION);
+  context.disable();
+  const [traced, untraced] = redis.pushed.map(([, task]) => task);
+  assert.equal(traced.traceparent, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+  assert.ok(!("traceparent" in untraced));
 });

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from wearon_service_kit.redaction import redact
+from wearon_service_kit.redaction import hide, redact
 
 __all__ = ["configure_logging", "job_context", "redact"]
 
@@ -28,7 +28,6 @@ _CHATTY: Final = (
 )
 # They bring handlers of their own that would print past ours.
 _OWN_HANDLERS: Final = ("uvicorn", "uvicorn.error", "uvicorn.access", "celery", "celery.task", "py.warnings")
-_SHORTEST_SECRET: Final = 8  # a shorter one would blot out ordinary words
 
 
 def configure_logging(
@@ -142,14 +141,10 @@ def _in_reading_order(service: str) -> Processor:
 
 def _redact_line(secrets: Iterable[str]) -> Processor:
     """The last processor: works on the rendered line, so that no value, key or traceback gets around it."""
-    known = sorted({secret for secret in secrets if len(secret) >= _SHORTEST_SECRET}, key=len, reverse=True)
+    clean = hide(secrets)
 
     def redact_line(_logger: WrappedLogger, _method: str, line: Any) -> str:
-        text = str(line)
-        for secret in known:
-            if secret in text:
-                text = text.replace(secret, "***")
-        return redact(text)
+        return clean(str(line))
 
     return redact_line
 

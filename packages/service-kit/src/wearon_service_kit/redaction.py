@@ -7,9 +7,11 @@ order of magnitude cheaper than its regular expression, and no rule takes more t
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from typing import Final
 
 _HIDDEN: Final = "***"
+_SHORTEST_SECRET: Final = 8  # a shorter one would blot out ordinary words
 
 # OpenAI (sk-..., sk-proj-...) and Supabase (sb_secret_...) keys.
 _API_KEY: Final = re.compile(r"\b(sk-|sb_secret_)[A-Za-z0-9_-]{6,}")
@@ -74,3 +76,16 @@ def redact(text: str) -> str:
     if len(text) > 256:
         text = _BLOB.sub(lambda match: f"({len(match[0])} characters)", text)
     return text
+
+
+def hide(secrets: Iterable[str]) -> Callable[[str], str]:
+    """`redact` that also hides these, wherever they appear and whatever they look like."""
+    known = sorted({secret for secret in secrets if len(secret) >= _SHORTEST_SECRET}, key=len, reverse=True)
+
+    def without_secrets(text: str) -> str:
+        for secret in known:
+            if secret in text:
+                text = text.replace(secret, _HIDDEN)
+        return redact(text)
+
+    return without_secrets

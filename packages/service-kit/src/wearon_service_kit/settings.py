@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from ipaddress import ip_address
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 from urllib.parse import quote, unquote, urlsplit
@@ -134,6 +134,36 @@ class ServiceSettings(BaseSettings):
         Field(description="File of certificate authorities (PEM) to trust besides the public ones."),
     ] = None
 
+    otel_exporter_otlp_endpoint: Annotated[
+        HttpUrl | None,
+        Field(
+            description="Address of an OpenTelemetry collector (OTLP over HTTP); switches traces on. The "
+            "SDK's other OTEL_ variables count too, where they are variables of the process.",
+            examples=["http://collector:4318"],
+        ),
+    ] = None
+    otel_exporter_otlp_traces_endpoint: Annotated[
+        HttpUrl | None,
+        Field(description="The same as a whole URL for traces alone, with its /v1/traces."),
+    ] = None
+    otel_exporter_otlp_headers: Annotated[
+        SecretStr | None,
+        Field(description="What to send along, such as the collector's key, as the SDK reads it."),
+    ] = None
+    otel_exporter_otlp_protocol: Annotated[
+        Literal["http/protobuf"], Field(description="The one protocol that traces are sent by.")
+    ] = "http/protobuf"
+    otel_traces_exporter: Annotated[
+        Literal["otlp", "none"], Field(description="none: no traces, whatever the address.")
+    ] = "otlp"
+    otel_sdk_disabled: Annotated[bool, Field(description="true: no traces, whatever the address.")] = False
+
+    @property
+    def traced(self) -> bool:
+        """Whether spans are made and sent."""
+        named = self.otel_exporter_otlp_endpoint or self.otel_exporter_otlp_traces_endpoint
+        return bool(named) and self.otel_traces_exporter == "otlp" and not self.otel_sdk_disabled
+
     @model_validator(mode="before")
     @classmethod
     def _strip(cls, values: Any) -> Any:
@@ -180,6 +210,7 @@ def load_settings(cls: type[Settings]) -> Settings:
         settings = cls()
         if not problems:
             show_cert_file_to_openssl(settings.ssl_cert_file)
+            _show_to_opentelemetry(settings, os.environ)
             return settings
     except ValidationError as error:
         problems += [_problem(cls, detail) for detail in error.errors(include_input=False, include_url=False)]
@@ -190,6 +221,16 @@ def load_settings(cls: type[Settings]) -> Settings:
     one_line = "; ".join(dict.fromkeys(" ".join(problem.split()) for problem in problems))
     print(f"Configuration error: {one_line}", file=sys.stderr)  # noqa: T201
     raise SystemExit(2)
+
+
+def _show_to_opentelemetry(settings: ServiceSettings, environment: MutableMapping[str, str]) -> None:
+    """Its SDK reads the variables itself, but not from a .env file."""
+    for name in settings.model_fields_set:
+        value = getattr(settings, name)
+        if name.startswith("otel_") and value is not None:
+            environment[name.upper()] = (
+                value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            )
 
 
 def _problem(cls: type[ServiceSettings], detail: ErrorDetails) -> str:

@@ -27,6 +27,7 @@ from wearon_service_kit.logs import configure_logging
 from wearon_service_kit.redis_clients import connect
 from wearon_service_kit.redis_server import refuse_unsuitable
 from wearon_service_kit.settings import load_settings
+from wearon_service_kit.tracing import start_tracing
 
 _log = structlog.get_logger(__name__)
 
@@ -49,7 +50,10 @@ def main(
     )
     inflight = make_inflight(client, consumer_id, timing, limits)
     celery = CeleryMessages(CELERY_QUEUE)
-    builder = BatchBuilder(celery, consumer_id, lambda: datetime.now(UTC), limits.max_invalid_in_a_row)
+    tracer = start_tracing("wearon-consumer", settings)
+    builder = BatchBuilder(
+        celery, consumer_id, lambda: datetime.now(UTC), limits.max_invalid_in_a_row, tracer
+    )
     bridge = Bridge(inflight, builder, Metrics(registry), timing)
     registry.register(Backlog(client, inflight.name, bridge.progresses))
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -67,6 +71,7 @@ def main(
     with HealthServer(settings.health_port, checks, registry, host=settings.health_host) as health:
         _log.info("consumer_started", consumer_id=consumer_id, health_port=health.port)
         bridge.run()
+    tracer.stop()
     return 0
 
 

@@ -119,6 +119,7 @@ class Bridge:
             self._unreported = batch
             self._metrics.bridge_seconds.observe(time.monotonic() - self._taken_at)
         elif batch:
+            batch.end_spans(failure="superseded")
             self._metrics.superseded.inc()
             _log.warning("batch_superseded", elements=len(batch.outcomes))
         return turn.elements
@@ -147,6 +148,7 @@ class Bridge:
         batch, self._unreported = self._unreported, None
         if batch is None:
             return
+        batch.end_spans()
         self._metrics.received.inc(len(batch.outcomes))
         published = 0
         for outcome in batch.outcomes:

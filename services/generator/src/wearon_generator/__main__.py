@@ -30,6 +30,7 @@ from wearon_service_kit.logs import configure_logging
 from wearon_service_kit.redis_clients import connect
 from wearon_service_kit.redis_server import refuse_unsuitable, takes_client_names
 from wearon_service_kit.settings import load_settings
+from wearon_service_kit.tracing import start_tracing
 
 log = structlog.get_logger()
 
@@ -57,7 +58,8 @@ def main(
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
-    runtime = Runtime(settings, registry, timing=timing, build=build)
+    tracer = start_tracing("wearon-generator", settings)
+    runtime = Runtime(settings, registry, timing=timing, build=build, tracer=tracer)
     client = connect(settings.redis_url, name="wearon-generator-start")
     refuse_unsuitable(client)
     if not takes_client_names(client):
@@ -78,6 +80,7 @@ def main(
         runtime.start()
         exit_code = _run_worker(runtime, worker_ready, client)
         runtime.stop()
+        tracer.stop()
         log.info("generator_stopped", replica=runtime.replica)
     return exit_code
 

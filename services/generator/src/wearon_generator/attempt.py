@@ -27,6 +27,7 @@ from wearon_generator.slots import Priority, SlotLine
 from wearon_generator.storage import ResultRefused, ResultStore
 from wearon_generator.supabase_client import SupabaseUnavailable
 from wearon_generator.timing import Clock, Timing
+from wearon_service_kit.tracing import NO_TRACER, Tracer
 
 log = structlog.get_logger()
 
@@ -130,6 +131,7 @@ class Workshop:
     metrics: Metrics
     timing: Timing
     clock: Clock
+    tracer: Tracer = NO_TRACER
 
     def keep_trying(self, lease: Lease | None = None, **limits: Any) -> KeepTrying:
         """A policy for calls of Supabase; see `KeepTrying`."""
@@ -138,7 +140,7 @@ class Workshop:
 
 async def prepare_pictures(workshop: Workshop, task: GenerationTask) -> list[bytes]:
     """The pictures of `task`, ready for the provider; raises `Failure` if one cannot be used."""
-    with workshop.metrics.steps.labels(step="images").time():
+    with workshop.metrics.steps.labels(step="images").time(), workshop.tracer.span("prepare pictures"):
         try:
             pictures = await workshop.images.download_and_resize(task.image_urls)
         except InputImageError as error:
@@ -343,7 +345,7 @@ class Attempt:
     # ------------------------------------------------------------------ store and complete
 
     async def _deliver(self, generated: Generated | None) -> None:
-        with self._metrics.steps.labels(step="store").time():
+        with self._metrics.steps.labels(step="store").time(), self._workshop.tracer.span("store result"):
             if generated is not None:
                 await self._upload(generated.data)
             url = await self._store.sign(self._path)

@@ -50,6 +50,7 @@ from wearon_generator.webhooks.sender import WebhookSender
 from wearon_service_kit.images.fetch import ImageFetcher
 from wearon_service_kit.memory import MB, MemoryBudget, memory_limit
 from wearon_service_kit.redis_clients import connect_async
+from wearon_service_kit.tracing import NO_TRACER, Tracer
 
 log = structlog.get_logger()
 
@@ -172,6 +173,7 @@ async def bootstrap(
     dead_letters: LetterBox | None = None,
     lanes: LaneReports | None = None,
     webhooks: WebhookClient | None = None,
+    tracer: Tracer = NO_TRACER,
 ) -> Generator:
     """Build a generator; what is None is the real thing. On the event loop, to which some clients bind.
 
@@ -180,7 +182,7 @@ async def bootstrap(
     timing = timing or Timing()
     metrics = Metrics(registry)
     redis = connect_async(settings.redis_url, name="wearon-generator")
-    supabase = functools.cache(lambda: connect_to_supabase(settings))
+    supabase = functools.cache(lambda: connect_to_supabase(settings, tracer=tracer))
     for_webhooks = functools.cache(lambda: connect_to_supabase(settings, WEBHOOK_CONNECTIONS))
     ledger = Ledger(database or SupabaseDatabase(supabase()), timing)
 
@@ -210,7 +212,9 @@ async def bootstrap(
             "fallback_because": with_fallback.reason,
         }
 
-    with_fallback = ProviderWithFallback(*((provider, None) if provider else _connect_provider(settings)))
+    with_fallback = ProviderWithFallback(
+        *((provider, None) if provider else _connect_provider(settings, tracer))
+    )
     model_watch = ModelWatch(with_fallback, metrics, clock, now, refused_because=lambda: guard.reason)
     presence = Presence(redis, replica, pace, describe)
 
@@ -230,7 +234,8 @@ async def bootstrap(
     workshop = Workshop(
         ledger=ledger,
         store=store,
-        images=images or _image_processor(settings, fetcher, memory, metrics, timing),
+        images=images
+        or _image_processor(fetcher or build_fetcher(settings, tracer=tracer), memory, metrics, timing),
         provider=with_fallback,
         max_calls=settings.openai_max_retries,
         hash_key=hash_key(settings.supabase_service_role_key.get_secret_value()),
@@ -241,6 +246,7 @@ async def bootstrap(
         metrics=metrics,
         timing=timing,
         clock=clock,
+        tracer=tracer,
     )
     queues = QueueScan(redis)
     budget = ScanBudget(clock)
@@ -332,7 +338,7 @@ def connect_to_supabase(
     )
 
 
-def _connect_provider(settings: GeneratorSettings) -> tuple[Provider, Provider | None]:
+def _connect_provider(settings: GeneratorSettings, tracer: Tracer) -> tuple[Provider, Provider | None]:
     """The model that makes the pictures, and the one for when that is refused."""
     client = connect_openai(
         settings.openai_api_key.get_secret_value(),
@@ -341,6 +347,7 @@ def _connect_provider(settings: GeneratorSettings) -> tuple[Provider, Provider |
         project=settings.openai_project_id,
         proxies=settings.proxies,
         timeout_seconds=settings.openai_timeout_seconds,
+        tracer=tracer,
     )
 
     def serve(name: str) -> Provider:
@@ -350,7 +357,7 @@ def _connect_provider(settings: GeneratorSettings) -> tuple[Provider, Provider |
         if settings.openai_complexity and not model.complexities:
             log.warning("complexity_not_sent", model=name)
         fields = model.fields(settings.openai_quality, settings.openai_size, settings.openai_complexity)
-        return OpenAIProvider(client, model, fields)
+        return OpenAIProvider(client, model, fields, tracer)
 
     fallback = settings.openai_fallback_model
     return serve(settings.openai_model), serve(fallback) if fallback else None
@@ -371,11 +378,7 @@ def build_fetcher(
 
 
 def _image_processor(
-    settings: GeneratorSettings,
-    fetcher: ImageFetcher | None,
-    memory: MemoryBudget,
-    metrics: Metrics,
-    timing: Timing,
+    fetcher: ImageFetcher, memory: MemoryBudget, metrics: Metrics, timing: Timing
 ) -> ImageProcessor:
     decoders = ThreadPoolExecutor(decode_threads(), thread_name_prefix="decode")
-    return ImageProcessor(fetcher or build_fetcher(settings), decoders, memory, metrics, timing)
+    return ImageProcessor(fetcher, decoders, memory, metrics, timing)

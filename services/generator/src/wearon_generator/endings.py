@@ -49,6 +49,8 @@ class Retry:
 
     reason: RetryReason
     after_seconds: int = 0
+    attempt: str | None = None
+    """`traceparent` of what was tried now, where spans are made; the next delivery is linked to it."""
 
 
 Ending = Done | Retry

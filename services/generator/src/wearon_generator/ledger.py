@@ -32,6 +32,8 @@ MAX_CLAIMS: Final = 5
 MAX_RATE_LIMIT_RETRIES: Final = 1
 _IDS_IN_ONE_QUERY: Final = 100
 """They go into the URL."""
+EARLIER_ATTEMPT: Final = "earlier_attempt"
+"""Key of the `traceparent` that a task brings along which has been tried before, where spans are made."""
 _FUNCTION_MISSING: Final = ("PGRST202", "42883")
 
 HoldVerdict = Literal["held", "settled", "held_elsewhere", "session_not_found", "owner_mismatch"]
@@ -228,9 +230,17 @@ class Ledger:
                 "apply deploy/supabase/migrations"
             )
 
-    async def hold(self, task: GenerationTask, holder: str) -> Decision[HoldVerdict]:
-        """Take note of a task and of who has it; a duplicate or a settled session is turned away."""
-        params = {"p_task": task.to_message(), "p_holder": holder, "p_lease_seconds": self._timing.lease}
+    async def hold(
+        self, task: GenerationTask, holder: str, attempt: str | None = None
+    ) -> Decision[HoldVerdict]:
+        """Take note of a task and of who has it; a duplicate or a settled session is turned away.
+
+        `attempt`: a `traceparent` that a recovered copy of the task is to bring along as `EARLIER_ATTEMPT`.
+        """
+        message = task.to_message()
+        if attempt is not None:
+            message[EARLIER_ATTEMPT] = attempt
+        params = {"p_task": message, "p_holder": holder, "p_lease_seconds": self._timing.lease}
         return await self._decide("hold", params, _HOLD)
 
     async def renew(self, holders: Iterable[str]) -> set[str]:

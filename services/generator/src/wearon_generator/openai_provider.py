@@ -6,7 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from datetime import date
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 import httpcore
 from openai import APIConnectionError, APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
@@ -21,6 +21,7 @@ from wearon_generator.provider import Generated, ModelState, ModelStatus, Provid
 from wearon_generator.refusals import Refusal
 from wearon_generator.storage import content_type
 from wearon_service_kit.environment import Proxies
+from wearon_service_kit.tracing import NO_TRACER, Span, Tracer
 
 OPENAI_URL: Final = "https://api.openai.com/v1"
 _LOOK_UP_SECONDS: Final = 10.0
@@ -30,6 +31,7 @@ _STATES: Final = {
     Refusal.SERVER_ERROR: ModelState.UNREACHABLE,
     Refusal.RATE_LIMIT: ModelState.UNREACHABLE,
 }
+_OPERATION: Final = "generate_content"
 _MOST_TOKENS: Final = 2**31 - 1  # the ledger's columns are integers
 
 
@@ -41,6 +43,7 @@ def connect_openai(
     project: str | None,
     proxies: Proxies,
     timeout_seconds: float,
+    tracer: Tracer = NO_TRACER,
 ) -> AsyncOpenAI:
     """Build the client; `base_url`: another server that speaks OpenAI's API.
 
@@ -51,6 +54,11 @@ def connect_openai(
     http = DefaultAsyncHttpxClient(
         trust_env=False, proxy=proxies.between_us_and(url), verify=httpcore.default_ssl_context()
     )
+    if tracer.provider is not None:
+        from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor  # noqa: PLC0415
+
+        client_of_httpx2: Any = http  # its types know httpx alone
+        HTTPX2ClientInstrumentor.instrument_client(client_of_httpx2, tracer_provider=tracer.provider)
     client = AsyncOpenAI(
         api_key=api_key, base_url=url, timeout=timeout_seconds, max_retries=0, http_client=http
     )
@@ -62,10 +70,13 @@ def connect_openai(
 class OpenAIProvider:
     """One model of OpenAI's; `fields`: what is asked for besides model, pictures and prompt."""
 
-    def __init__(self, client: AsyncOpenAI, model: Model, fields: Mapping[str, str]) -> None:
+    def __init__(
+        self, client: AsyncOpenAI, model: Model, fields: Mapping[str, str], tracer: Tracer = NO_TRACER
+    ) -> None:
         self._client = client
         self._model = model
         self._fields = fields
+        self._tracer = tracer
 
     @property
     def model(self) -> str:
@@ -92,6 +103,26 @@ class OpenAIProvider:
 
     async def edit(self, pictures: Sequence[bytes], prompt: str, end_user: str) -> Generated:
         """See `Provider.edit`."""
+        # Named as OpenTelemetry's conventions for generative AI have it, which know no word for an edit of
+        # images; neither prompt nor pictures are among the attributes.
+        operation = {
+            "gen_ai.operation.name": _OPERATION,
+            "gen_ai.provider.name": "openai",
+            "gen_ai.request.model": self._model.name,
+            "gen_ai.output.type": "image",
+        }
+        with self._tracer.span(f"{_OPERATION} {self._model.name}", "client", operation) as span:
+            try:
+                generated = await self._edit(pictures, prompt, end_user)
+            except ProviderError as error:
+                span.fail(error.refusal.value)
+                _describe(span, error.usage, error.cost)
+                raise
+            span.describe({"gen_ai.response.model": generated.model})
+            _describe(span, generated.usage, generated.cost)
+            return generated
+
+    async def _edit(self, pictures: Sequence[bytes], prompt: str, end_user: str) -> Generated:
         names = file_names(len(pictures))
         try:
             response = await self._client.images.edit(
@@ -143,6 +174,18 @@ class OpenAIProvider:
         if content_type(data) is None:
             raise self._error(Refusal.BAD_ANSWER, "the answer holds no JPEG, PNG or WebP", usage, cost)
         return Generated(data, usage, cost, self._model.name)
+
+
+def _describe(span: Span, usage: Usage | None, cost: Decimal | None) -> None:
+    if usage is not None:
+        span.describe(
+            {
+                "gen_ai.usage.input_tokens": usage.input_tokens,
+                "gen_ai.usage.output_tokens": usage.output_tokens,
+            }
+        )
+    if cost is not None:
+        span.describe({"wearon.cost_usd": float(cost)})
 
 
 def _date(value: object) -> date | None:

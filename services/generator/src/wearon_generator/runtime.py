@@ -26,6 +26,7 @@ from wearon_generator.tasks import register_tasks
 from wearon_generator.timing import Timing
 from wearon_service_kit.connection_errors import why_unreachable
 from wearon_service_kit.health import CheckResult
+from wearon_service_kit.tracing import NO_TRACER, Tracer
 
 T = TypeVar("T")
 
@@ -43,6 +44,7 @@ class Bootstrap(Protocol):
         replica: str,
         broker: Broker,
         timing: Timing,
+        tracer: Tracer,
     ) -> Coroutine[Any, Any, Generator]:
         """Build a generator."""
         ...
@@ -70,6 +72,7 @@ class Runtime:
         *,
         timing: Timing | None = None,
         build: Bootstrap = bootstrap,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         """`build`: composes the generator."""
         timing = timing or Timing()
@@ -85,7 +88,14 @@ class Runtime:
         self.stop_patience = timing.stop_patience
         self._thread = EventLoopThread()
         self._generator = self._thread.run(
-            build(settings, registry, replica=self.replica, broker=CeleryBroker(self.celery), timing=timing)
+            build(
+                settings,
+                registry,
+                replica=self.replica,
+                broker=CeleryBroker(self.celery),
+                timing=timing,
+                tracer=tracer,
+            )
         )
         register_tasks(
             self.celery,

@@ -13,6 +13,7 @@ from supabase import AsyncClient, AsyncClientOptions
 
 from wearon_service_kit.connection_errors import why_unreachable
 from wearon_service_kit.environment import Proxies
+from wearon_service_kit.tracing import NO_TRACER, Tracer
 
 _PAUSED: Final = "540"  # the status with which Supabase answers for a project that is paused
 _LONGEST_REASON: Final = 200  # characters; a proxy's page may be long
@@ -48,7 +49,13 @@ class Once:
 
 
 def connect_supabase(
-    url: str, service_role_key: str, *, connections: int, proxies: Proxies, timeout: float = 15.0
+    url: str,
+    service_role_key: str,
+    *,
+    connections: int,
+    proxies: Proxies,
+    timeout: float = 15.0,
+    tracer: Tracer = NO_TRACER,
 ) -> AsyncClient:
     """Build a client, `timeout` in seconds. HTTP/1.1: over HTTP/2 one GOAWAY fails every open request."""
     http = httpx.AsyncClient(
@@ -59,6 +66,10 @@ def connect_supabase(
         proxy=proxies.between_us_and(url),
         verify=httpcore.default_ssl_context(),
     )
+    if tracer.provider is not None:
+        from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor  # noqa: PLC0415
+
+        HTTPXClientInstrumentor.instrument_client(http, tracer_provider=tracer.provider)
     options = AsyncClientOptions(
         httpx_client=http, auto_refresh_token=False, persist_session=False, postgrest_client_retry=False
     )

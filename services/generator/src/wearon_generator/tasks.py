@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from wearon_contracts.queues import CELERY_RETRY_QUEUE, PROCESS_GENERATION_TASK, REJECT_GENERATION_TASK
 from wearon_contracts.tasks import GenerationTask, RejectedTask
 from wearon_generator.endings import Ending, Retry, RetryReason
+from wearon_generator.ledger import EARLIER_ATTEMPT
 from wearon_generator.rejection import Rejections
 from wearon_generator.waiting import JobRunner
 
@@ -45,7 +46,7 @@ def register_tasks(
             fields = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
             finish(self, rejections.refuse(payload, fields))
             return
-        finish(self, jobs.process(task, returned=returned))
+        finish(self, jobs.process(task, returned=returned, earlier=payload.get(EARLIER_ATTEMPT)))
 
     @app.task(name=REJECT_GENERATION_TASK, bind=True, max_retries=None)  # type: ignore[untyped-decorator]
     def reject_generation(self: Task, payload: dict[str, Any]) -> None:
@@ -57,8 +58,11 @@ def _acknowledge_or_retry(celery_task: Task, ending: Ending) -> None:
     """Return, which acknowledges the message, only when the job is settled or published again."""
     if not isinstance(ending, Retry):
         return
+    (payload,) = celery_task.request.args
+    if ending.attempt is not None:
+        payload = {**payload, EARLIER_ATTEMPT: ending.attempt}
     try:
-        celery_task.retry(countdown=ending.after_seconds, queue=CELERY_RETRY_QUEUE)
+        celery_task.retry(args=[payload], countdown=ending.after_seconds, queue=CELERY_RETRY_QUEUE)
     except celery_exceptions.Retry:
         raise
     except Exception as error:

@@ -15,6 +15,7 @@ from uuid import uuid4
 import structlog
 
 from wearon_contracts.errors import ErrorCode
+from wearon_contracts.queues import CELERY_QUEUE
 from wearon_contracts.tasks import DeadLetterReason, GenerationTask
 from wearon_generator.attempt import Attempt, Failure, Workshop, prepare_pictures
 from wearon_generator.end_users import end_user
@@ -28,11 +29,18 @@ from wearon_generator.slots import Priority
 from wearon_generator.supabase_client import SupabaseUnavailable
 from wearon_service_kit.background import end
 from wearon_service_kit.logs import job_context
+from wearon_service_kit.tracing import Attributes
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
 
+_PROCESS: Final = "process generation"
+_PROCESS_ATTRIBUTES: Final[Attributes] = {
+    "messaging.system": "celery",
+    "messaging.operation.type": "process",
+    "messaging.destination.name": CELERY_QUEUE,
+}
 _OTHERS_GO_ON: Final = frozenset({Outcome.HELD_ELSEWHERE, Outcome.LOST, Outcome.ABANDONED})
 """The task has not ended: another delivery of it, or the sweep, goes on."""
 
@@ -75,28 +83,45 @@ class JobRunner:
             workshop.keep_trying(for_seconds=workshop.timing.patience_before_hold, until_stop=True)
         )
 
-    async def process(self, task: GenerationTask, *, returned: bool) -> Ending:
-        """Do everything for one delivery of `task`; `returned`: it has waited in the queue before."""
+    async def process(self, task: GenerationTask, *, returned: bool, earlier: str | None = None) -> Ending:
+        """Do everything for one delivery of `task`; `returned`: it has waited in the queue before.
+
+        `earlier`: the `traceparent` of the attempt before, if there was one and it was traced.
+        """
+        tracer = self._workshop.tracer
         with (
             self._pace.job(),
             job_context(
                 request_id=task.request_id, session_id=str(task.session_id), channel=task.channel.value
             ),
+            tracer.span(
+                _PROCESS, "consumer", _PROCESS_ATTRIBUTES, parent=task.traceparent, earlier=earlier
+            ) as span,
         ):
             ending = await self._process(task, returned)
             if isinstance(ending, Done) and ending.outcome not in _OTHERS_GO_ON:
                 self._workshop.lanes.ended(task)
             label = ending.outcome if isinstance(ending, Done) else ending.reason
             self._workshop.metrics.jobs.labels(channel=task.channel.value, outcome=label.value).inc()
+            span.describe({"wearon.outcome": label.value})
             return ending
 
     async def _process(self, task: GenerationTask, returned: bool) -> Ending:
         held = Held(Session(task.channel, task.session_id), f"{self._replica}/{uuid4().hex}")
         try:
-            decision = await self._ledger.hold(task, held.holder)
+            # A span of its own, sent while the job goes on: should the process die, it is what is left of the
+            # attempt, and what the next one is linked to.
+            with self._workshop.tracer.span("hold session") as attempt:
+                decision = await self._ledger.hold(task, held.holder, attempt.traceparent)
         except SupabaseUnavailable as error:
             log.warning("job_given_back", reason=RetryReason.SUPABASE_UNAVAILABLE.value, detail=str(error))
-            return Retry(RetryReason.SUPABASE_UNAVAILABLE)
+            return Retry(RetryReason.SUPABASE_UNAVAILABLE, attempt=attempt.traceparent)
+        ending = await self._decided(task, held, decision, returned)
+        return replace(ending, attempt=attempt.traceparent) if isinstance(ending, Retry) else ending
+
+    async def _decided(
+        self, task: GenerationTask, held: Held, decision: Decision[HoldVerdict], returned: bool
+    ) -> Ending:
         match decision.verdict:
             case "held":
                 log.info("job_held", attempts_so_far=decision.attempt)
@@ -193,7 +218,10 @@ class HeldJob:
                 pictures = await self._unless_interrupted(self._prepare())
             has_slot = not isinstance(pictures, Failure)
             if has_slot:
-                await self._unless_interrupted(self._workshop.line.take(self._priority, self._held.holder))
+                with self._workshop.tracer.span("wait for a slot"):
+                    await self._unless_interrupted(
+                        self._workshop.line.take(self._priority, self._held.holder)
+                    )
             decision, was_repeated = await self._claim(call_begins=isinstance(pictures, list))
             if has_slot and not was_repeated and decision.verdict not in ("claimed", "poison"):
                 self._workshop.line.pass_on()

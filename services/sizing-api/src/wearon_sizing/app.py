@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import hmac
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -36,11 +37,12 @@ from wearon_service_kit.health import CheckResult, Readiness, ReadyGauge
 from wearon_service_kit.images.decode import open_rgb
 from wearon_service_kit.images.errors import ImageError
 from wearon_service_kit.images.fetch import FetchedImage, ImageFetcher
+from wearon_service_kit.tracing import NO_TRACER, Tracer
 from wearon_sizing.answers import answer, checked, documented_errors, problem, retry_after, status_of
 from wearon_sizing.estimates import without_photo
 from wearon_sizing.measuring import Method, load_method
 from wearon_sizing.metrics import Metrics
-from wearon_sizing.middleware import RequestMiddleware, request_id_of
+from wearon_sizing.middleware import QUIET, RequestMiddleware, request_id_of
 from wearon_sizing.photo_check import look, refuse_try_on
 from wearon_sizing.pose import Landmarker, ModelMissingError
 from wearon_sizing.redis_watch import RedisWatch
@@ -263,10 +265,11 @@ class Sizer:
     async def _on_worker(self, work: Callable[[Landmarker], Result]) -> Result:
         """`work` with a landmarker of its own, once one is free."""
         queued = time.perf_counter()
+        context = contextvars.copy_context()
 
         def start(landmarker: Landmarker) -> Result:
             self._metrics.steps.labels("queue").observe(time.perf_counter() - queued)
-            return work(landmarker)
+            return context.run(work, landmarker)
 
         return await self._workers.run(start)
 
@@ -353,10 +356,10 @@ def key_check(keys: tuple[str, ...]) -> Callable[..., None]:
     return check
 
 
-def create_app(settings: SizingSettings) -> FastAPI:
+def create_app(settings: SizingSettings, tracer: Tracer = NO_TRACER) -> FastAPI:
     """The service with everything it needs; models and connections are made when it starts."""
     method = load_method()
-    metrics = Metrics()
+    metrics = Metrics(tracer)
     redis = RedisWatch(settings.redis_url)
 
     @asynccontextmanager
@@ -367,6 +370,7 @@ def create_app(settings: SizingSettings) -> FastAPI:
             rewrite_origins=settings.rewrite_origins,
             total_timeout=BUDGET_SECONDS - AFTER_DOWNLOAD_SECONDS,
             max_concurrent=MOST_AT_ONCE,
+            tracer=tracer,
         )
         metrics.queue_depth.set_function(workers.waiting)
         detail = "" if workers.loaded else "no pose model"
@@ -387,6 +391,16 @@ def create_app(settings: SizingSettings) -> FastAPI:
         description="Body measurements and a clothing size from a photo and the shopper's height.",
         lifespan=lifespan,
         redoc_url=None,
+        # FastAPI's own spans of requests, for our provider alone: it would look for one by itself.
+        telemetry={
+            "tracing": tracer.provider is not None,
+            "tracer_provider": tracer.provider,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+            "exclude": lambda scope: scope["path"] in QUIET,
+        },
     )
     check = key_check(tuple(key.get_secret_value() for key in settings.sizing_api_keys))
 
@@ -472,7 +486,7 @@ def create_app(settings: SizingSettings) -> FastAPI:
         metrics.abandoned.inc()
         return Response(status_code=499)
 
-    app.add_middleware(RequestMiddleware, metrics=metrics, paths=PATHS)
+    app.add_middleware(RequestMiddleware, metrics=metrics, paths=PATHS, tracer=tracer)
     if settings.sizing_cors_origins:
         app.add_middleware(
             CORSMiddleware,

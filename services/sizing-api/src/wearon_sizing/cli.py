@@ -20,6 +20,7 @@ from wearon_service_kit.images.decode import open_rgb
 from wearon_service_kit.images.errors import ImageRefused
 from wearon_service_kit.logs import configure_logging
 from wearon_service_kit.settings import load_settings
+from wearon_service_kit.tracing import start_tracing
 from wearon_sizing.answers import SHOPPERS_PHOTO
 from wearon_sizing.app import create_app
 from wearon_sizing.estimates import without_photo
@@ -95,8 +96,9 @@ def serve(_options: argparse.Namespace) -> int:
     """The service, until SIGTERM or SIGINT."""
     settings = load_settings(SizingSettings)
     configure_logging("sizing-api", settings.log_level, settings.log_format, secrets=settings.secret_values())
+    tracer = start_tracing("wearon-sizing", settings)
     config = uvicorn.Config(
-        create_app(settings),
+        create_app(settings, tracer),
         host=settings.host,
         port=settings.port,
         log_config=None,
@@ -110,6 +112,7 @@ def serve(_options: argparse.Namespace) -> int:
     server = uvicorn.Server(config)
     # uvicorn itself would listen on `::` for IPv6 alone.
     server.run(sockets=[_dual_stack(settings)] if ":" in settings.host else None)
+    tracer.stop()
     return 0 if server.started else 1
 
 

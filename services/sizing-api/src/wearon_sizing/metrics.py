@@ -9,13 +9,16 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from wearon_service_kit.tracing import NO_TRACER, Tracer
+
 _SECONDS: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 4)
 
 
 class Metrics:
-    """Counters of one app, in a registry of its own."""
+    """Counters of one app, in a registry of its own; its steps are spans as well where spans are made."""
 
-    def __init__(self) -> None:
+    def __init__(self, tracer: Tracer = NO_TRACER) -> None:
+        self._tracer = tracer
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.requests = Histogram(
@@ -54,6 +57,7 @@ class Metrics:
         """Time a step that was carried out, however it ended."""
         start = time.perf_counter()
         try:
-            yield
+            with self._tracer.span(name):
+                yield
         finally:
             self.steps.labels(name).observe(time.perf_counter() - start)

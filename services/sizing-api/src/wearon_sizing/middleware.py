@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wearon_contracts.errors import ErrorCode
 from wearon_service_kit.logs import job_context
+from wearon_service_kit.tracing import Tracer
 from wearon_sizing.answers import problem
 from wearon_sizing.metrics import Metrics
 
@@ -25,7 +26,7 @@ MOST_BYTES: Final = 64 * 1024
 BODY_SECONDS: Final = 5.0
 _ACCEPTABLE_ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 # Called every few seconds by machines; a line for each would bury the others.
-_QUIET: Final = frozenset({"/health", "/live", "/ready", "/metrics"})
+QUIET: Final = frozenset({"/health", "/live", "/ready", "/metrics"})
 
 _log = structlog.get_logger(__name__)
 
@@ -43,7 +44,8 @@ class StalledBodyError(Exception):
 class RequestMiddleware:
     """ASGI middleware. The id is taken from X-Request-Id when that is plain text of up to 128 characters."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str], tracer: Tracer) -> None:
+        self._tracer = tracer
         self._app = app
         self._metrics = metrics
         self._paths = paths
@@ -67,6 +69,8 @@ class RequestMiddleware:
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
+        # The span of the request began before its id was known.
+        self._tracer.describe({"request_id": request_id})
         with job_context(request_id=request_id):
             try:
                 body = await _read(receive)
@@ -87,7 +91,7 @@ class RequestMiddleware:
                 await JSONResponse(answer, 500)(scope, receive, note_status)
             seconds = time.perf_counter() - start
             self._metrics.requests.labels(path, str(status)).observe(seconds)
-            log = _log.debug if path in _QUIET else _log.info
+            log = _log.debug if path in QUIET else _log.info
             log("request", method=scope["method"], path=path, status=status, ms=round(seconds * 1000, 1))
 
 

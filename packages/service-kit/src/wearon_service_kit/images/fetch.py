@@ -29,6 +29,7 @@ from wearon_service_kit.images.errors import ImageError, ImageRefused, ImageUnre
 from wearon_service_kit.images.formats import ImageFormat
 from wearon_service_kit.images.places import Places
 from wearon_service_kit.images.url import Target, Targets
+from wearon_service_kit.tracing import NO_TRACER, Tracer
 
 __all__ = ["FetchedImage", "ImageError", "ImageFetcher", "ImageRefused", "ImageUnreachable"]
 
@@ -87,12 +88,14 @@ class ImageFetcher:
         resolve: Resolve | None = None,
         network: httpcore.AsyncNetworkBackend | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._targets = Targets(trusted_origins, rewrite_origins or {})
         self._total_timeout = total_timeout
         self._max_bytes = max_bytes
         self._first_byte_timeout = first_byte_timeout
         self._places = Places(max_concurrent)
+        self._tracer = tracer
         context = ssl_context or httpcore.default_ssl_context()
         resolve = resolve or resolve_with_system
         network = network or httpcore.AnyIOBackend()
@@ -127,6 +130,22 @@ class ImageFetcher:
         Raises ImageRefused (final) or ImageUnreachable (may be tried again).
         """
         target = self._targets.of(url)
+        # Of its address a trace tells the host alone; the rest is a shopper's picture.
+        with self._tracer.span("download picture", "client", {"server.address": target.host}) as span:
+            try:
+                image = await self._in_its_place(target, timeout, admit)
+            except ImageError as error:
+                span.fail(error.code.value)
+                raise
+            span.describe({"wearon.image.bytes": len(image.data)})
+            return image
+
+    async def _in_its_place(
+        self,
+        target: Target,
+        timeout: float | None,  # noqa: ASYNC109
+        admit: Admit | None,
+    ) -> FetchedImage:
         try:
             async with asyncio.timeout(timeout), self._places.take(target):
                 began = time.monotonic()
