@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from contract.otlp_collector import Collector, Span, collecting
+from tests.contract.otlp_collector import Collector, Span, collecting
 from tests.integration.tryons import TryOn, TryOns, start_generators
 
 from wearon_local.app.next_app import SAMPLE_PERSON

@@ -42,7 +42,7 @@ def test_secrets_are_hidden_wherever_a_span_can_hold_them() -> None:
     run = traced()
     try:
         with run.tracer.span(f"fetch {SIGNED}", attributes={"url.full": SIGNED, "url.query": "q=me"}) as span:
-            span.describe({"header": f"Bearer {KEY}", "list": [SIGNED, "fine"], "number": 3})  # type: ignore[dict-item]
+            span.describe({"header": f"Bearer {KEY}", "list": [SIGNED, "fine"], "number": 3})
             raise RuntimeError(f"{SIGNED} refused {KEY}")
     except RuntimeError:
         pass
