@@ -128,7 +128,7 @@ def _context(traceparent: str) -> Context:
 class _JobAttributes(SpanProcessor):
     """Puts on every span what `logs.job_context` says at that time."""
 
-    def on_start(self, span: SdkSpan, parent_context: Context | None = None) -> None:
+    def on_start(self, span: SdkSpan, *_: object, **__: object) -> None:
         bound = structlog.contextvars.get_contextvars()
         span.set_attributes({name: bound[name] for name in _OF_THE_JOB if name in bound})
 
