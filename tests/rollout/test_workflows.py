@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ import yaml
 
 ROOT: Final = Path(__file__).parents[2]
 WORKFLOWS: Final = sorted((ROOT / ".github/workflows").glob("*.yml"))
+VERSION: Final = (ROOT / "VERSION").read_text().strip()
 DIGEST: Final = "sha256:" + "0123456789abcdef" * 4
 
 
@@ -42,13 +44,21 @@ def test_id_token_is_given_only_to_the_job_that_signs() -> None:
 
 
 def _run(
-    folder: Path, *arguments: str, unsigned: str = "nothing", **more: str
+    folder: Path,
+    *arguments: str,
+    unsigned: str = "nothing",
+    released: str = "nothing",
+    published: str = "nothing",
+    **more: str,
 ) -> subprocess.CompletedProcess[str]:
-    """deploy/cd with stand-ins of docker, cosign and ssh, which note what they are asked."""
+    """deploy/cd with stand-ins of docker, cosign, ssh, gh and npm, which note what they are asked."""
     stand_ins = {
         "docker": f"echo {DIGEST}",
         "cosign": f'case "$*" in *{unsigned}*) exit 1 ;; esac',
         "ssh": "cat >/dev/null; echo /opt/wearon/incoming.x",
+        "gh": f'case "$*" in "release view {released}"*) ;; *view*) exit 1 ;; esac',
+        "npm": f'case "$*" in "config get registry") echo https://npm.example/ ;; '
+        f'"view @wearon/contracts@{published}"*) ;; view*) exit 1 ;; esac',
     }
     folder.mkdir(exist_ok=True)
     for name, text in stand_ins.items():
@@ -126,6 +136,48 @@ def test_deploy_refuses_an_unsigned_image(tmp_path: Path, image: str) -> None:
     done = _run(tmp_path, "deploy", unsigned=image)
     assert done.returncode != 0
     assert "ssh" not in (tmp_path / "asked").read_text().replace("cosign verify", "")
+
+
+@pytest.fixture
+def tarball() -> Iterator[str]:
+    """The name of the packed package of this version, which is there as `make pack-npm` leaves it."""
+    file = ROOT / f".local/npm/wearon-contracts-{VERSION}.tgz"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    was_there = file.exists()
+    file.touch()
+    yield file.name
+    if not was_there:
+        file.unlink()
+
+
+def test_package_is_released_and_published(tmp_path: Path, tarball: str) -> None:
+    done = _run(tmp_path, "package", NPM_TOKEN="secret-token")
+    assert done.returncode == 0, done.stderr
+    asked = (tmp_path / "asked").read_text()
+    assert re.search(rf"^gh release create v{VERSION} \S*{tarball} --target abc ", asked, re.MULTILINE)
+    assert re.search(rf"^npm publish --access public \S*{tarball}$", asked, re.MULTILINE)
+    assert (tmp_path / ".npmrc").read_text() == "//npm.example/:_authToken=secret-token\n"
+    assert (tmp_path / ".npmrc").stat().st_mode & 0o777 == 0o600
+    assert "secret-token" not in asked + done.stdout + done.stderr
+
+
+@pytest.mark.usefixtures("tarball")
+@pytest.mark.parametrize("token", [{}, {"NPM_TOKEN": ""}], ids=["unset", "empty"])
+def test_package_without_a_token_is_released_and_not_published(tmp_path: Path, token: dict[str, str]) -> None:
+    done = _run(tmp_path, "package", **token)
+    assert (done.returncode, "skipped" in done.stdout) == (0, True)
+    asked = (tmp_path / "asked").read_text()
+    assert "gh release create" in asked
+    assert "npm" not in asked.replace(".local/npm/", "")
+
+
+@pytest.mark.usefixtures("tarball")
+def test_package_of_a_version_that_is_out_is_left_alone(tmp_path: Path) -> None:
+    done = _run(tmp_path, "package", released=f"v{VERSION}", published=VERSION, NPM_TOKEN="secret-token")
+    assert done.returncode == 0
+    asked = (tmp_path / "asked").read_text()
+    assert "create" not in asked
+    assert "publish" not in asked
 
 
 @pytest.mark.parametrize(
