@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # starts each service anew, many times
+
 KEYS = {"SUPABASE_SERVICE_ROLE_KEY": "service-role-key-of-a-test", "OPENAI_API_KEY": "sk-key-of-a-test"}
 
 

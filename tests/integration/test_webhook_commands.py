@@ -20,6 +20,8 @@ from wearon_local.processes import wait_until
 from wearon_local.services import Service
 from wearon_local.stack import Stack
 
+pytestmark = pytest.mark.slow  # waits for deliveries of running services
+
 SETTINGS = ("REDIS_URL", "SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY", "STORAGE_BUCKET")
 TIMING = {"webhook_poll": 0.1, "webhook_idle_poll": 0.3, "webhook_first_pause": 0.1, "webhook_give_up": 1}
 

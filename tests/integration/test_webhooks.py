@@ -18,6 +18,8 @@ from wearon_local.processes import wait_until
 from wearon_local.services import Service
 from wearon_local.stack import Stack
 
+pytestmark = pytest.mark.slow  # waits for deliveries of running services
+
 TIMING = {
     "webhook_poll": 0.1,
     "webhook_idle_poll": 0.3,

@@ -7,8 +7,12 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from wearon_local.app.try_on import show
 from wearon_local.stack import Stack
+
+pytestmark = pytest.mark.slow  # starts a stack for each test
 
 
 def test_it_says_what_becomes_of_it_and_where_the_picture_is(stack: Stack) -> None:
