@@ -30,6 +30,7 @@ from wearon_contracts.queues import (
     LANE_PREFIX,
     LANE_RULES,
     TASK_LIST,
+    TASKS_KEPT,
     inflight_list,
 )
 from wearon_generator.operations.cli import main
@@ -711,6 +712,8 @@ def test_erasing_a_session_deletes_its_pictures_and_links_after_a_dry_run(
     stack.app.push(kept, erased)
     stack.app.wait_settled(kept, erased)
     before = names(stack)
+    with stack.redis.client() as redis:  # as of one that was cancelled while it waited in a lane
+        redis.hset(TASKS_KEPT, str(erased.session_id), "its prompt and links")
     plan = ask("erase", "--session", str(erased.session_id))
     assert plan["erased"] is None
     assert names(stack) == before
@@ -718,6 +721,8 @@ def test_erasing_a_session_deletes_its_pictures_and_links_after_a_dry_run(
     done = ask("erase", "--session", str(erased.session_id), "--yes")
     assert done["erased"] == {"sessions": 1, "objects": 3, "dead_letters": 0}
     assert names(stack) == before - set(plan["objects"])
+    with stack.redis.client() as redis:
+        assert not redis.hexists(TASKS_KEPT, str(erased.session_id))
     row = stack.app.session(erased)
     assert row["status"] == "completed"
     assert [row[name] for name in ("generated_image_url", "outfit_image_url", "prompt_user")] == [None] * 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, TypedDict
 from uuid import UUID
 
+from wearon_contracts.queues import TASKS_KEPT
 from wearon_contracts.results import result_path
 from wearon_contracts.sessions import SESSION_TABLES, SETTLED
 from wearon_contracts.tasks import Channel
@@ -122,13 +123,16 @@ async def _erase(
 
 
 async def _delete(at: Connections, sessions: list[ErasedSession], paths: list[str]) -> Erased:
-    """Delete the objects, the links to them, and the sessions' dead letters."""
+    """Delete the objects, the links to them, and what Redis keeps: dead letters and tasks in lanes."""
     bucket = at.supabase.storage.from_(at.bucket)
     for start in range(0, len(paths), _IN_ONE_REQUEST):
         await bucket.remove(paths[start : start + _IN_ONE_REQUEST])
     for channel in Channel:
         await _empty_links(at, channel, [one["session_id"] for one in sessions if one["channel"] == channel])
     wanted = {one["session_id"] for one in sessions}
+    if wanted:
+        # Of one that was cancelled while it waited: its turn comes to nothing then.
+        await at.redis.hdel(TASKS_KEPT, *wanted)
     letters = [one async for one in dead_letters.every(at) if str(one.letter.session_id) in wanted]
     for letter in letters:
         await dead_letters.drop(at, letter)
