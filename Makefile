@@ -60,7 +60,7 @@ test: setup model ## Run the quick tests on real parts: Redis, PostgreSQL, Postg
 
 test-all: test-together test-alone ## Run all tests, with real timeouts, kills and outages, as CI does
 
-test-together: setup model
+test-together: setup model next-app
 	$(TOGETHER) -m "not alone and not full"
 
 test-alone: setup model
@@ -72,6 +72,15 @@ model: setup ## Fetch the pose model (9 MB) into .local/models, checked by its s
 pack-npm: ## Pack the npm package into .local/npm, as an app installs it
 	@mkdir -p .local/npm
 	cd packages/contracts/typescript && npm ci --silent --no-audit --no-fund && npm pack --silent --pack-destination $(CURDIR)/.local/npm
+
+.PHONY: next-app
+next-app: .local/next-app/node_modules/.installed ## Install Next.js for the application that tests/contract makes of the npm package
+
+.local/next-app/node_modules/.installed: tests/contract/next-app/package-lock.json
+	@mkdir -p .local/next-app
+	cp tests/contract/next-app/*.json tests/contract/next-app/.npmrc .local/next-app/
+	cd .local/next-app && npm ci --silent --no-audit --no-fund
+	@touch $@
 
 demo: setup model ## The main job: four try-ons through queue, worker and database, on stand-ins for OpenAI and Storage
 	.venv/bin/python -m wearon_local demo $(if $(KEEP),--keep)

@@ -212,3 +212,19 @@ def test_objects_survive_a_kill_of_the_gateway(stack: Stack, supabase: Client, p
 def test_samples_are_served_as_a_shop_would(stack: Stack) -> None:
     answer = httpx.get(stack.app.sample_url(SAMPLE_PERSON))
     assert (answer.content, answer.headers["content-type"]) == (PICTURE, "image/jpeg")
+
+
+# Auth
+
+
+def test_gateway_tells_whom_an_access_token_belongs_to(stack: Stack) -> None:
+    user_id = stack.app.create_user()
+    answer = anonymous(stack).auth.get_user(stack.app.user_token(user_id))
+    assert answer is not None
+    assert answer.user.id == str(user_id)
+
+
+@pytest.mark.parametrize("token", ["made-up", "anon"])
+def test_gateway_knows_no_user_without_a_users_token(stack: Stack, token: str) -> None:
+    headers = {"Authorization": f"Bearer {stack.anon_key if token == 'anon' else token}"}
+    assert httpx.get(f"{stack.gateway_url}/auth/v1/user", headers=headers).status_code == 403

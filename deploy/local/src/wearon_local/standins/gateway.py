@@ -15,10 +15,12 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import httpx
+import jwt
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -107,6 +109,34 @@ class RestPassthrough:
         return response
 
 
+class SignedInUser:
+    """/auth/v1/user: whom an access token belongs to, as `auth.getUser` asks; people sign in nowhere here."""
+
+    def __init__(self, jwt_secret: str) -> None:
+        self._jwt_secret = jwt_secret
+
+    async def __call__(self, request: Request) -> Response:
+        _, _, token = request.headers.get("authorization", "").partition(" ")
+        try:
+            claims = tokens.read(self._jwt_secret, token)
+        except jwt.InvalidTokenError:
+            claims = {}
+        if "sub" not in claims:
+            refusal = {"code": 403, "error_code": "bad_jwt", "msg": "invalid JWT: unable to parse or verify"}
+            return JSONResponse(refusal, 403)
+        return JSONResponse(
+            {
+                "id": claims["sub"],
+                "aud": claims["aud"],
+                "role": claims["role"],
+                "app_metadata": {},
+                "user_metadata": {},
+                "identities": [],
+                "created_at": datetime.fromtimestamp(claims["iat"], UTC).isoformat(),
+            }
+        )
+
+
 def build_app(settings: GatewaySettings) -> ASGIApp:
     """The whole gateway; the buckets named in the settings exist from the start."""
     store = ObjectStore(settings.storage_dir)
@@ -148,6 +178,7 @@ def build_app(settings: GatewaySettings) -> ASGIApp:
         Route("/_control/objects", objects),
         Route("/rest/v1/{path:path}", RestPassthrough(settings, client).__call__, methods=_METHODS),
         *realtime.routes(),
+        Route("/auth/v1/user", SignedInUser(settings.jwt_secret).__call__),
         Mount("/storage/v1", routes=StorageApi(store, settings.jwt_secret).routes()),
         Mount("/samples", StaticFiles(directory=SAMPLES_DIR)),
     ]
