@@ -39,6 +39,7 @@ def main() -> int:
                 most_faults=arguments.faults,
                 say=say,
                 sentinels=arguments.sentinels,
+                kills=arguments.kills,
                 keep=Path(LOCAL_DIR / "chaos" / str(seed)),
             )
         reports.append(report)
@@ -70,6 +71,12 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--stuck-after", type=int, default=20, help="STUCK_AFTER_SECONDS")
     parser.add_argument("--sentinels", action="store_true", help="Redis behind Sentinels, which fail over")
+    parser.add_argument(
+        "--kills",
+        type=int,
+        default=0,
+        help="break nothing but so many generators, at any moment: every job must complete",
+    )
     parser.add_argument("--verbose", action="store_true", help="say what is broken when")
     arguments = parser.parse_args()
     if arguments.seconds is None:

@@ -122,6 +122,11 @@ def _kill(kind: Kind) -> Callable[[Run], None]:
     return strike
 
 
+def kill_a_generator() -> Fault:
+    """At any moment."""
+    return Fault("SIGKILL of a generator", "at any moment", _kill("generator"))
+
+
 def _kill_at(kind: Kind, step: str) -> Callable[[Run], None]:
     return lambda run: run.order(kind, step, "kill")
 
@@ -360,4 +365,4 @@ def _of_the_application() -> list[Fault]:
     ]
 
 
-__all__ = ["Fault", "Replica", "catalogue"]
+__all__ = ["Fault", "Replica", "catalogue", "kill_a_generator"]

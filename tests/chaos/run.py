@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 import psycopg
 import redis
 from tests.chaos.evidence import Evidence, Interference, collect
-from tests.chaos.faults import Action, Fault, catalogue
+from tests.chaos.faults import Action, Fault, catalogue, kill_a_generator
 from tests.chaos.laws import Verdicts, judge
 from tests.chaos.realtime import Listener
 from tests.chaos.workload import Workload
@@ -62,8 +62,9 @@ class Run:
     """The state of a run, as faults see it."""
 
     def __init__(
-        self, stack: Stack, world: World, seed: int, say: Callable[[str], None], *, log: bool = True
+        self, stack: Stack, world: World, seed: int, say: Callable[[str], None], *, ordinary: bool = False
     ) -> None:
+        """`ordinary`: only try-ons that complete unless something of ours is broken."""
         self.stack = stack
         self.world = world
         self.chance = random.Random(seed)
@@ -75,7 +76,7 @@ class Run:
         self.late: list[str] = []
         self.recoveries: dict[str, list[float]] = defaultdict(list)
         self._say = say
-        self._log = log
+        self._ordinary = ordinary
         self._began = time.monotonic()
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._ids = itertools.count()
@@ -271,7 +272,7 @@ class Run:
             self.do_what_is_due()
             while pushes and pushes[0] <= now:
                 pushes.pop(0)
-                self._database_permitting(lambda: self.workload.push() and None)
+                self._database_permitting(self._push)
             if faults and faults[0][0] <= now:
                 fault = faults.pop(0)[1]
                 self._tell(f"{fault.group}: {fault.name}")
@@ -287,6 +288,12 @@ class Run:
         """
         deaths = 6 if self._killers else 0
         return 150 + 60 / self.world.pace.factor + deaths * (self.world.pace.taken_over + SLACK)
+
+    def _push(self) -> None:
+        if self._ordinary:
+            self.workload.push_b2c()
+        else:
+            self.workload.push()
 
     def make_peace(self) -> None:
         """No more faults: what is stopped goes on, what is armed is taken out."""
@@ -395,6 +402,11 @@ class Run:
         verdicts.breaches[1] += watched
         if self._too_many_copies:
             verdicts.breaches[1].append(self._too_many_copies)
+        for session in evidence.jobs if self._ordinary else ():
+            if evidence.sessions[session]["status"] != "completed":
+                verdicts.breaches[1].append(
+                    f"{session} is lost: {evidence.sessions[session]['error_message']}"
+                )
         for session in self._killers:
             if evidence.sessions[session]["status"] != "failed":
                 verdicts.breaches[1].append(f"{session}, which kills, is not failed")
@@ -457,13 +469,16 @@ def run_once(
     say: Callable[[str], None],
     keep: Path | None,
     sentinels: bool = False,
+    kills: int = 0,
 ) -> Report:
-    """Start everything, run, judge, stop everything."""
+    """Start everything, run, judge, stop everything. `kills`: nothing but so many generators is broken."""
     chance = random.Random(seed)
     faults = catalogue(chance, sentinels=sentinels)
-    if sentinels:  # a short run has all of them too
+    if kills:
+        faults = [kill_a_generator() for _ in range(kills)]
+    elif sentinels:  # a short run has all of them too
         faults.sort(key=lambda fault: fault.group != "Redis")
-    faults = faults[:most_faults]
+    faults = faults[: None if kills else most_faults]
     if sentinels:
         chance.shuffle(faults)
     # The last fifth is left to what has been broken by then.
@@ -475,7 +490,7 @@ def run_once(
         World(stack, pace, generator_env=env) as world,
         WebhookReceiver() as receiver,
     ):
-        run = Run(stack, world, seed, say)
+        run = Run(stack, world, seed, say, ordinary=bool(kills))
         world.add_webhook(receiver)
         # Beside all faults, the shop is away for the middle third.
         run.later(seconds / 3, receiver.down)

@@ -1,0 +1,128 @@
+"""What a broken network or a proxy makes of Supabase's answers, met by the real clients over a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import socket
+import ssl
+import struct
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
+from pathlib import Path
+from uuid import uuid4
+
+import httpcore
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from wearon_contracts.tasks import Channel
+from wearon_generator.ledger import Claim, Held, Ledger, Session, SupabaseDatabase
+from wearon_generator.storage import SupabaseBucket
+from wearon_generator.supabase_client import SupabaseUnavailable, connect_supabase
+from wearon_generator.timing import Timing
+from wearon_service_kit.environment import Proxies
+
+Behave = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+CLAIM = Claim(Held(Session(Channel.B2C, uuid4()), "me/1"), 1)
+
+
+def says(body: str) -> Behave:
+    """A 200 with this JSON."""
+
+    async def behave(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body.encode())
+
+    return behave
+
+
+async def resets(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    connection: socket.socket = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+async def sends_a_broken_tls_record(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    # Past the TLS layer, straight into the socket: a record of application data that nobody encrypted.
+    connection = socket.socket(fileno=socket.dup(writer.get_extra_info("socket").fileno()))
+    connection.send(b"\x17\x03\x03\x00\x20" + b"\x00" * 32)
+    connection.close()
+
+
+async def hangs_up_halfway(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{"Key"')
+
+
+def outcomes(behave: Behave, *, tls: ssl.SSLContext | None = None) -> list[BaseException | None]:
+    """What an upload and a call of the ledger raise."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await behave(reader, writer)
+        writer.close()
+
+    async def run() -> list[BaseException | None]:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+        port = server.sockets[0].getsockname()[1]
+        url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
+        client = connect_supabase(url, "eyJ.eyJ.key", connections=2, proxies=Proxies(), timeout=5)
+        calls = [
+            SupabaseBucket(client, "images").upload("generated/a.jpg", b"\xff\xd8\xff", "image/jpeg"),
+            Ledger(SupabaseDatabase(client), Timing()).check(CLAIM),
+        ]
+        async with server:
+            results = await asyncio.gather(*calls, return_exceptions=True)
+        return [result if isinstance(result, BaseException) else None for result in results]
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("body", ["null", "[]", '"ok"', "{}", "7", '{"verdict": 7}', "<html>"])
+def test_answer_of_another_shape_counts_as_unavailable(body: str) -> None:
+    assert [type(error) for error in outcomes(says(body))] == [SupabaseUnavailable] * 2
+
+
+@pytest.mark.parametrize("behave", [resets, hangs_up_halfway])
+def test_connection_that_ends_early_counts_as_unavailable(behave: Behave) -> None:
+    assert [type(error) for error in outcomes(behave)] == [SupabaseUnavailable] * 2
+
+
+def test_broken_tls_record_counts_as_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = _certificate(tmp_path)
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(certificate)
+    monkeypatch.setattr(
+        httpcore, "default_ssl_context", lambda: ssl.create_default_context(cafile=certificate)
+    )
+    errors = outcomes(sends_a_broken_tls_record, tls=server)
+    assert [type(error) for error in errors] == [SupabaseUnavailable] * 2
+
+
+def _certificate(folder: Path) -> Path:
+    """Self-signed for 127.0.0.1, with its key in the same file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / "certificate.pem"
+    path.write_bytes(
+        signed.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return path
