@@ -33,15 +33,17 @@ _STORAGE: Final = "services/generator/src/wearon_generator/storage.py"
 _RECOVERY: Final = "services/generator/src/wearon_generator/recovery.py"
 _INFLIGHT: Final = "services/consumer/src/wearon_consumer/inflight.py"
 _SQL: Final = "deploy/supabase/migrations"
+_SAFEGUARDS: Final = "tests/chaos/test_safeguards.py"
 
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """`changes`: by file, what is replaced by what; `added`: whole files."""
+    """`changes`: by file, what is replaced by what; `added`: whole files; `tests`: which must notice."""
 
     name: str
     changes: Mapping[str, Mapping[str, str]]
     added: Mapping[str, str] | None = None
+    tests: str = "tests/chaos"
 
 
 _TWO_STATEMENTS: Final = """
@@ -134,6 +136,7 @@ MUTATIONS: Final = (
                 "self.is_suspect = crashes > 0 or decision.holders_lost > 0": "self.is_suspect = False"
             }
         },
+        tests=f"{_SAFEGUARDS}::test_task_that_kills_its_process_is_given_up_and_no_other",
     ),
     Mutation(
         "the time limit of a renewal",
@@ -141,14 +144,17 @@ MUTATIONS: Final = (
             _LEASES: {"async with asyncio.timeout(self._timing.renewal_timeout):": "if True:"},
             "tests/chaos/generator_process.py": {"(settings, timeout=timing.renewal_timeout)": "(settings)"},
         },
+        tests=f"{_SAFEGUARDS}::test_renewal_that_hangs_costs_no_second_call",
     ),
     Mutation(
         "each host's own places for downloads",
         {_PLACES: {'(target.trusted, target.host_header.decode("ascii"))': '(target.trusted, "")'}},
+        tests=f"{_SAFEGUARDS}::test_pictures_of_a_silent_host_hold_up_no_others",
     ),
     Mutation(
         "the look for a copy that waits already",
         {_RECOVERY: {'if row["session_id"] in waiting:': "if False:"}},
+        tests=f"{_SAFEGUARDS}::test_jobs_that_nobody_has_room_for_wait_as_one_copy_each",
     ),
     Mutation(
         "the look for the session's row before an upload",
@@ -160,14 +166,17 @@ MUTATIONS: Final = (
                 )
             }
         },
+        tests=f"{_SAFEGUARDS}::test_user_deleted_during_the_call_gets_no_picture",
     ),
     Mutation(
         "the deletion of pictures that nobody may see",
         {_RECOVERY: {"objects = await ledger.unwanted_objects(BATCH)": "objects = []"}},
+        tests=f"{_SAFEGUARDS}::test_picture_of_a_user_deleted_during_the_upload_does_not_stay",
     ),
     Mutation(
         "the search for messages that were popped and not noted down",
         {_RECOVERY: {"    for session_id in lost:": "    for session_id in set():"}},
+        tests=f"{_SAFEGUARDS}::test_killed_between_taking_a_message_and_noting_it_down",
     ),
     Mutation(
         "the search for the cron's refund",
@@ -212,7 +221,7 @@ def _first_failure(mutation: Mutation) -> str | None:
         sources = [str(path) for pattern in _SOURCES for path in sorted(copy.glob(pattern))]
         options = ["-q", "-x", "--tb=line", "-p", "no:cacheprovider"]
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", *options, "tests/chaos"],
+            [sys.executable, "-m", "pytest", *options, mutation.tests],
             cwd=copy,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([*sources, str(copy)])},
             capture_output=True,
