@@ -10,7 +10,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.bench import bridge, footprint, generator, idle, images, memory, profiles, scaling, sizing
+from tests.bench import bridge, fair, footprint, generator, idle, images, memory, profiles, scaling, sizing
 from tests.bench.noise import compare
 from tests.bench.plots import draw
 from tests.bench.report import Bench, Section, write_json
@@ -22,6 +22,7 @@ BENCHES: dict[str, Bench] = {
     "footprint": footprint.run,
     "idle": idle.run,
     "scaling": scaling.run,
+    "fair": fair.run,
     "generator": generator.run,
     "sizing": sizing.run,
     "profiles": profiles.run,

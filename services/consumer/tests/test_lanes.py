@@ -86,6 +86,31 @@ def test_users_overtake_the_backlog_of_a_store(lab: Lab, generators: Generators)
     assert [name for name in order if name != STORE] == [owner(task) for task in users]
 
 
+def test_tasks_pass_by_the_lanes_only_while_nobody_waits_and_there_is_room(
+    lab: Lab, generators: Generators
+) -> None:
+    first, late = store_tasks(4), [new_task() for _ in range(3)]
+    lab.push(*map(encode, first))
+    lab.start()
+    wait_kept(lab, 4)
+    assert not lab.redis.exists(LANE_TURNS), "no turn was needed"
+    assert lab.redis.zcard(TASKS_HANDED) == 4
+    lab.push(*map(encode, late))  # room for one of three
+    wait_kept(lab, 7)
+    assert lab.redis.llen(CELERY_QUEUE) == 5
+    assert lab.redis.zcard(LANE_TURNS) == 3
+    wanted = [task["task_id"] for task in (*first, *late)]
+    assert [task["task_id"] for task in generators.starts(7)] == wanted
+
+
+def test_capped_lane_is_not_passed_by(lab: Lab, generators: Generators) -> None:
+    lab.redis.hset(LANE_RULES, lane_of("b2b", STORE), json.dumps({"in_work": 1}))
+    lab.push(*map(encode, store_tasks(3)))
+    lab.start()
+    wait_kept(lab, 3)
+    assert lab.redis.llen(CELERY_QUEUE) == 1
+
+
 def test_a_store_takes_ten_turns_for_one_of_a_user(lab: Lab, generators: Generators) -> None:
     user = str(uuid.uuid4())
     tasks = store_tasks(220) + [new_task(user_id=user) for _ in range(30)]

@@ -5,7 +5,8 @@ queueing (Golestani, INFOCOM 1994): a lane's next task has a virtual finish time
 it, the lane with the least is served, and the clock is the finish time of the task served last. A lane that
 was empty starts at the clock, so it neither saves up turns nor waits for what others have queued.
 
-    enqueue   keeps the task's message and puts its session id into its lane: O(log lanes)
+    enqueue   keeps the task's message and puts its session id into its lane: O(log lanes). While nobody waits
+              and there is room, it goes straight to Celery's queue
     feed      moves tasks from lanes to Celery's queue, as far ahead as the generators want: O(log lanes) each
     dealt     a generator has started the task, or it needs no start; feeds what there is room for now
 
@@ -93,15 +94,21 @@ local function unpark(from, to, most)
   end
 end
 
+local function now_ms()
+  local time = call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+-- How many tasks generators want to have at hand beside those that they have.
+local function room(now)
+  local ahead = tonumber(call('GET', AHEAD) or DEFAULT_AHEAD)
+  local young = call('ZCOUNT', HANDED, now - STALE_MS, now)
+  return ahead - math.max(young, call('LLEN', CELERY))
+end
+
 -- Hands at most `most` tasks to Celery, as far as there is room; if `all`, whatever room and caps there are.
 local function feed(most, all)
-  local time = call('TIME')
-  local now = time[1] * 1000 + math.floor(time[2] / 1000)
-  if not all then
-    local ahead = tonumber(call('GET', AHEAD) or DEFAULT_AHEAD)
-    local young = call('ZCOUNT', HANDED, now - STALE_MS, now)
-    most = math.min(most, ahead - math.max(young, call('LLEN', CELERY)))
-  end
+  local now = now_ms()
+  if not all then most = math.min(most, room(now)) end
   if most <= 0 then return 0 end
   unpark('-inf', all and '+inf' or now, all and most or 20)
   unpark(now + LONGEST_HOLD_MS, '+inf', 20)
@@ -141,20 +148,47 @@ local function feed(most, all)
   return handed
 end
 
-local function enqueue(lane, id, created, message)
-  if call('HSETNX', KEPT, id, message) == 0 then
-    -- One that is kept and does not wait may be of the other channel, so this one is not simply dropped.
-    if not call('ZSCORE', waiting_in(lane), id) and call('SET', AGAIN .. id, '', 'NX', 'PX', STALE_MS) then
-      call('LPUSH', CELERY, message)
-    end
-    return
+-- Whether the message is kept now; if it was already, it needs no lane.
+local function keep(lane, id, message)
+  if call('HSETNX', KEPT, id, message) == 1 then return true end
+  -- One that is kept and does not wait may be of the other channel, so this one is not simply dropped.
+  if not call('ZSCORE', waiting_in(lane), id) and call('SET', AGAIN .. id, '', 'NX', 'PX', STALE_MS) then
+    call('LPUSH', CELERY, message)
   end
+  return false
+end
+
+local function enqueue(lane, id, created, message)
+  if not keep(lane, id, message) then return end
   call('ZADD', waiting_in(lane), created, id)
   call('LPUSH', LANE .. lane, id)
   if not call('ZSCORE', TURNS, lane) and not call('ZSCORE', PARKED, lane) then
     -- The clock moves a little, so that lanes which begin at the same time are served in their order.
     local start = tonumber(call('INCRBYFLOAT', CLOCK, '0.0000001'))
     call('ZADD', TURNS, exact(start + turn_cost(lane, rule_of(lane))), lane)
+  end
+end
+
+-- As `enqueue` for each of the lines (lane, session id, created at, message), of at most `count` tasks.
+-- While no lane has a task or a rule and there is room for all, nobody waits for a turn: they go on at once.
+local function enqueue_all(lines, count)
+  local tasks = string.gmatch(lines, '(%C+)\\n(%C+)\\n(%C+)\\n(%C+)\\n')
+  local now = now_ms()
+  if call('EXISTS', TURNS, PARKED, RULES) > 0 or count > room(now) then
+    for lane, id, created, message in tasks do enqueue(lane, id, created, message) end
+    return
+  end
+  local messages, handed = {}, {}
+  for lane, id, _, message in tasks do
+    if keep(lane, id, message) then
+      messages[#messages + 1] = message
+      handed[#handed + 1] = now
+      handed[#handed + 1] = id
+    end
+  end
+  if #messages > 0 then
+    call('LPUSH', CELERY, unpack(messages))
+    call('ZADD', HANDED, unpack(handed))
   end
 end
 """

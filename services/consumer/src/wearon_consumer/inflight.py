@@ -109,9 +109,7 @@ elseif ticket ~= '' and ticket == current then
   call('SADD', KEYS[6], ARGV[5])
   call('SADD', KEYS[7], ARGV[5])
   push(KEYS[4], ARGV[8])
-  for lane, id, created, message in string.gmatch(ARGV[10], '(%C+)\\n(%C+)\\n(%C+)\\n(%C+)\\n') do
-    enqueue(lane, id, created, message)
-  end
+  enqueue_all(ARGV[10], tonumber(ARGV[7]))
   local dead_bytes = call('INCRBY', KEYS[8], push(KEYS[5], ARGV[9]))
   -- From the right, where the oldest are: a blocking pop given up by us may still add one at the left.
   call('LTRIM', KEYS[2], 0, -1 - tonumber(ARGV[7]))
