@@ -79,7 +79,7 @@ def _seconds_until_started(running: Bench, jobs: list[Job]) -> list[float]:
         for session, status in running.stack.app.statuses(jobs).items():
             if status != "queued":
                 waits.setdefault(session, time.monotonic() - began)
-        if time.monotonic() - began > 120:
+        if time.monotonic() - began > 600:
             raise TimeoutError(f"{len(waits)} of {len(jobs)} have started")
         time.sleep(0.1)
     return list(waits.values())
