@@ -66,6 +66,10 @@ test-together: setup model next-app
 test-alone: setup model
 	$(PYTEST) -m "alone and not full"
 
+coverage-core: setup ## Branch coverage of the generator's two job modules by their unit tests, at least 95 %
+	$(PYTEST) services/generator/tests/test_attempt.py services/generator/tests/test_waiting.py services/generator/tests/test_quarantine.py \
+	  --cov wearon_generator.attempt --cov wearon_generator.waiting --cov-branch --cov-report term-missing --cov-fail-under 95
+
 model: setup ## Fetch the pose model (9 MB) into .local/models, checked by its sha256
 	.venv/bin/python services/sizing-api/fetch_model.py
 

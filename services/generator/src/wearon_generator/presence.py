@@ -76,6 +76,7 @@ class Presence:
 
     async def _beat(self) -> None:
         told = json.dumps({"since": self._since, **self._describe()})
+        self._looked_at = time.monotonic()  # unavailable or not: no job waits for it a second time
         try:
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.set(self._key, told, ex=_IDLE_TTL if self._pace.idle else _HEARTBEAT_TTL)
@@ -84,7 +85,6 @@ class Presence:
         except RedisError as error:
             log.debug("heartbeat_failed", reason=type(error).__name__)
             return
-        self._looked_at = time.monotonic()
         if bool(is_paused) != self.paused:
             log.warning("jobs_paused" if is_paused else "jobs_resumed")
         if is_paused:
