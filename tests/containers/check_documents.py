@@ -82,6 +82,8 @@ class Walk:
             "SERVER": f"deploy@{NAME}",
             "DATABASE_URL": "postgresql://postgres:local@postgres:5432/postgres",
             "CURL_CA_BUNDLE": f"{LIVE}/fullchain.pem",
+            # Of a machine that other tests keep busy, too.
+            "READY_SECONDS": "600",
             **{VARIABLES[service]: image for service, image in self.images[self.version].items()},
         }
         user = "deploy" if place == "deploy" else "root"
@@ -122,7 +124,7 @@ class Walk:
         user = self.stack.app.create_user()
         job = self.stack.app.b2c_job(user, image_urls=self.stack.app.upload_inputs(user, [SAMPLE_PERSON] * 2))
         self.stack.app.push(job)
-        (row,) = self.stack.app.wait_settled(job, timeout=60)
+        (row,) = self.stack.app.wait_settled(job, timeout=180)
         assert row["status"] == "completed", row["error_message"]
 
     # ------------------------------------------------ what happens before a step, outside the documents

@@ -296,7 +296,7 @@ def test_first_deployment_brings_up_everything(server: Server) -> None:
     (row,) = server.app.wait_settled(job, timeout=60)
     assert row["status"] == "completed"
     with server.client() as client:
-        assert server.estimate(client, urls[0]) == 200
+        wait_until(lambda: server.estimate(client, urls[0]) == 200, timeout=60, what="a size", every=1)
         assert client.get("/health").json()["redis_connected"] is True
         assert [client.get(path).status_code for path in ("/metrics", "/ready", "/docs", "/")] == [404] * 4
         assert client.post("/estimate-body", content=b"x" * 20_000).status_code == 413
