@@ -7,7 +7,7 @@ SOURCE ?= $(shell git config --get remote.origin.url 2>/dev/null || echo unknown
 BUILD = docker build --quiet $(if $(PULL),--pull) --build-arg BASE=$(IMAGE_BASE) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg SOURCE=$(SOURCE) $(if $(TRACING),--build-arg TRACING=1)
 DEPLOY_SCRIPTS = deploy/migrate deploy/rollout deploy/wearon deploy/server.sh deploy/nginx/ready deploy/nginx/check deploy/ship deploy/cd deploy/k8s/render tests/rollout/docker-standin deploy/container-engine deploy/changed-images deploy/local/compose/prepare-database .ci/run
 
-.PHONY: images smoke test-containers test-on-containers test-rollout test-documents image-sizes try-real lint-deploy lock-local notices
+.PHONY: images smoke test-containers test-on-containers test-pooler test-rollout test-documents image-sizes try-real lint-deploy lock-local notices
 
 images: ## Build the images of the services and the stand-ins; PULL=1: on the newest base, TRACING=1: that can trace
 	@deploy/container-engine
@@ -20,16 +20,19 @@ smoke: setup ## Try the images in docker-compose.yml: a job, sizing, scaling, ki
 	@deploy/container-engine
 	BASE=$(IMAGE_BASE) $(PY) -m pytest -q -s tests/containers/check_images.py tests/containers/check_compose.py
 
-test-containers: test-on-containers test-rollout test-documents ## The three below, after `make images`
+test-containers: test-on-containers test-pooler test-rollout test-documents ## The four below, after `make images`
 
-test-on-containers: setup ## The integration tests on containers, migrations through a pooler
+test-on-containers: setup ## The integration tests on containers
 	@deploy/container-engine
 	TESTCONTAINERS_RYUK_DISABLED=true $(PY) -m pytest -q -p tests.containers.servers tests/integration
+
+test-pooler: setup ## Migrations through a transaction pooler
+	@deploy/container-engine
 	BASE=$(IMAGE_BASE) $(PY) -m pytest -q tests/containers/check_pooler.py
 
-test-rollout: setup ## Dry runs of a deployment over SSH, on the engine
+test-rollout: setup ## Dry runs of a deployment over SSH, on the engine; ONLY=first_deployment: just that
 	@deploy/container-engine
-	BASE=$(IMAGE_BASE) $(PY) -m pytest -q -s tests/containers/check_rollout.py
+	BASE=$(IMAGE_BASE) $(PY) -m pytest -q -s tests/containers/check_rollout.py $(if $(ONLY),-k $(ONLY))
 
 test-documents: setup ## The documents' commands, as written: from an empty server to live, cut-over, new key, upgrade, back
 	@deploy/container-engine
