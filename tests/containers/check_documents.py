@@ -31,7 +31,7 @@ from tests.containers.engine import (
 from wearon_local.app.next_app import SAMPLE_PERSON
 from wearon_local.processes import wait_until
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = pytest.mark.timeout(3600)
 
 NAME: Final = "sizing.example.com"
 VARIABLES: Final = {"consumer": "CONSUMER", "generator": "GENERATOR", "sizing-api": "SIZING"}
