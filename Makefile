@@ -105,9 +105,9 @@ chaos: setup ## Break everything while jobs run and check the laws; SEED=, RUNS=
 chaos-sentinel: setup ## The same with Redis behind three Sentinels, its primary killed three times; SEED=, RUNS=, JOBS=
 	.venv/bin/python -m tests.chaos --sentinels
 
-calibrate: setup model ## Fit the sizing method again: ANSUR=folder NHANES=folder RENDERS=folder/train
+calibrate: setup model ## Fit the sizing method again: ANSUR=folder NHANES=folder RENDERS=renders2/train EARLIER=renders/train
 	.venv/bin/python services/sizing-api/tools/fit_population.py --ansur "$(ANSUR)" --nhanes "$(NHANES)"
-	.venv/bin/python services/sizing-api/tools/calibrate.py --ansur "$(ANSUR)" --renders "$(RENDERS)"
+	.venv/bin/python services/sizing-api/tools/calibrate.py --ansur "$(ANSUR)" --renders "$(RENDERS)" --earlier "$(EARLIER)"
 
 bench-sizing: setup model ## Errors beside no photo and the earlier method, intervals, sizes, latency and load: RENDERS=folder/dev
 	@missed=0; .venv/bin/python services/sizing-api/tools/bench.py --renders "$(RENDERS)" || missed=1; \

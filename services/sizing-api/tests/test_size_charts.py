@@ -319,7 +319,8 @@ def of_brand(name: str, height: float, weight: float, gender: Gender) -> ChartSi
 
 
 def test_three_brands_size_the_same_man_by_their_own_charts() -> None:
-    """Published charts as of 2025 from public knowledge: Nike's ranges touch, Adidas's leave 1 cm free."""
+    """Charts written down from memory, not copied from the brands' pages: Nike's ranges touch, Adidas's leave
+    1 cm free."""
     nike = of_brand("nike-men-tops", 178, 78, Gender.MALE)
     adidas = of_brand("adidas-men-tops", 178, 78, Gender.MALE)
     assert (nike.recommended, adidas.recommended) == ("M", "M")

@@ -2,13 +2,13 @@
 
     python services/sizing-api/tools/bench_people.py --data FOLDER
 
-The folder holds `people.csv`, one row for each person, and the pictures it names:
+The folder holds `people.csv`, one row for each person, and the pictures it names. Its columns:
 
-    image           photo from the front (needed) side_image      photo from the side (may be empty) height_cm
-    (needed) weight_kg, sex  F or M (may be empty) chest_cm, waist_cm, hip_cm, shoulder_cm, inseam_cm    by
-    tape (may be empty) chest_definition, waist_definition, ...    where the tape lay, in words; printed,
-    because a waist above the hip
-                    bone and one at the navel differ by centimetres
+- image: photo from the front, needed; side_image: photo from the side, may be empty;
+- height_cm: needed; weight_kg and sex (F or M): may be empty;
+- chest_cm, waist_cm, hip_cm, shoulder_cm, inseam_cm: by tape, may be empty;
+- chest_definition, waist_definition and so on: where the tape lay, in words, may be empty. They are printed,
+  because a waist above the hip bone and one at the navel differ by centimetres.
 
 Nothing is written and nothing is fitted, so that a set whose licence allows no more can be used.
 """
@@ -62,16 +62,21 @@ class Subject:
 
 
 def read_people(folder: Path) -> list[Subject]:
-    """Raises SystemExit when the table is missing or lacks a column."""
+    """Raises SystemExit when the table or a picture is missing, or a column of the table."""
     table = folder / "people.csv"
     if not table.is_file():
         raise SystemExit(f"no {table}")
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     try:
-        return [_subject(folder, row) for row in rows]
+        subjects = [_subject(folder, row) for row in rows]
     except (KeyError, ValueError) as error:
         raise SystemExit(f"{table}: {error!r} is missing or not a number") from error
+    named = [path for subject in subjects for path in (subject.image, subject.side_image) if path]
+    missing = [path.name for path in named if not path.is_file()]
+    if missing:
+        raise SystemExit(f"{table} names pictures that are not there: {', '.join(missing)}")
+    return subjects
 
 
 def _subject(folder: Path, row: dict[str, str]) -> Subject:

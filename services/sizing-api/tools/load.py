@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 MOST_LATENCY_RATIO = 1.8
+MOST_CHECK_SECONDS = 0.15
 MOST_SECONDS_OVERLOADED = 3.0
 MOST_HEALTH_SECONDS = 0.2
 MOST_MEMORY_GROWTH = 1.1
@@ -209,12 +210,19 @@ async def health_times(client: Client, stop: asyncio.Event) -> list[float]:
     return seconds
 
 
-def send_with(client: Client, bodies: Sequence[bytes]) -> Send:
+def send_with(client: Client, bodies: Sequence[bytes], path: str = "/estimate-body") -> Send:
     async def send(number: int) -> int:
-        status, _ = await client.send("POST /estimate-body", bodies[number % len(bodies)])
+        status, _ = await client.send(f"POST {path}", bodies[number % len(bodies)])
         return status
 
     return send
+
+
+async def measure_check(send: Send) -> list[Figure]:
+    """/check-photo, one request after the other."""
+    seconds, statuses, _ = await closed_loop(send, 100, 1)
+    print(f"/check-photo one by one: {quantiles(seconds)}; {dict(statuses)}")
+    return [Figure("p50 of /check-photo", float(np.median(seconds)), "s", most=MOST_CHECK_SECONDS)]
 
 
 async def measure_latency(send: Send, bare: Callable[[], Awaitable[list[float]]]) -> list[Figure]:
@@ -292,10 +300,12 @@ async def run(files: Sequence[Path], model: Path) -> list[Figure]:
         bodies = [
             json.dumps({"image_url": origin + name, "height_cm": HEIGHT_CM}).encode() for name in pictures
         ]
+        checks = [json.dumps({"image_url": origin + name, "purpose": "sizing"}).encode() for name in pictures]
         async with service(model, origin) as (_, client):
             send = send_with(client, bodies)
             await closed_loop(send, 50, 2)
             figures = await measure_latency(send, bare)
+            figures += await measure_check(send_with(client, checks, "/check-photo"))
             rate, throughput = await measure_throughput(send, bare)
             figures += throughput + await measure_overload(send, client, 2 * rate)
         # A fresh process, so that memory is that of requests and not of an overload.

@@ -1,8 +1,8 @@
-"""What a photo adds to what is known: a Gaussian process over pictures whose people were measured. Pure.
+"""Smooth functions learned from pictures whose people were measured: Gaussian processes. Pure.
 
-The difference between a person's lengths and what the population model expects of them is learned as a smooth
-function of what was read in the picture (`inputs.py`) and of that expectation. A picture unlike any of those
-that were learned from is alike to none, and the correction fades with the likeness.
+One reads widths in a picture (`inputs.py`) and by how much the person's lengths differ from what the
+population model expects; others say what such widths add to what is known. A picture unlike any of those that
+were learned from is alike to none, and the correction fades with the likeness.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ one standard deviation in every input lies. The wide one does what a ridge regre
 EXPECTED_COUNTS: Final = 3.0
 """How much more one expected length weighs in the distance than one input."""
 NEIGHBOURS: Final = 20
+FOREIGN: Final = 0.2
+"""A picture with no more than this share of the usual likeness says nothing. One with all its inputs at LIMIT
+reaches about that."""
 
 
 def bells(squared: Array) -> Array:
@@ -69,38 +72,39 @@ def likeness(squared: Array) -> Array:
     return mean
 
 
+def familiarity(alike: Array, usual: float) -> Array:
+    """(n,) from 0, foreign, to 1, as like the others as nine of ten pictures of other people."""
+    share: Array = np.clip((alike / usual - FOREIGN) / (1 - FOREIGN), 0.0, 1.0)
+    return share
+
+
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """`points` (m, directions + 5) of the pictures learned from, `strengths` (m, outputs), `usual_likeness`:
-    what nine of ten pictures of other people reach."""
+    """`points` (m, directions + 5) of the pictures learned from, `strengths` (m, outputs), `usual` (outputs,)
+    what is said of a picture like no other, `usual_likeness` what nine of ten pictures of other people
+    reach."""
 
     space: Space
     points: Array
     strengths: Array
+    usual: Array
     usual_likeness: float
 
     def __call__(self, inputs: Array, expected: Array) -> tuple[Array, Array]:
         """The outputs (n, outputs), and how familiar the pictures look (n,), 0 to 1. `inputs` (n, inputs),
         `expected` (n, 5) cm."""
         squared = squared_distances(self.space.place(inputs, expected), self.points)
-        familiar: Array = np.clip(likeness(squared) / self.usual_likeness, 0.0, 1.0)
-        outputs: Array = bells(squared) @ self.strengths
+        familiar = familiarity(likeness(squared), self.usual_likeness)
+        outputs: Array = self.usual + bells(squared) @ self.strengths
         return outputs, familiar
 
 
-def correction_from(arrays: Mapping[str, Array], pictures: str, name: str) -> Correction:
-    """The correction kept under `name`, learned from the `pictures` whose inputs several corrections
-    share."""
+def correction_from(arrays: Mapping[str, Array], name: str) -> Correction:
+    """The one that was kept under `name`."""
 
     def part(key: str) -> Array:
-        return np.asarray(arrays[key], dtype=np.float64)
+        return np.asarray(arrays[f"{name}_{key}"], dtype=np.float64)
 
-    space = Space(
-        part(f"{pictures}_mean"),
-        part(f"{pictures}_scale"),
-        part(f"{pictures}_basis"),
-        part(f"{name}_expected_mean"),
-        part(f"{name}_expected_scale"),
-    )
-    points = space.scaled(part(f"{pictures}_places"), part(f"{name}_expected"))
-    return Correction(space, points, part(f"{name}_strengths"), float(part(f"{name}_usual_likeness")))
+    space = Space(part("mean"), part("scale"), part("basis"), part("expected_mean"), part("expected_scale"))
+    points = space.scaled(part("places"), part("expected"))
+    return Correction(space, points, part("strengths"), part("usual"), float(part("usual_likeness")))

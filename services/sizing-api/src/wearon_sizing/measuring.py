@@ -1,10 +1,9 @@
 """From what is known of a shopper and what was read in the photo to a posterior of five lengths.
 
-For each sex that is possible, the population model says what to expect (`population.py`); the photo shifts
-that by a learned correction (`correction.py`) times the credit that this photo deserves, and narrows it as
-much as photos like it narrowed it for people who were left out of the fit. A side photo does the same once
-more with what the front left open. docs/sizing.md has the formulas on a page; the numbers are in
-`method.json`, `front.npz` and `side.npz`, written by tools/calibrate.py.
+For each sex that is possible, the population model says what to expect (`population.py`); the photos shift
+that by a learned correction (`correction.py`) times the credit that these photos deserve, and narrow it as
+much as photos like them narrowed it for people who were left out of the fit. docs/sizing.md has the formulas
+on a page; the numbers are in `method.json`, `front.npz` and `side.npz`, written by tools/calibrate.py.
 """
 
 from __future__ import annotations
@@ -12,12 +11,13 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wearon_contracts.sizing import Gender
 from wearon_sizing.correction import Correction, correction_from
@@ -26,10 +26,6 @@ from wearon_sizing.population import LENGTHS, SEXES, Length, Population, Posteri
 from wearon_sizing.silhouette import Array
 
 GIRTHS: Final[tuple[Length, ...]] = LENGTHS[:3]
-CREDIT: Final = 0.9
-"""Of the correction that was learned on renders, how much a photograph gets. On 21 real people the earlier
-method's corrections did best at 0.3 of their size; these are already as small as renders of people left out
-ask for, and fade for unfamiliar photos, so only a margin for the step to photographs is taken."""
 PHOTO_MARGIN: Final = 1.05
 """Spreads after a photo are this much larger than those of rendered people who were left out of the fit: the
 margin for the step from renders to photographs. It is a guess, kept small enough for the intervals to hold at
@@ -40,15 +36,25 @@ MOST_WIDENED: Final = 2.0
 QUALITY: Final = ("one", "looseness", "touching", "stoutness", "unfamiliar")
 
 
+WIDTHS: Final = (
+    *(f"clothed_{level}" for level in ("chest", "waist", "hip")),
+    *(f"body_{level}" for level in ("chest", "waist", "hip")),
+    *(f"ease_{level}" for level in ("chest", "waist", "hip")),
+)
+"""What is read in one photo, in cm: how far the clothed and the naked body reach across the picture (breadths
+from the front, depths from the side), and the ease: by how much longer the clothes are around than the
+body."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One kind of photo with one kind of knowledge. `correction`: five lengths (cm), then, for front photos,
-    the ease of the clothes at chest, waist and hip (cm). `credit` (2, 5): of the correction, what it is worth
-    in tight clothes, and how that changes with each 10 cm of ease. `offsets` (2, 5) per sex in cm: how the
-    lengths are measured here beside the population's survey. `spread` (QUALITY, 5): logarithms of the
-    standard deviations in cm. `correlations` (5, 5) of what is left."""
+    """One kind of photos with one kind of knowledge. `correction` says from `numbers_read` what the photos
+    add; None where that is read directly (from the front, without the weight). `credit` (2, 5): of the
+    correction, what it is worth in tight clothes, and how that changes with each 10 cm of ease. `offsets`
+    (2, 5) per sex in cm: how the lengths are measured here beside the population's survey. `spread` (QUALITY,
+    5): logarithms of the standard deviations in cm. `correlations` (5, 5) of what is left."""
 
-    correction: Correction
+    correction: Correction | None
     credit: Array
     offsets: Array
     spread: Array
@@ -57,12 +63,17 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one photo says of a person of one sex: `posterior`, the loosest `ease` in cm, and how `familiar`
-    the photo looks, 0 to 1."""
+    """What was read in one photo of a person of one sex: `lengths` (5,) in cm, what to add to the
+    expectation without the weight; `widths` (WIDTHS,) in cm; how `familiar` the photo looks, 0 to 1."""
 
-    posterior: Posterior
-    ease: float
+    lengths: Array
+    widths: Array
     familiar: float
+
+    @property
+    def ease(self) -> float:
+        """The loosest, in cm."""
+        return max(float(self.widths[-3:].max()), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,23 +110,25 @@ def credits_at(credit: Array, ease: Array) -> Array:
     return worth
 
 
-def apply(step: Step, inputs: Array, known: Posterior, sex: Gender, ease: float | None = None) -> Seen:
-    """`known` of somebody of this sex, corrected by a photo with these `inputs`. `ease` in cm where another
-    photo told it already."""
-    expected = known.mean
-    outputs, familiar = (part[0] for part in step.correction(inputs[None], expected[None]))
-    if ease is None:
-        ease = max(float(outputs[len(LENGTHS) :].max()), 0.0)
-    credit = CREDIT * float(familiar) * credits_at(step.credit, np.array([ease]))[0]
-    mean = expected + step.offsets[SEXES.index(sex)] + credit * outputs[: len(LENGTHS)]
-    terms = quality_terms(inputs[None], np.array([ease]), expected[None], familiar[None])[0]
+def numbers_read(height_cm: Array, sexes: NDArray[np.intp], lengths: Array, *widths: Array) -> Array:
+    """(n, 2 + 5 + WIDTHS per photo): what the second correction works from. `sexes` (n,) places in SEXES,
+    `lengths` (n, 5) as estimated from the front without the weight, in cm."""
+    return np.column_stack([height_cm, sexes, lengths, *widths])
+
+
+def narrowed(step: Step, added: Array, known: Posterior, sex: Gender, terms: Array) -> Posterior:
+    """`known` of somebody of this sex, corrected by `added` (5,) cm, with what photos like these were worth.
+    `terms` (QUALITY,)."""
+    familiar, ease = 1 - terms[QUALITY.index("unfamiliar")], 10 * terms[QUALITY.index("looseness")]
+    credit = familiar * credits_at(step.credit, np.array([ease]))[0]
+    mean = known.mean + step.offsets[SEXES.index(sex)] + credit * added
     before = np.diag(known.covariance)
     learned = np.minimum(np.exp(2 * terms @ step.spread) * PHOTO_MARGIN**2, before)
     # Of an unfamiliar photo only a share of the correction is taken; what it would have taken away comes
     # back.
-    spreads = np.sqrt(learned + (1 - float(familiar)) ** 2 * (before - learned))
+    spreads = np.sqrt(learned + (1 - familiar) ** 2 * (before - learned))
     covariance = step.correlations * np.outer(spreads, spreads)
-    return Seen(Posterior(np.ones(1), mean[None], covariance[None]), ease, float(familiar))
+    return Posterior(np.ones(1), mean[None], covariance[None])
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +138,8 @@ class Method:
 
     version: str
     population: Population
+    front_reader: Correction
+    side_reader: Correction
     front: Mapping[bool, Step]
     side: Mapping[bool, Step]
     best_narrowing: float
@@ -139,8 +154,7 @@ class Method:
         side: Array | None = None,
     ) -> PhotoEstimate:
         """Lengths of one person. `front`, `side` (INPUTS,): what was read in the photos."""
-        unweighed = self._seen(front, height_cm, None, gender, side)
-        body, ease, familiar = unweighed
+        body, ease, familiar = self._seen(front, height_cm, None, gender, side)
         before = self.population.without_photo(height_cm, None, gender)
         narrowing = 1 - np.mean([body.spread(name) / before.spread(name) for name in GIRTHS])
         trust = familiar * float(np.clip(narrowing / self.best_narrowing, 0.0, 1.0))
@@ -167,21 +181,55 @@ class Method:
     ) -> tuple[Posterior, float, float]:
         """The posterior, the ease and the familiarity, over the sexes that are possible."""
         likely = self.population.sex_shares(height_cm, weight_kg, gender)
-        weighed = weight_kg is not None
-        parts = []
-        for sex in likely:
-            known = self.population.sexes[sex].people(height_cm, weight_kg)
-            seen = apply(self.front[weighed], front, known, sex)
-            if side is not None:
-                more = apply(self.side[weighed], side, seen.posterior, sex, seen.ease)
-                seen = Seen(more.posterior, seen.ease, seen.familiar)
-            parts.append(seen)
+        parts = [self._of_one_sex(front, height_cm, weight_kg, sex, side) for sex in likely]
         shares = list(likely.values())
-        ease, familiar = (
-            float(np.average([getattr(part, name) for part in parts], weights=shares))
-            for name in ("ease", "familiar")
+        ease, familiar = (float(np.average([part[i] for part in parts], weights=shares)) for i in (1, 2))
+        return mixed(shares, [part[0] for part in parts]), ease, familiar
+
+    def _of_one_sex(
+        self, front: Array, height_cm: float, weight_kg: float | None, sex: Gender, side: Array | None
+    ) -> tuple[Posterior, float, float]:
+        weighed = weight_kg is not None
+        unweighed = self.population.sexes[sex].people(height_cm, None).mean
+        known = self.population.sexes[sex].people(height_cm, weight_kg)
+        seen = [_read(self.front_reader, front, unweighed)]
+        body = seen_by(self.front[weighed], front, seen, known, (unweighed, sex))
+        if side is not None:
+            seen.append(_read(self.side_reader, side, unweighed))
+            both = seen_by(self.side[weighed], front, seen, known, (unweighed, sex))
+            # A second photo never takes certainty away.
+            spreads = np.sqrt(np.minimum(np.diag(both.covariance), np.diag(body.covariance)))
+            covariance = self.side[weighed].correlations * np.outer(spreads, spreads)
+            body = Posterior(both.weights, both.means, covariance[None])
+        return body, seen[0].ease, min(photo.familiar for photo in seen)
+
+
+def seen_by(
+    step: Step, front: Array, seen: Sequence[Seen], known: Posterior, without_weight: tuple[Array, Gender]
+) -> Posterior:
+    """`known`, corrected by what was `seen` in the photos, the front first. `front` (INPUTS,);
+    `without_weight`: the lengths (5,) in cm to expect of somebody of this height and sex, and that sex."""
+    unweighed, sex = without_weight
+    ease = np.array([np.mean([photo.ease for photo in seen])])
+    familiar = np.array([min(photo.familiar for photo in seen)])
+    expected = known.mean[None]
+    added = seen[0].lengths
+    if step.correction is not None:
+        numbers = numbers_read(
+            front[None, INPUTS.index("height")],
+            np.array([SEXES.index(sex)]),
+            (unweighed + seen[0].lengths)[None],
+            *(photo.widths[None] for photo in seen),
         )
-        return mixed(shares, [part.posterior for part in parts]), ease, familiar
+        added = step.correction(numbers, expected)[0][0]
+    terms = quality_terms(front[None], ease, expected, familiar)[0]
+    return narrowed(step, added, known, sex, terms)
+
+
+def _read(reader: Correction, inputs: Array, unweighed: Array) -> Seen:
+    outputs, familiar = (part[0] for part in reader(inputs[None], unweighed[None]))
+    lengths, widths = outputs[: -len(WIDTHS)], outputs[-len(WIDTHS) :]
+    return Seen(lengths, widths, float(familiar))
 
 
 def load_method() -> Method:
@@ -203,7 +251,7 @@ def method_from(document: Mapping[str, Any], arrays: Mapping[str, Array]) -> Met
         name = f"{kind}_{'weight' if weighed else 'height'}"
         part = document["steps"][name]
         return Step(
-            correction_from(arrays, kind, name),
+            correction_from(arrays, name) if kind == "side" or weighed else None,
             np.array(part["credit"]),
             np.array(part["offsets"]),
             np.array(part["spread"]),
@@ -213,6 +261,8 @@ def method_from(document: Mapping[str, Any], arrays: Mapping[str, Array]) -> Met
     return Method(
         version=str(document["version"]),
         population=load_population(),
+        front_reader=correction_from(arrays, "front"),
+        side_reader=correction_from(arrays, "side"),
         front={weighed: step("front", weighed) for weighed in (False, True)},
         side={weighed: step("side", weighed) for weighed in (False, True)},
         best_narrowing=float(document["best_narrowing"]),

@@ -16,7 +16,8 @@ CM_PER_INCH: Final = 2.54
 # Outer ends of XS and XXL in EN 13402-3, in cm of chest or bust girth.
 _EN_MEN_ENDS: Final = (78.0, 129.0)
 _EN_WOMEN_ENDS: Final = (74.0, 131.0)
-# ASTM D5585-11e1, table 1: bust girth in inches, one body per size.
+# ASTM D5585-11e1, table 1: bust girth in inches, one body per size. Compared with the table that
+# astm.org/Standards/D5585.htm shows.
 _US_WOMEN_BUST: Final = {
     "00": 31.125,
     "0": 31.75,
@@ -31,7 +32,7 @@ _US_WOMEN_BUST: Final = {
     "18": 44.0,
     "20": 46.0,
 }
-# What most shops print for men's tops, inches of chest; there is no standard that shops follow.
+# What most shops print for men's tops, inches of chest, from memory; there is no standard that shops follow.
 _US_MEN_CHEST: Final = {
     "XS": (30, 32),
     "S": (34, 36),
@@ -49,7 +50,7 @@ _UK_MEN_CHEST: Final = {
     "XXL": (47, 49),
 }
 # BS 3666:1982: lower ends of bust and hip in cm, every range 4 cm wide. The gaps of 1 cm between the larger
-# sizes are the standard's own.
+# sizes are the standard's own. Written down from memory: the standard is sold, no copy of it was at hand.
 _UK_WOMEN_LOWER: Final = {
     "8": (78, 83),
     "10": (82, 87),
