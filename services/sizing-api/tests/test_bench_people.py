@@ -31,6 +31,7 @@ def people(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_errors_and_refusals_are_printed_beside_no_photo_and_nothing_is_written(
     people: Path, model_path: Path
 ) -> None:
