@@ -55,8 +55,8 @@ def test_it_holds_what_is_needed_and_nothing_else(project: Path) -> None:
     root = project / "node_modules/@wearon/contracts"
     files = {file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()}
     modules = {
-        "index", "cancel", "enqueue", "follow", "outcome", "owner", "result", "routes", "sizing", "supabase",
-        "watch", "webhooks",
+        "index", "cancel", "enqueue", "follow", "outcome", "owner", "place", "result", "routes", "sizing",
+        "supabase", "watch", "webhooks",
     }  # fmt: skip
     compiled = {f"{module}.{kind}" for module in modules for kind in ("js", "d.ts")}
     generated = {"contracts", "task-schema"}

@@ -618,13 +618,32 @@ def test_a_session_tells_its_whole_story_without_links_that_work(
     assert (story["channel"], story["row"]["status"]) == ("b2b", "failed")
     assert story["ledger"]["error_code"] == "moderation_blocked"
     assert [entry["type"] for entry in story["money"]] == ["deduction", "refund"]
-    assert story["task_in_redis"] is False
+    assert (story["task_in_redis"], story["place"]) == (False, None)
     finished = ask("session", done.id)
     assert [answer["model"] for answer in finished["provider_answers"]] == ["gpt-image-2.6-sunburst"]
     assert finished["row"]["generated_image_url"].endswith(".jpg")
     assert "token=" not in ctl("session", done.id).stdout
     unknown = ctl("session", str(uuid4()))
     assert (unknown.exit_code, "no session" in unknown.stderr) == (1, True)
+
+
+def test_a_waiting_session_tells_its_place_in_line(
+    ctl: Ctl, ask: Callable[..., Any], services: list[Service], tryons: TryOns
+) -> None:
+    pauses = len(services[1].events(event="jobs_paused"))
+    ask("pause")
+    try:
+        wait_until(
+            lambda: len(services[1].events(event="jobs_paused")) > pauses, timeout=20, what="it pauses"
+        )
+        first, second = tryons.order(), tryons.order()
+        wait_until(lambda: ask("session", second.id)["place"], timeout=20, what="it waits")
+        assert ask("session", first.id)["place"]["before"] in (0, 1)
+        assert ask("session", second.id)["place"]["seconds"] > 0
+        assert "before: " in ctl("session", second.id).stdout
+    finally:
+        ask("resume")
+    tryons.wait_settled(first, second)
 
 
 def test_flagged_sessions_are_listed_until_somebody_has_looked(

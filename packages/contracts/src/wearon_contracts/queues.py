@@ -49,6 +49,14 @@ LANE_NEXT: Final = "wearon:lanes:next"
 LANE_IN_WORK_PREFIX: Final = "wearon:lane-in-work:"
 """Prefix of a sorted set for each lane with a rule `in_work`: session ids by the Unix ms of their turn."""
 
+PACE: Final = "wearon:lanes:pace"
+"""Hash: how many jobs `started`, how many of them with none waiting behind (`idle`), how many lanes `began`,
+`since` when (Unix ms); the same of the window before (`last_…`, of `last_ms`), and when the last one started
+(`at`)."""
+
+PER_MINUTE: Final = "wearon:lanes:per_minute"
+"""How many jobs the generators may start a minute, all together."""
+
 STORE_SHARE: Final = "wearon:lanes:store_share"
 """How many turns a store takes for one of a user."""
 

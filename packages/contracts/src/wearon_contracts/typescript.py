@@ -15,6 +15,7 @@ from wearon_contracts import queues
 from wearon_contracts.errors import ErrorCode, Family, describe
 from wearon_contracts.fields import MAX_URL_LENGTH
 from wearon_contracts.outcomes import CANCEL_FUNCTION, OUTCOME_FUNCTION, CancelVerdict, RefundState
+from wearon_contracts.place import PLACE_SCRIPT
 from wearon_contracts.results import AI_GENERATED, DEFAULT_BUCKET, RESULT_PATHS, SIGNED_URL_SECONDS
 from wearon_contracts.schemas import MESSAGES, JsonSchema, json_schema
 from wearon_contracts.sessions import SESSION_TABLES, SETTLED, TRANSITIONS, SessionStatus, SessionUpdate
@@ -106,6 +107,7 @@ def constants() -> Iterator[Constant]:
     for name, value in vars(queues).items():
         if name.isupper():
             yield Constant(name, value, docs.get(name, ""))
+    yield Constant("PLACE_SCRIPT", PLACE_SCRIPT, "Lua that tells a task's place in line.", "string")
     yield Constant("TASK_VERSION", TASK_VERSION, "The one version of a generation task.")
     yield Constant("MAX_TASK_BYTES", MAX_TASK_BYTES, "A larger element of the task list is invalid.")
     yield Constant("MAX_IMAGES", MAX_IMAGES, "Images in one generation task.")

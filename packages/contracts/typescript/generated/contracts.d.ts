@@ -390,6 +390,12 @@ export declare const LANE_NEXT: "wearon:lanes:next";
 /** Prefix of a sorted set for each lane with a rule `in_work`: session ids by the Unix ms of their turn. */
 export declare const LANE_IN_WORK_PREFIX: "wearon:lane-in-work:";
 
+/** Hash: how many jobs `started`, how many of them with none waiting behind (`idle`), how many lanes `began`, `since` when (Unix ms); the same of the window before (`last_…`, of `last_ms`), and when the last one started (`at`). */
+export declare const PACE: "wearon:lanes:pace";
+
+/** How many jobs the generators may start a minute, all together. */
+export declare const PER_MINUTE: "wearon:lanes:per_minute";
+
 /** How many turns a store takes for one of a user. */
 export declare const STORE_SHARE: "wearon:lanes:store_share";
 
@@ -429,6 +435,9 @@ export declare const UNACKED_MUTEX: "wearon:celery:unacked_mutex";
 
 /** Expiring key that names the generator which looks after lost and stuck sessions at the moment. */
 export declare const SWEEPER_KEY: "wearon:sweeper";
+
+/** Lua that tells a task's place in line. */
+export declare const PLACE_SCRIPT: string;
 
 /** The one version of a generation task. */
 export declare const TASK_VERSION: 1;

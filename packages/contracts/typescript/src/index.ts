@@ -10,6 +10,7 @@ export {
 export { FollowError, followTryOn, type FollowOptions } from "./follow.js";
 export { getOutcome } from "./outcome.js";
 export type { SessionOwner } from "./owner.js";
+export { getPlace, type Place, type ScriptRunner } from "./place.js";
 export { resignResult, resultPath, type LinkSigner, type ResignOptions } from "./result.js";
 export { createTryOnRoutes, type TryOnRoutes, type TryOnRoutesOptions } from "./routes.js";
 export {

@@ -3,6 +3,7 @@ import { cancelGeneration } from "./cancel.js";
 import { enqueueGeneration, InvalidTaskError, type ListPusher } from "./enqueue.js";
 import { getOutcome } from "./outcome.js";
 import type { SessionOwner } from "./owner.js";
+import { getPlace, type ScriptRunner } from "./place.js";
 import { resignResult, UUID, type LinkSigner } from "./result.js";
 import { readRow, SupabaseError, type FunctionCaller } from "./supabase.js";
 import { watchGeneration, type RowFollower } from "./watch.js";
@@ -12,7 +13,7 @@ export interface TryOnRoutesOptions {
   /** Who sends the request, as your own sign-in says; null when nobody is signed in. */
   caller(request: Request): SessionOwner | null | Promise<SessionOwner | null>;
   /** An ioredis client of the queue. */
-  redis(): ListPusher;
+  redis(): ListPusher & ScriptRunner;
   /** A Supabase client with the service-role key; it must never reach a browser. */
   supabase(): RowFollower & FunctionCaller & LinkSigner;
   /** The bucket the services store results in: their STORAGE_BUCKET. */
@@ -29,7 +30,7 @@ export interface TryOnRoutes {
   cancel(request: Request, sessionId: string): Promise<Response>;
   /** GET: server-sent events, one for each change of the session, then one named `end`. */
   events(request: Request, sessionId: string): Promise<Response>;
-  /** GET: `{status}`, with `url` when completed (404 if the picture is gone), with `code`, `sentence`, `retryable`, `givenBack` when failed. */
+  /** GET: `{status}`, with `place` while it waits, `url` when completed (404 if the picture is gone), with `code`, `sentence`, `retryable`, `givenBack` when failed. */
   show(request: Request, sessionId: string): Promise<Response>;
 }
 
@@ -161,7 +162,9 @@ export function createTryOnRoutes(options: TryOnRoutesOptions): TryOnRoutes {
       return session;
     }
     if (!SETTLED_STATUSES.includes(session.status)) {
-      return Response.json({ status: session.status });
+      // Without Redis the place is unknown, and all else is as true as before.
+      const place = await getPlace(options.redis(), { ...session.owner, sessionId }).catch(() => null);
+      return Response.json({ status: session.status, place });
     }
     if (session.status === "completed") {
       try {

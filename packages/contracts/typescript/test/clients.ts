@@ -11,6 +11,7 @@ import {
   type ListPusher,
   type NewGeneration,
   type RowFollower,
+  type ScriptRunner,
 } from "@wearon/contracts";
 
 interface Database {
@@ -35,6 +36,7 @@ declare const typed: SupabaseClient<Database>;
 declare const generation: NewGeneration;
 
 export const pushers: ListPusher[] = [redis, cluster];
+export const runners: ScriptRunner[] = [redis, cluster];
 export const followers: RowFollower[] = [supabase, typed];
 export const callers: FunctionCaller[] = [supabase, typed];
 export const signers: LinkSigner[] = [supabase, typed];

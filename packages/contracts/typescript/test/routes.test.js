@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { createServer } from "node:http";
 import { Readable } from "node:stream";
 import { test } from "node:test";
-import { createTryOnRoutes, ERRORS, followTryOn } from "@wearon/contracts";
+import { createTryOnRoutes, ERRORS, followTryOn, PLACE_SCRIPT } from "@wearon/contracts";
 import { FakeSupabase } from "./fake-supabase.js";
 
 const sessionId = "0196f0a4-7c1e-7b3a-9d52-3f6a1c0e8b11";
@@ -187,6 +187,25 @@ for (const [how, leave] of [
     await leave(answer, request);
     await everythingDone();
     assert.deepEqual(supabase.removed, supabase.channels.map(({ name }) => name));
+  });
+}
+
+for (const [answer, place] of [
+  [[12, 34_500], { before: 12, seconds: 34.5 }],
+  [[12, -1], { before: 12, seconds: null }],
+  [null, null],
+  [new Error("Redis is away"), null],
+]) {
+  test(`a waiting session is shown with its place in line: ${JSON.stringify(place)}`, async () => {
+    const asked = [];
+    const run = async (...parameters) => {
+      asked.push(parameters);
+      if (answer instanceof Error) throw answer;
+      return answer;
+    };
+    const { routes } = application({ row: { status: "queued", user_id: userId }, redis: () => ({ eval: run }) });
+    assert.deepEqual(await (await routes.show(get(), sessionId)).json(), { status: "queued", place });
+    assert.deepEqual(asked, [[PLACE_SCRIPT, 0, sessionId, `user:${userId}`]]);
   });
 }
 

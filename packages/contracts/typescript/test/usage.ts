@@ -6,6 +6,7 @@ import {
   ERRORS,
   cancelGeneration,
   getOutcome,
+  getPlace,
   MAX_IMAGES,
   resignResult,
   SESSION_TRANSITIONS,
@@ -20,6 +21,7 @@ import {
   type LinkSigner,
   type ListPusher,
   type RowFollower,
+  type ScriptRunner,
   type SessionStatus,
   type SessionUpdate,
   type SizingResult,
@@ -72,6 +74,7 @@ export const upper = (response: EstimateBodyResponse): number => response.interv
 // @ts-expect-error there is no such measurement
 export const neck = (response: EstimateBodyResponse): number => response.measurements.neck_cm;
 
+declare const scripts: ScriptRunner;
 declare const redis: ListPusher;
 declare const supabase: RowFollower & FunctionCaller & LinkSigner;
 const common = { sessionId: task.session_id, imageUrls: task.image_urls, requestId: "req_1" };
@@ -99,6 +102,11 @@ export async function follow(signal: AbortSignal): Promise<string> {
     // @ts-expect-error a column of the row that is not told
     update.prompt_system;
   }
+  const place = await getPlace(scripts, { channel: "b2c", userId: "u", sessionId: "" });
+  // @ts-expect-error it may not wait
+  place.before;
+  // @ts-expect-error a place has an owner
+  await getPlace(scripts, { sessionId: "" });
   const cancelled = await cancelGeneration(supabase, "");
   if (cancelled.verdict === "too_late") return "it is being made";
   // @ts-expect-error no such verdict

@@ -25,6 +25,7 @@ from __future__ import annotations
 from typing import Final
 
 from wearon_contracts import queues
+from wearon_contracts.place import LANE_FUNCTIONS, PACE_WINDOW_MS, lua_constants
 
 DEFAULT_AHEAD: Final = 15
 """Tasks handed ahead while no generator has said how many: three seconds at 300 a minute."""
@@ -53,24 +54,24 @@ _NAMES: Final = {
     "AHEAD": queues.TASKS_AHEAD,
     "AGAIN": queues.TASK_AGAIN_PREFIX,
     "CELERY": queues.CELERY_QUEUE,
+    "PACE": queues.PACE,
+    "PER_MINUTE": queues.PER_MINUTE,
 }
 
 _SHARED: Final = """
-local call = redis.call
-local function is_store(lane) return string.sub(lane, 1, 6) == 'store:' end
-local function waiting_in(lane) return WAITING .. (is_store(lane) and 'b2b' or 'b2c') end
-local function turn_cost(lane, rule)
-  local share = rule.share
-  if not share then
-    share = is_store(lane) and tonumber(call('GET', STORE_SHARE) or 10) or 1
+-- Counts for the pace, see PACE; what was counted long ago says nothing of now.
+local function count(what, now)
+  local since = tonumber(call('HGET', PACE, 'since') or 0)
+  if now - since >= PACE_WINDOW_MS or now < since then
+    local counted = {0, 0, 0}
+    local recent = now >= since and now - since < 3 * PACE_WINDOW_MS
+    if recent then counted = call('HMGET', PACE, 'started', 'idle', 'began') end
+    call('HSET', PACE, 'since', now, 'started', 0, 'idle', 0, 'began', 0,
+      'last_ms', recent and now - since or 0,
+      'last_started', counted[1] or 0, 'last_idle', counted[2] or 0, 'last_began', counted[3] or 0)
   end
-  return 1 / share
+  call('HINCRBY', PACE, what, 1)
 end
-local function rule_of(lane)
-  local rule = call('HGET', RULES, lane)
-  return rule and cjson.decode(rule) or {}
-end
-local function exact(number) return string.format('%.17g', number) end
 
 -- Milliseconds until the lane may start another task.
 local function held_back(lane, rule, now)
@@ -94,10 +95,6 @@ local function unpark(from, to, most)
   end
 end
 
-local function now_ms()
-  local time = call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
 -- How many tasks generators want to have at hand beside those that they have.
 local function room(now)
   local ahead = tonumber(call('GET', AHEAD) or DEFAULT_AHEAD)
@@ -166,6 +163,7 @@ local function enqueue(lane, id, created, message)
     -- The clock moves a little, so that lanes which begin at the same time are served in their order.
     local start = tonumber(call('INCRBYFLOAT', CLOCK, '0.0000001'))
     call('ZADD', TURNS, exact(start + turn_cost(lane, rule_of(lane))), lane)
+    count('began', now_ms())
   end
 end
 
@@ -197,14 +195,15 @@ end
 def lane_script(body: str) -> str:
     """`body` behind the functions `enqueue(lane, id, created, message)` and `feed(most, all)`."""
     constants = {
-        **{name: f"'{value}'" for name, value in _NAMES.items()},
-        "DEFAULT_AHEAD": str(DEFAULT_AHEAD),
-        "STALE_MS": str(STALE_MS),
-        "IN_WORK_MS": str(IN_WORK_MS),
-        "CAPPED_LOOK_MS": str(CAPPED_LOOK_MS),
-        "LONGEST_HOLD_MS": str(LONGEST_HOLD_MS),
+        **_NAMES,
+        "DEFAULT_AHEAD": DEFAULT_AHEAD,
+        "STALE_MS": STALE_MS,
+        "IN_WORK_MS": IN_WORK_MS,
+        "CAPPED_LOOK_MS": CAPPED_LOOK_MS,
+        "LONGEST_HOLD_MS": LONGEST_HOLD_MS,
+        "PACE_WINDOW_MS": PACE_WINDOW_MS,
     }
-    return "".join(f"local {name} = {value}\n" for name, value in constants.items()) + _SHARED + body
+    return lua_constants(constants) + LANE_FUNCTIONS + _SHARED + body
 
 
 DEALT: Final = lane_script("""
@@ -216,13 +215,22 @@ if not call('ZSCORE', waiting_in(is_store(ARGV[2]) and 'user:' or 'store:'), ARG
   call('HDEL', KEPT, ARGV[1])
 end
 if ARGV[3] == '1' then call('ZREM', IN_WORK .. ARGV[2], ARGV[1]) end
-return feed(20)
+local handed = feed(20)
+if ARGV[3] ~= '1' then
+  local now = now_ms()
+  count('started', now)
+  if call('ZCARD', WAITING .. 'b2c') + call('ZCARD', WAITING .. 'b2b') == 0 then count('idle', now) end
+  call('HSET', PACE, 'at', now)
+end
+return handed
 """)
 
 ANNOUNCE: Final = lane_script("""
--- ARGV how many tasks generators want ahead; returns 0 if no task waits in any lane
+-- ARGV how many tasks generators want ahead; how many they may start a minute, which older ones do not say.
+-- Returns 0 if no task waits in any lane.
 call('SET', AHEAD, ARGV[1])
 if call('EXISTS', TURNS, PARKED) == 0 then return 0 end
+if ARGV[2] then call('SET', PER_MINUTE, ARGV[2]) end
 feed(200)
 return 1
 """)
@@ -239,8 +247,7 @@ RETURN_LOST: Final = lane_script("""
 if call('ZSCORE', HANDED, ARGV[1]) ~= ARGV[2] then return 0 end
 local message = call('HGET', KEPT, ARGV[1])
 if not message then return call('ZREM', HANDED, ARGV[1]) - 1 end
-local time = call('TIME')
 call('RPUSH', CELERY, message)
-call('ZADD', HANDED, time[1] * 1000 + math.floor(time[2] / 1000), ARGV[1])
+call('ZADD', HANDED, now_ms(), ARGV[1])
 return 1
 """)

@@ -43,6 +43,7 @@ from wearon_contracts.queues import (
     INVALID_IN_A_ROW,
     LANE_PARKED,
     LANE_TURNS,
+    PACE,
     STORE_SHARE,
     TASK_LIST,
     TASKS_HANDED,
@@ -103,7 +104,7 @@ elseif ticket ~= '' and ticket == current then
   -- A key of the wrong type raises here, before anything is written: scripts are not rolled back.
   call('LLEN', KEYS[4])
   call('LLEN', KEYS[5])
-  for i = 12, #KEYS do call(i == 12 and 'HLEN' or 'ZCARD', KEYS[i]) end
+  for i = 12, #KEYS do call(i <= 13 and 'HLEN' or 'ZCARD', KEYS[i]) end
   call('INCRBY', KEYS[8], 0)
   call('INCRBY', KEYS[9], 0)
   call('SADD', KEYS[6], ARGV[5])
@@ -126,7 +127,7 @@ call('SET', KEYS[11], ARGV[19])
 feed(200)
 local stopped = call('GET', KEYS[10]) or ''
 local waiting = 0
-for i = 13, #KEYS - 2 do waiting = waiting + call('ZCARD', KEYS[i]) end
+for i = 14, #KEYS - 2 do waiting = waiting + call('ZCARD', KEYS[i]) end
 local answer, bytes = {outcome, stopped, tonumber(call('GET', KEYS[9]) or 0), waiting}, 0
 if stopped ~= '' then
   while call('LMOVE', KEYS[2], KEYS[1], 'LEFT', 'RIGHT') do end
@@ -256,6 +257,7 @@ class InFlight:
             INTAKE_STOPPED,
             STORE_SHARE,
             TASKS_KEPT,
+            PACE,
             *(TASKS_WAITING_PREFIX + channel for channel in Channel),
             TASKS_HANDED,
             LANE_TURNS,

@@ -76,7 +76,8 @@ class Lanes:
     async def _run(self) -> None:
         while True:
             ahead = tasks_ahead(self._per_minute, self._preparing_seconds())
-            lanes_are_empty = await _quietly(self._redis.eval(ANNOUNCE, 0, str(ahead))) == 0
+            announce = self._redis.eval(ANNOUNCE, 0, str(ahead), str(self._per_minute))
+            lanes_are_empty = await _quietly(announce) == 0
             if lanes_are_empty:
                 await self._pace.pause(ANNOUNCE_SECONDS)
             else:

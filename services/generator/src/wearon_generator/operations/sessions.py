@@ -9,6 +9,8 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from wearon_contracts.outcomes import CANCEL_FUNCTION
+from wearon_contracts.place import PLACE_SCRIPT, read_place
+from wearon_contracts.queues import lane_of
 from wearon_contracts.sessions import SESSION_TABLES, SETTLED
 from wearon_contracts.tasks import Channel
 from wearon_generator.operations.connections import Connections, Refused
@@ -28,6 +30,15 @@ class Story(TypedDict):
     money: list[Row]
     """What the application's tables tell of its credits."""
     task_in_redis: bool
+    place: Place | None
+    """None if it does not wait."""
+
+
+class Place(TypedDict):
+    """How many jobs start before it, and in about how many seconds it starts; None if none start just now."""
+
+    before: int
+    seconds: float | None
 
 
 class Refund(TypedDict):
@@ -96,7 +107,14 @@ async def story(at: Connections, session_id: UUID) -> Story:
         "provider_answers": await _of_session(at, "generation_usage", channel, session_id),
         "money": await _money(at, channel, session, session_id),
         "task_in_redis": bool(await at.queues.sessions_among({str(session_id)})),
+        "place": await _place(at, channel, session, session_id),
     }
+
+
+async def _place(at: Connections, channel: Channel, session: Row, session_id: UUID) -> Place | None:
+    owner = session["user_id" if channel is Channel.B2C else "store_id"]
+    place = read_place(await at.redis.eval(PLACE_SCRIPT, 0, str(session_id), lane_of(channel, owner)))
+    return None if place is None else {"before": place.before, "seconds": place.seconds}
 
 
 def no_session(session_id: UUID) -> Refused:
