@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow  # runs the whole demo
 
 def demo(output: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "wearon_local", "demo", "--output", str(output), "--latency", "0.2"]
-    return subprocess.run([*command, *options], capture_output=True, text=True, timeout=90, check=False)
+    return subprocess.run([*command, *options], capture_output=True, text=True, timeout=120, check=False)
 
 
 def table(printed: str) -> dict[str, list[str]]:
@@ -50,6 +50,8 @@ def test_the_demo_leaves_pictures_and_a_balance_that_adds_up(tmp_path: Path) -> 
         "webhooks received and verified: 2 generation.completed, 2 generation.failed, 3 generation.processing"
     )
     assert told in shown.stdout
+    assert re.search(r"lanes: a user's try-on, pushed behind 60 .* is completed while \d+", shown.stdout)
+    assert "cancelled: the user's second try-on (cancelled)" in shown.stdout
     for result in ("b2c-result.jpg", "b2b-result.jpg"):
         [picture] = tmp_path.glob(f"*/{result}")
         with Image.open(picture) as image:

@@ -1,4 +1,7 @@
-"""The main job, shown: four try-ons from the Node producer through every service, with the books checked."""
+"""The main job, shown: four try-ons from the Node producer through every service, with the books checked.
+
+Then a lane that takes its turn, and try-ons that are cancelled.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,7 @@ from wearon_local.stack import Stack
 CREDITS: Final = 10
 SAMPLE_HEIGHT: Final = "161.3"
 _SETTLES_WITHIN: Final = 45.0
+_STORE_JOBS: Final = 60  # more than the generators take ahead and start while one picture is made
 _SIZES_WITHIN: Final = 60.0
 _WEBHOOKS_WITHIN: Final = 30.0
 _STEPS: Final = {
@@ -93,6 +97,7 @@ def run(
             wrong = [
                 *_show_try_ons(stack, services[1], directory, out),
                 *_show_webhooks(stack, shop, secret, out),
+                *_show_turns(stack, out),
                 *_show_size(stack, directory, out),
             ]
         finally:
@@ -120,6 +125,38 @@ def _show_try_ons(stack: Stack, generator: Service, directory: Path, out: TextIO
         *_wrong_outcomes(stack, try_ons),
         *_wrong_credits(try_ons, before, after),
     ]
+
+
+def _show_turns(stack: Stack, out: TextIO) -> list[str]:
+    """A user's try-on behind a store's many: it starts at its lane's turn. What waits then is cancelled."""
+    app = stack.app
+    store_id, user_id = app.create_store(credits=_STORE_JOBS), app.create_user(credits=CREDITS)
+    of_store = [app.b2b_job(store_id) for _ in range(_STORE_JOBS)]
+    first, second = app.b2c_job(user_id), app.b2c_job(user_id)
+    app.push(*of_store, first, second)
+    told = app.cancel(second, as_user=user_id)
+    [row] = app.wait_settled(first, timeout=_SETTLES_WITHIN)
+    cancelled = sum(app.cancel(job).verdict == "cancelled" for job in of_store)
+    app.wait_settled(*of_store, timeout=_SETTLES_WITHIN)
+    _say(
+        out,
+        f"\nlanes: a user's try-on, pushed behind {_STORE_JOBS} of a store, is {row['status']}"
+        f" while {cancelled} of the store's still wait.",
+    )
+    user_has, store_has = app.balance(user_id), app.balance(store_id)
+    _say(
+        out,
+        f"cancelled: the user's second try-on ({told.verdict}) and those {cancelled}, by the store:"
+        f" credits are back, the user has {user_has} of {CREDITS}, the store {store_has} of {_STORE_JOBS}.",
+    )
+    wrong = []
+    if row["status"] != "completed" or cancelled == 0:
+        wrong.append("the user's try-on waited for the whole store")
+    if (told.verdict, user_has) != ("cancelled", CREDITS - 1):
+        wrong.append(f"the second try-on was {told.verdict}, and its user has {user_has} credits")
+    if store_has != cancelled:
+        wrong.append(f"{cancelled} of the store were cancelled, and it has {store_has} credits")
+    return wrong
 
 
 def _add_webhook(stack: Stack, shop: WebhookReceiver) -> str:
