@@ -50,7 +50,7 @@ def test_the_demo_leaves_pictures_and_a_balance_that_adds_up(tmp_path: Path) -> 
         "webhooks received and verified: 2 generation.completed, 2 generation.failed, 3 generation.processing"
     )
     assert told in shown.stdout
-    assert re.search(r"lanes: a user's try-on, pushed behind 60 .* is completed while \d+", shown.stdout)
+    assert re.search(r"lanes: a user's try-on, pushed behind 90 .* is completed while \d+", shown.stdout)
     assert "cancelled: the user's second try-on (cancelled)" in shown.stdout
     for result in ("b2c-result.jpg", "b2b-result.jpg"):
         [picture] = tmp_path.glob(f"*/{result}")

@@ -40,7 +40,7 @@ from wearon_local.stack import Stack
 CREDITS: Final = 10
 SAMPLE_HEIGHT: Final = "161.3"
 _SETTLES_WITHIN: Final = 45.0
-_STORE_JOBS: Final = 60  # more than the generators take ahead and start while one picture is made
+_STORE_JOBS: Final = 90  # more than the generators take ahead and start while one picture is made
 _SIZES_WITHIN: Final = 60.0
 _WEBHOOKS_WITHIN: Final = 30.0
 _STEPS: Final = {
