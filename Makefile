@@ -70,6 +70,9 @@ coverage-core: setup ## Branch coverage of the generator's two job modules by th
 	$(PYTEST) services/generator/tests/test_attempt.py services/generator/tests/test_waiting.py services/generator/tests/test_quarantine.py \
 	  --cov wearon_generator.attempt --cov wearon_generator.waiting --cov-branch --cov-report term-missing --cov-fail-under 95
 
+test-migrations: setup ## Migrate 1,000,000 sessions while the application writes, and sweep beside as many waiting tasks
+	$(PYTEST) -m full tests/integration/test_ledger_migrations.py tests/integration/test_ledger_sweep_cost.py
+
 model: setup ## Fetch the pose model (9 MB) into .local/models, checked by its sha256
 	.venv/bin/python services/sizing-api/fetch_model.py
 
