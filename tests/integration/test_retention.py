@@ -289,16 +289,16 @@ def test_wearonctl_shows_what_would_go_what_is_gone_and_what_no_session_knows(
 
 # ------------------------------------------------------------------------------------- many, and killed
 
-OLD, YOUNG = 40_000, 10_000
 
-
-def many_results(stack: Stack, database: psycopg.Connection[Any]) -> tuple[set[str], set[str]]:
-    """50,000 results of 500 users in the books and in Storage; the paths of the old and of the young ones."""
+def many_results(
+    stack: Stack, database: psycopg.Connection[Any], old: int, young: int
+) -> tuple[set[str], set[str]]:
+    """Results of 500 users in the books and in Storage; the paths of the old and of the young ones."""
     database.execute(
         "create temporary table made as select gen_random_uuid() as id, n, n > %s as young,"
         " ('00000000-0000-4000-8000-' || lpad((n %% 500)::text, 12, '0'))::uuid as user_id"
         " from generate_series(1, %s) n",
-        [OLD, OLD + YOUNG],
+        [old, old + young],
     )
     database.execute(
         "insert into generation_sessions (id, user_id, status, model_image_url, prompt_system,"
@@ -313,10 +313,10 @@ def many_results(stack: Stack, database: psycopg.Connection[Any]) -> tuple[set[s
     )
     rows = database.execute("select format('generated/%s/%s.jpg', user_id, id), young from made").fetchall()
     paths = {False: set[str](), True: set[str]()}
-    for path, young in rows:
-        paths[young].add(path)
+    for path, is_young in rows:
+        paths[is_young].add(path)
 
-    # Straight into the stand-in's files: 50,000 uploads would take longer than all the rest.
+    # Straight into the stand-in's files: so many uploads would take longer than all the rest.
     stack.gateway.kill()
     store = ObjectStore(stack.directory / "storage")
     for path in (*paths[False], *paths[True]):
@@ -330,14 +330,19 @@ def last_deletion(replica: Service) -> str:
     return max((str(event["timestamp"]) for event in replica.events(event="pictures_deleted")), default="")
 
 
-@pytest.mark.slow  # 40,000 of 50,000 objects are deleted
-@pytest.mark.timeout(900)
-def test_fifty_thousand_results_though_the_sweeper_is_killed_and_the_apps_cron_runs(
-    stack: Stack, database: psycopg.Connection[Any]
+@pytest.mark.parametrize(
+    ("old_ones", "young_ones"),
+    [
+        pytest.param(8_000, 2_000, marks=pytest.mark.slow),
+        pytest.param(40_000, 10_000, marks=[pytest.mark.full, pytest.mark.timeout(900)]),
+    ],
+)
+def test_old_ones_of_many_results_go_though_the_sweeper_is_killed_and_the_apps_cron_runs(
+    stack: Stack, database: psycopg.Connection[Any], old_ones: int, young_ones: int
 ) -> None:
     stack.stop_services()  # one without the setting might be elected
     others = names(stack)
-    old, young = many_results(stack, database)
+    old, young = many_results(stack, database, old_ones, young_ones)
     timing = {"retention_interval": 1.0, "sweep_interval": 1.0, "election": 3.0}
     env = {"RESULT_RETENTION_HOURS": str(HOURS)}
     replicas = start_generators(stack, 2, env, timing=timing, internet={})
@@ -361,12 +366,12 @@ def test_fifty_thousand_results_though_the_sweeper_is_killed_and_the_apps_cron_r
         return session
 
     failed_by_cron = [stuck()]
-    wait_until(lambda: noted() > OLD // 8, timeout=120, what="some are deleted", every=0.5)
+    wait_until(lambda: noted() > old_ones // 8, timeout=120, what="some are deleted", every=0.5)
     sweeping = max(replicas, key=last_deletion)
     assert last_deletion(sweeping)
     sweeping.kill()
     failed_by_cron.append(stuck())
-    wait_until(lambda: noted() >= OLD, timeout=420, what="all are deleted", every=1.0)
+    wait_until(lambda: noted() >= old_ones, timeout=420, what="all are deleted", every=1.0)
     failed_by_cron.append(stuck())
 
     left = names(stack)
@@ -381,7 +386,7 @@ def test_fifty_thousand_results_though_the_sweeper_is_killed_and_the_apps_cron_r
         " from generation_sessions s join generation_ledger l on l.session_id = s.id"
         " where s.user_id::text like '00000000-0000-4000-8000-%%' group by 1, 2 order by 1"
     ).fetchall()
-    assert links == [(False, "https://x.example/signed", YOUNG), (True, EXPIRED, OLD)]
+    assert links == [(False, "https://x.example/signed", young_ones), (True, EXPIRED, old_ones)]
     assert {
         row["status"]
         for row in stack.app.rows(
