@@ -115,7 +115,7 @@ class Books:
         self.answers.append(("renew", await self._database.call("generation_renew", params)))
 
     async def recover(self) -> None:
-        params = {"p_limit": 10, "p_grace_seconds": 60}
+        params = {"p_limit": 10, "p_grace_seconds": 60, "p_margin_seconds": 0}
         found: Any = await self._database.call("generation_recover", params)
         self.answers.append(("recover", [(row["attempt"], bool(row["task"])) for row in found]))
 

@@ -341,6 +341,7 @@ def test_old_ones_of_many_results_go_though_the_sweeper_is_killed_and_the_apps_c
     stack: Stack, database: psycopg.Connection[Any], old_ones: int, young_ones: int
 ) -> None:
     stack.stop_services()  # one without the setting might be elected
+    sweep(stack)  # of what the tests before left
     others = names(stack)
     old, young = many_results(stack, database, old_ones, young_ones)
     timing = {"retention_interval": 1.0, "sweep_interval": 1.0, "election": 3.0}

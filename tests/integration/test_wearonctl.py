@@ -287,7 +287,7 @@ def test_paused_generators_start_nothing_until_resumed(
     generator = services[1]
     ask("pause")
     wait_until(
-        lambda: "paused by the operator" in json.dumps(generator.readiness()), timeout=10, what="paused"
+        lambda: "paused by the operator" in json.dumps(generator.readiness()), timeout=40, what="paused"
     )
     waiting = tryons.order()
     wait_until(lambda: ask("status")["ledger"]["waiting"], timeout=10, what="held")

@@ -95,8 +95,8 @@ def test_stopped_intake_outlives_a_restart_and_stops_every_consumer(lab: Lab) ->
 
 
 def test_valid_task_starts_the_count_of_invalid_elements_again(lab: Lab) -> None:
-    elements = [b"{}"] * 9 + [encode(new_task())]
-    lab.push(*elements * 20)
+    for _ in range(20):
+        lab.push(*[b"{}"] * 9, encode(new_task()))
     consumer = lab.start(MAX_INVALID_IN_A_ROW="10")
     lab.wait_list(DEAD_LETTER_LIST, 180)
     lab.wait_published(20)
@@ -106,7 +106,8 @@ def test_valid_task_starts_the_count_of_invalid_elements_again(lab: Lab) -> None
 
 def test_dead_letters_beyond_their_limit_stop_the_intake(lab: Lab) -> None:
     invalid = b'{"prompt":"' + b"x" * 60_000 + b'"}'
-    lab.push(*[invalid, encode(new_task())] * 40)
+    for _ in range(40):
+        lab.push(invalid, encode(new_task()))
     consumer = lab.start(MAX_DEAD_LETTER_MB="1")
     wait_stopped(consumer)
     stopped = json.loads(lab.redis.get(INTAKE_STOPPED) or b"")
