@@ -77,8 +77,8 @@ def killing() -> Iterator[Killing]:
         # Put off after a rate limit, working, and waiting.
         stack.openai.set_latency(30)
         put_off = [tryons.order(prompt="[[standin:rate_limit_once]]") for _ in range(3)]
-        others = [tryons.order() for _ in range(40)]
-        full_swing = lambda: jobs(killed, "working") >= 6 <= jobs(killed, "waiting")  # noqa: E731
+        others = [tryons.order() for _ in range(60)]
+        full_swing = lambda: jobs(killed, "working") >= 6 and jobs(killed, "waiting") >= 2  # noqa: E731
         wait_until(full_swing, timeout=20, what="in full swing")
         killed.kill()
         at = time()
