@@ -1,8 +1,14 @@
-"""How tests are chosen, wherever they stand."""
+"""How tests are chosen and how examples are drawn, wherever the tests stand."""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How fast the first examples are drawn says how busy the machine is; in a fresh clone tables of Unicode are
+# made first.
+settings.register_profile("busy-machine", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy-machine")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

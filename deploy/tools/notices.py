@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Final
+
+from generated_file import write_or_check
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 FILE: Final = ROOT / "THIRD_PARTY_NOTICES.md"
@@ -87,18 +88,5 @@ def license_of(name: str) -> str:
     return next(filter(None, (*stated, ", ".join(classifiers)))).strip().splitlines()[0]
 
 
-def main() -> int:
-    """Exit code 1 when the file is stale and only checked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the file is stale")
-    text = render()
-    if not parser.parse_args().check:
-        FILE.write_text(text)
-    elif not FILE.exists() or FILE.read_text() != text:
-        print("THIRD_PARTY_NOTICES.md is stale: run `make notices`", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(FILE, render, description=__doc__, rule="notices"))

@@ -6,9 +6,10 @@ into the session's row.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
+
+from generated_file import write_or_check
 
 from wearon_contracts.errors import TRY_ON_FAMILIES, ErrorCode, describe
 
@@ -44,19 +45,5 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def main() -> int:
-    """0, or 1 if --check found the file stale."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the file is stale")
-    text = render()
-    if not parser.parse_args().check:
-        FILE.write_text(text)
-        return 0
-    if FILE.exists() and FILE.read_text() == text:
-        return 0
-    print(f"{FILE.name} is stale: run make generated", file=sys.stderr)
-    return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(FILE, render, description=__doc__, rule="generated"))

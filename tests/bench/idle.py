@@ -7,7 +7,7 @@ from collections import Counter
 
 from tests.bench.report import Section, at_most, plain
 
-from wearon_generator.pace import IDLE_SECONDS
+from wearon_generator.activity import IDLE_SECONDS
 from wearon_local.stack import Stack
 
 LIMIT = 1.0  # commands a second; small plans allow 500,000 a month and more, a day has 86,400 s

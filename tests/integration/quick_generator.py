@@ -23,7 +23,7 @@ from wearon_generator.__main__ import main
 from wearon_generator.bootstrap import Generator, bootstrap, build_fetcher
 from wearon_generator.settings import GeneratorSettings
 from wearon_generator.timing import Timing
-from wearon_service_kit.images.addresses import Address
+from wearon_service_kit.checked_http.addresses import Address
 
 _FIRST_ADDRESS = int(ip_address("93.184.216.1"))
 DOWNLOAD_SECONDS = 1.0

@@ -25,8 +25,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wearon_contracts.errors import ErrorCode
-from wearon_service_kit.images.addresses import Address
-from wearon_service_kit.images.dial import Resolve, resolve_with_system
+from wearon_service_kit.checked_http.addresses import Address
+from wearon_service_kit.checked_http.dial import Resolve, resolve_with_system
 from wearon_service_kit.images.fetch import (
     FetchedImage,
     ImageError,

@@ -241,10 +241,11 @@ def test_slow_and_silent_clients_do_not_block_others_and_are_dropped(start: Star
 
 def test_too_many_connections_are_turned_away_and_room_comes_back(start: Start) -> None:
     server = start({})
+    others = threading.active_count()  # tests before may have left look-ups that never end
     with ExitStack() as stack:
         for _ in range(60):
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=20))
-        assert threading.active_count() < 60
+        assert threading.active_count() - others < 50
     until(lambda: answers(server))
 
 

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
+from wearon_generator.activity import Activity
 from wearon_generator.breaker import PAUSE_SECONDS, TRIPS_AFTER, ProviderBreaker
 from wearon_generator.metrics import Metrics
-from wearon_generator.pace import Pace
 from wearon_generator.refusals import Refusal
 from wearon_service_kit.redis_clients import connect_async
 
@@ -20,7 +20,7 @@ NO_MONEY = Refusal.NO_MONEY
 async def _replicas(url: str) -> AsyncIterator[tuple[Redis, ProviderBreaker, ProviderBreaker]]:
     redis = connect_async(url, name="test")
     one, other = (
-        ProviderBreaker(redis, name, "scope", Metrics(CollectorRegistry()), Pace(), probe_seconds=330)
+        ProviderBreaker(redis, name, "scope", Metrics(CollectorRegistry()), Activity(), probe_seconds=330)
         for name in ("one", "other")
     )
     try:
@@ -182,7 +182,7 @@ def test_replica_with_another_model_does_not_wait_for_the_old_ones_breaker(redis
                 await one.refused(NO_MONEY)
             assert await _admitted(
                 ProviderBreaker(
-                    redis, "new", "other scope", Metrics(CollectorRegistry()), Pace(), probe_seconds=330
+                    redis, "new", "other scope", Metrics(CollectorRegistry()), Activity(), probe_seconds=330
                 )
             )
 

@@ -136,20 +136,21 @@ def children() -> list[str]:
     return found
 
 
+def preparing(url: str, decoders: ThreadPoolExecutor, memory: MemoryBudget) -> asyncio.Task[object]:
+    """A job that prepares the one picture at `url`, whose origin is trusted."""
+    origin = url.rpartition("/")[0]
+    fetcher, metrics = ImageFetcher(trusted_origins=[origin]), Metrics(CollectorRegistry())
+    processor = ImageProcessor(fetcher, decoders, memory, metrics, Timing())
+    return asyncio.create_task(processor.download_and_resize([url]))
+
+
 def test_picture_that_nobody_waits_for_keeps_its_memory_until_its_child_has_ended() -> None:
     before = children()
 
     async def scenario(origin: str) -> None:
         memory = MemoryBudget.of(512 * MB)
         with ThreadPoolExecutor(2) as decoders:
-            processor = ImageProcessor(
-                ImageFetcher(trusted_origins=[origin]),
-                decoders,
-                memory,
-                Metrics(CollectorRegistry()),
-                Timing(),
-            )
-            job = asyncio.create_task(processor.download_and_resize([f"{origin}/h"]))
+            job = preparing(f"{origin}/h", decoders, memory)
             async with asyncio.timeout(30):
                 await until(lambda: children() != before)
                 job.cancel()
@@ -170,14 +171,7 @@ def test_picture_that_nobody_waits_for_gives_its_memory_back_before_a_thread_has
         with ThreadPoolExecutor(1) as decoders:
             busy = threading.Event()
             decoders.submit(busy.wait)
-            processor = ImageProcessor(
-                ImageFetcher(trusted_origins=[origin]),
-                decoders,
-                memory,
-                Metrics(CollectorRegistry()),
-                Timing(),
-            )
-            job = asyncio.create_task(processor.download_and_resize([f"{origin}/o"]))
+            job = preparing(f"{origin}/o", decoders, memory)
             async with asyncio.timeout(30):
                 await until(lambda: memory.decodes.held > 0)
                 await asyncio.sleep(0)

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import socket
 import ssl
 import struct
 from collections.abc import Awaitable, Callable
-from ipaddress import ip_address
 from pathlib import Path
 from uuid import uuid4
 
 import httpcore
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from certificates import self_signed
 
 from wearon_contracts.tasks import Channel
 from wearon_generator.ledger import Claim, Held, Ledger, Session, SupabaseDatabase
@@ -92,37 +87,11 @@ def test_connection_that_ends_early_counts_as_unavailable(behave: Behave) -> Non
 
 
 def test_broken_tls_record_counts_as_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    certificate = _certificate(tmp_path)
+    certificate, key = self_signed(tmp_path, "shop.example")
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    server.load_cert_chain(certificate)
+    server.load_cert_chain(certificate, key)
     monkeypatch.setattr(
         httpcore, "default_ssl_context", lambda: ssl.create_default_context(cafile=certificate)
     )
     errors = outcomes(sends_a_broken_tls_record, tls=server)
     assert [type(error) for error in errors] == [SupabaseUnavailable] * 2
-
-
-def _certificate(folder: Path) -> Path:
-    """Self-signed for 127.0.0.1, with its key in the same file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / "certificate.pem"
-    path.write_bytes(
-        signed.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    return path

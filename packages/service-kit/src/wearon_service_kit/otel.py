@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -63,6 +63,7 @@ class OpenTelemetryTracer:
         context = _context(parent) if parent else Context()
         return _Span(self._tracer.start_span(name, context=context, kind=_KINDS[kind], attributes=attributes))
 
+    @contextmanager
     def span(
         self,
         name: str,
@@ -71,14 +72,8 @@ class OpenTelemetryTracer:
         *,
         parent: str | None = None,
         earlier: str | None = None,
-    ) -> AbstractContextManager[Span]:
-        """See `tracing.Tracer`."""
-        return self._span(name, kind, attributes, parent, earlier)
-
-    @contextmanager
-    def _span(
-        self, name: str, kind: Kind, attributes: Attributes | None, parent: str | None, earlier: str | None
     ) -> Iterator[Span]:
+        """See `tracing.Tracer`."""
         before = trace.get_current_span(_context(earlier)).get_span_context() if earlier else None
         with self._tracer.start_as_current_span(
             name,

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 from supabase import AsyncClient
 
+from wearon_generator.activity import Activity
 from wearon_generator.attempt import Breaker, Images, LaneReports, Workshop
 from wearon_generator.breaker import ProviderBreaker
 from wearon_generator.dead_letters import DeadLetters
@@ -31,7 +32,6 @@ from wearon_generator.metrics import MeanOfStep, Metrics, gauge_value
 from wearon_generator.model_watch import ModelWatch
 from wearon_generator.models import find_model
 from wearon_generator.openai_provider import OpenAIProvider, connect_openai
-from wearon_generator.pace import Pace
 from wearon_generator.presence import Presence
 from wearon_generator.provider import Provider
 from wearon_generator.queue_scan import QueueScan
@@ -195,9 +195,9 @@ async def bootstrap(
         )
 
     store = store_through(supabase)
-    pace = Pace()
+    activity = Activity()
     guard = breaker or ProviderBreaker(
-        redis, replica, provider_scope(settings), metrics, pace, probe_seconds=timing.probe
+        redis, replica, provider_scope(settings), metrics, activity, probe_seconds=timing.probe
     )
     memory = MemoryBudget.of((settings.memory_limit_mb or 0) * MB or memory_limit())
     stopping = Stopping(clock, timing.stop_patience)
@@ -216,7 +216,7 @@ async def bootstrap(
         *((provider, None) if provider else _connect_provider(settings, tracer))
     )
     model_watch = ModelWatch(with_fallback, metrics, clock, now, refused_because=lambda: guard.reason)
-    presence = Presence(redis, replica, pace, describe)
+    presence = Presence(redis, replica, activity, describe, clock)
 
     async def admission() -> None:
         await presence.wait_until_resumed()
@@ -230,7 +230,7 @@ async def bootstrap(
         unused=guard.inconclusive,
         given=guard.given_to,
     )
-    in_redis = Lanes(redis, settings.generations_per_minute, pace, MeanOfStep(metrics.steps, "images"))
+    in_redis = Lanes(redis, settings.generations_per_minute, activity, MeanOfStep(metrics.steps, "images"))
     workshop = Workshop(
         ledger=ledger,
         store=store,
@@ -299,7 +299,7 @@ async def bootstrap(
         redis=redis,
         ledger=ledger,
         store=store,
-        jobs=JobRunner(workshop, leases, rejections, pace, replica=replica),
+        jobs=JobRunner(workshop, leases, rejections, activity, replica=replica),
         rejections=rejections,
         presence=presence,
         breaker=guard,

@@ -10,8 +10,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from wearon_generator.activity import Activity
 from wearon_generator.metrics import Metrics
-from wearon_generator.pace import Pace
 from wearon_generator.refusals import Refusal
 from wearon_service_kit.background import Background
 
@@ -69,14 +69,21 @@ class ProviderBreaker:
     """
 
     def __init__(
-        self, redis: Redis, replica: str, scope: str, metrics: Metrics, pace: Pace, *, probe_seconds: int
+        self,
+        redis: Redis,
+        replica: str,
+        scope: str,
+        metrics: Metrics,
+        activity: Activity,
+        *,
+        probe_seconds: int,
     ) -> None:
         """`probe_seconds`: after so long a probe that has said nothing is forgotten."""
         self._redis = redis
         self._replica = replica
         self._probe_seconds = probe_seconds
         self._metrics = metrics
-        self._pace = pace
+        self._activity = activity
         self.pause_key = f"{KEY_PREFIX}{scope}:pause"
         self._probe_key = f"{KEY_PREFIX}{scope}:probe"
         self._keys = [f"{KEY_PREFIX}{scope}:state", self.pause_key, self._probe_key]
@@ -174,7 +181,7 @@ class ProviderBreaker:
                 is_open = int(failures or 0) >= TRIPS_AFTER and await self._redis.exists(*waits_for)
                 self._show(reason.decode() if is_open and isinstance(reason, bytes) else None)
             if self.reason is None:
-                await self._pace.pause(_LOOK_SECONDS)
+                await self._activity.pause(_LOOK_SECONDS)
             else:
                 await asyncio.sleep(_LOOK_SECONDS)
 

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from wearon_contracts.queues import TASKS_HANDED, TASKS_KEPT, UNACKED_INDEX, lane_of
 from wearon_contracts.tasks import GenerationTask
-from wearon_generator.pace import Pace
+from wearon_generator.activity import Activity
 from wearon_service_kit.background import Background
 from wearon_service_kit.lanes import ANNOUNCE, DEALT, RETURN_LOST
 
@@ -38,11 +38,11 @@ class Lanes:
     """Reports to Redis without holding up a job: what a report misses, the sweep makes good."""
 
     def __init__(
-        self, redis: Redis, per_minute: int, pace: Pace, preparing_seconds: Callable[[], float]
+        self, redis: Redis, per_minute: int, activity: Activity, preparing_seconds: Callable[[], float]
     ) -> None:
         """`preparing_seconds`: how long the last pictures took to prepare."""
         self._redis = redis
-        self._pace = pace
+        self._activity = activity
         self._per_minute = per_minute
         self._preparing_seconds = preparing_seconds
         self._reports: set[asyncio.Task[None]] = set()
@@ -79,7 +79,7 @@ class Lanes:
             announce = self._redis.eval(ANNOUNCE, 0, str(ahead), str(self._per_minute))
             lanes_are_empty = await _quietly(announce) == 0
             if lanes_are_empty:
-                await self._pace.pause(ANNOUNCE_SECONDS)
+                await self._activity.pause(ANNOUNCE_SECONDS)
             else:
                 await asyncio.sleep(ANNOUNCE_SECONDS)
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import math
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -15,7 +14,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from wearon_generator.pace import IDLE_SECONDS, Pace
+from wearon_generator.activity import IDLE_SECONDS, Activity
+from wearon_generator.timing import Clock
 from wearon_service_kit.background import Background
 
 log = structlog.get_logger()
@@ -34,13 +34,19 @@ class Presence:
     """Sends this replica's heartbeat, and looks at the same time whether jobs may be started."""
 
     def __init__(
-        self, redis: Redis, replica: str, pace: Pace, describe: Callable[[], dict[str, Any]]
+        self,
+        redis: Redis,
+        replica: str,
+        activity: Activity,
+        describe: Callable[[], dict[str, Any]],
+        clock: Clock,
     ) -> None:
         """`describe`: what the operator may want to know of this replica, as JSON."""
         self._redis = redis
-        self._pace = pace
+        self._activity = activity
         self._key = REPLICA_PREFIX + replica
         self._describe = describe
+        self._clock = clock
         self._since = datetime.now(UTC).isoformat(timespec="seconds")
         self._may_start = asyncio.Event()
         self._may_start.set()
@@ -54,7 +60,7 @@ class Presence:
 
     async def wait_until_resumed(self) -> None:
         """Return when jobs may be started; what Redis said last holds while it is unavailable."""
-        if time.monotonic() > self._looked_at + 2 * _HEARTBEAT_INTERVAL:
+        if self._clock() > self._looked_at + 2 * _HEARTBEAT_INTERVAL:
             await self._beat()
         await self._may_start.wait()
 
@@ -71,15 +77,15 @@ class Presence:
 
     async def _run(self) -> None:
         while True:
-            await self._pace.pause(_HEARTBEAT_INTERVAL)
+            await self._activity.pause(_HEARTBEAT_INTERVAL)
             await self._beat()
 
     async def _beat(self) -> None:
         told = json.dumps({"since": self._since, **self._describe()})
-        self._looked_at = time.monotonic()  # unavailable or not: no job waits for it a second time
+        self._looked_at = self._clock()  # unavailable or not: no job waits for it a second time
         try:
             async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.set(self._key, told, ex=_IDLE_TTL if self._pace.idle else _HEARTBEAT_TTL)
+                pipe.set(self._key, told, ex=_IDLE_TTL if self._activity.idle else _HEARTBEAT_TTL)
                 pipe.exists(PAUSED_KEY)
                 _, is_paused = await pipe.execute()
         except RedisError as error:

@@ -19,7 +19,7 @@ from wearon_contracts.results import result_path
 from wearon_contracts.tasks import Channel
 from wearon_generator.ledger import Database
 from wearon_generator.metrics import Metrics
-from wearon_generator.operations.pictures import LINK_COLUMNS, path_in_bucket, pictures_of
+from wearon_generator.pictures import LINK_COLUMNS, path_in_bucket, pictures_of
 from wearon_generator.supabase_client import SupabaseUnavailable
 from wearon_generator.timing import Timing
 from wearon_service_kit.background import Background

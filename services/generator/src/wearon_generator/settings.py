@@ -50,7 +50,32 @@ class ProxySettings(ServiceSettings):
         return Proxies(http, https, every, self.no_proxy)
 
 
-class GeneratorSettings(ProxySettings):
+class OperatorSettings(ProxySettings):
+    """What `wearonctl` and the generators have to agree about."""
+
+    redis_url: Annotated[RedisUrl, Field(description="Redis that the consumer and all generators share.")]
+    supabase_url: Annotated[HttpOrigin, Field(description="Supabase project, as the generator reaches it.")]
+    supabase_service_role_key: Annotated[
+        Secret, Field(description="Service-role key: full access to database and storage.")
+    ]
+    storage_bucket: Annotated[str, Field(min_length=1, description="Bucket for results.")] = DEFAULT_BUCKET
+    stuck_after_seconds: Annotated[
+        int, Field(ge=1, description="When a session that nothing will ever run counts as stuck.")
+    ] = 300
+    result_retention_hours: Annotated[
+        int | None, Field(ge=1, description="Hours after which a result is deleted; without it never.")
+    ] = None
+    input_retention_hours: Annotated[
+        int | None,
+        Field(ge=1, description="The same for input pictures in our bucket, from their last try-on on."),
+    ] = None
+    webhook_trusted_origins: Annotated[
+        OriginList,
+        Field(description="Comma-separated scheme://host:port of webhooks that may be private or http."),
+    ] = ()
+
+
+class GeneratorSettings(OperatorSettings):
     """Environment of `python -m wearon_generator`."""
 
     refused_variables: ClassVar[Mapping[str, Refused]] = {
@@ -69,15 +94,10 @@ class GeneratorSettings(ProxySettings):
         },
     }
 
-    redis_url: Annotated[RedisUrl, Field(description="Redis that the consumer and all generators share.")]
-    supabase_url: Annotated[HttpOrigin, Field(description="Supabase project, as the generator reaches it.")]
     supabase_public_url: Annotated[
         HttpOrigin | None,
         Field(description="The same Supabase as browsers and the producer see it, if that differs."),
     ] = None
-    supabase_service_role_key: Annotated[
-        Secret, Field(description="Service-role key: full access to database and storage.")
-    ]
     openai_api_key: Annotated[Secret, Field(description="Key for the image model.")]
     openai_base_url: Annotated[
         HttpUrl | None, Field(description="Another server that speaks OpenAI's API; with its /v1.")
@@ -108,7 +128,6 @@ class GeneratorSettings(ProxySettings):
     openai_timeout_seconds: Annotated[
         float, Field(gt=0, le=600, description="Longest wait for one call.")
     ] = 180
-    storage_bucket: Annotated[str, Field(min_length=1, description="Bucket for results.")] = DEFAULT_BUCKET
     signed_url_ttl_seconds: Annotated[
         int, Field(ge=60, description="How long the link to a result works.")
     ] = SIGNED_URL_SECONDS
@@ -124,23 +143,9 @@ class GeneratorSettings(ProxySettings):
             ge=512, description="Memory of one replica in MiB; the container's own limit where it is not set."
         ),
     ] = None
-    stuck_after_seconds: Annotated[
-        int, Field(ge=1, description="When a session that nothing will ever run counts as stuck.")
-    ] = 300
-    result_retention_hours: Annotated[
-        int | None, Field(ge=1, description="Hours after which a result is deleted; without it never.")
-    ] = None
-    input_retention_hours: Annotated[
-        int | None,
-        Field(ge=1, description="The same for input pictures in our bucket, from their last try-on on."),
-    ] = None
     image_fetch_trusted_origins: Annotated[
         OriginList,
         Field(description="Comma-separated scheme://host:port that may be fetched although private."),
-    ] = ()
-    webhook_trusted_origins: Annotated[
-        OriginList,
-        Field(description="Comma-separated scheme://host:port of webhooks that may be private or http."),
     ] = ()
     health_host: Annotated[
         ListenAddress, Field(description="Address for /live, /ready and /metrics; :: takes IPv6 and IPv4.")

@@ -17,12 +17,12 @@ import structlog
 from wearon_contracts.errors import ErrorCode
 from wearon_contracts.queues import CELERY_QUEUE
 from wearon_contracts.tasks import DeadLetterReason, GenerationTask
+from wearon_generator.activity import Activity
 from wearon_generator.attempt import Attempt, Failure, Workshop, prepare_pictures
 from wearon_generator.end_users import end_user
 from wearon_generator.endings import Done, Ending, Outcome, Retry, RetryReason
 from wearon_generator.leases import Lease, LeaseKeeper
 from wearon_generator.ledger import Claim, ClaimVerdict, Decision, Held, HoldVerdict, Session
-from wearon_generator.pace import Pace
 from wearon_generator.quarantine import Quarantine, QuarantinePlace
 from wearon_generator.rejection import Rejections
 from wearon_generator.slots import Priority
@@ -71,10 +71,16 @@ class JobRunner:
     """Runs the jobs that Celery delivers."""
 
     def __init__(
-        self, workshop: Workshop, leases: LeaseKeeper, rejections: Rejections, pace: Pace, *, replica: str
+        self,
+        workshop: Workshop,
+        leases: LeaseKeeper,
+        rejections: Rejections,
+        activity: Activity,
+        *,
+        replica: str,
     ) -> None:
         self._workshop = workshop
-        self._pace = pace
+        self._activity = activity
         self._leases = leases
         self._quarantine = Quarantine(workshop.metrics)
         self._rejections = rejections
@@ -90,7 +96,7 @@ class JobRunner:
         """
         tracer = self._workshop.tracer
         with (
-            self._pace.job(),
+            self._activity.job(),
             job_context(
                 request_id=task.request_id, session_id=str(task.session_id), channel=task.channel.value
             ),

@@ -1,10 +1,4 @@
-"""The one downloader for picture URLs that come from strangers.
-
-It speaks httpcore, the wire layer of httpx, because that takes a network backend: the place where a host name
-becomes an address. There the address is checked and then dialled as such, so what was checked is what is
-connected to (no DNS rebinding), while TLS and the Host header keep the name. Being below httpx it has no
-redirects, cookies, proxies, environment variables or unbounded decompression to switch off.
-"""
+"""The one downloader for picture URLs that come from strangers."""
 
 from __future__ import annotations
 
@@ -22,13 +16,14 @@ from typing import Final
 import httpcore
 
 from wearon_contracts.errors import ErrorCode
-from wearon_service_kit.images.addresses import Address, is_public
+from wearon_service_kit.checked_http.client import CheckedHttp
+from wearon_service_kit.checked_http.dial import Resolve, UnknownHost
+from wearon_service_kit.checked_http.errors import Rule, TargetRefused
+from wearon_service_kit.checked_http.targets import Target
 from wearon_service_kit.images.body import Body
-from wearon_service_kit.images.dial import CheckedNetwork, Resolve, UnknownHost, resolve_with_system
 from wearon_service_kit.images.errors import ImageError, ImageRefused, ImageUnreachable
 from wearon_service_kit.images.formats import ImageFormat
 from wearon_service_kit.images.places import Places
-from wearon_service_kit.images.url import Target, Targets
 from wearon_service_kit.tracing import NO_TRACER, Tracer
 
 __all__ = ["FetchedImage", "ImageError", "ImageFetcher", "ImageRefused", "ImageUnreachable"]
@@ -46,8 +41,14 @@ _HEADERS: Final = (
     (b"Accept", b"image/jpeg, image/png, image/webp, image/*;q=0.5"),
     (b"Accept-Encoding", b"identity"),
     (b"User-Agent", b"WearOn-image-fetch/1"),
-    (b"Connection", b"close"),
 )
+_CODES: Final = {
+    Rule.URL: ErrorCode.IMAGE_URL_INVALID,
+    Rule.SCHEME: ErrorCode.IMAGE_SCHEME_REFUSED,
+    Rule.CREDENTIALS: ErrorCode.IMAGE_CREDENTIALS_REFUSED,
+    Rule.PORT: ErrorCode.IMAGE_PORT_REFUSED,
+    Rule.ADDRESS: ErrorCode.IMAGE_ADDRESS_REFUSED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +62,14 @@ class FetchedImage:
 class ImageFetcher:
     """Downloads pictures, many at a time, on one asyncio event loop.
 
-    Refused, each with its own code: what is no http(s) URL; user names and passwords; ports other than 80 and
-    443; hosts with any address outside the public internet; redirects; what is not JPEG, PNG, WebP or AVIF by
-    its first bytes, whatever Content-Type says; more than `max_bytes` after decompression, whatever
-    Content-Length says.
+    Refused, each with its own code: what `Targets` refuses; hosts with any address outside the public
+    internet; redirects; what is not JPEG, PNG, WebP or AVIF by its first bytes, whatever Content-Type says;
+    more than `max_bytes` after decompression, whatever Content-Length says.
 
-    `trusted_origins` (scheme://host[:port], exactly) are excepted from the rules about ports and addresses,
-    and from no other. `rewrite_origins` maps an origin as others write it to the one to fetch from, which is
-    thereby trusted. `total_timeout`: seconds for one download, from looking up the host to the last byte;
+    `trusted_origins`, `rewrite_origins`, `resolve`, `network`, `ssl_context`: see `CheckedHttp`.
+    `total_timeout`: seconds for one download, from looking up the host to the last byte;
     `first_byte_timeout`: from looking it up to the head of the answer. Both count from when the download has
     its place (see `Places`; `max_concurrent` for each trusted origin). Each holds at most twice `max_bytes`.
-
-    `resolve`, `network` (opens the TCP connection to an address that was permitted) and `ssl_context` replace
-    the system's, the sockets and the public certificate authorities.
     """
 
     def __init__(
@@ -90,29 +86,18 @@ class ImageFetcher:
         ssl_context: ssl.SSLContext | None = None,
         tracer: Tracer = NO_TRACER,
     ) -> None:
-        self._targets = Targets(trusted_origins, rewrite_origins or {})
+        self._http = CheckedHttp(
+            trusted_origins=trusted_origins,
+            rewrite_origins=rewrite_origins,
+            resolve=resolve,
+            network=network,
+            ssl_context=ssl_context,
+        )
         self._total_timeout = total_timeout
         self._max_bytes = max_bytes
         self._first_byte_timeout = first_byte_timeout
         self._places = Places(max_concurrent)
         self._tracer = tracer
-        context = ssl_context or httpcore.default_ssl_context()
-        resolve = resolve or resolve_with_system
-        network = network or httpcore.AnyIOBackend()
-
-        def pool(permitted: Callable[[Address], bool]) -> httpcore.AsyncConnectionPool:
-            # No connection is kept for another download: a job's pictures are fetched at the same time, and
-            # an idle connection that the server is about to close would fail the next one.
-            return httpcore.AsyncConnectionPool(
-                ssl_context=context,
-                max_connections=None,  # the places are what limits them
-                max_keepalive_connections=0,
-                network_backend=CheckedNetwork(resolve, network, permitted),
-            )
-
-        # Two pools, because a backend is told host and port only, and trust goes with the scheme as well.
-        self._public_pool = pool(is_public)
-        self._trusted_pool = pool(lambda _address: True)
 
     async def fetch(
         self,
@@ -129,7 +114,10 @@ class ImageFetcher:
 
         Raises ImageRefused (final) or ImageUnreachable (may be tried again).
         """
-        target = self._targets.of(url)
+        try:
+            target = self._http.target(url)
+        except TargetRefused as refused:
+            raise _refused(refused) from refused
         # Of its address a trace tells the host alone; the rest is a shopper's picture.
         with self._tracer.span("download picture", "client", {"server.address": target.host}) as span:
             try:
@@ -159,8 +147,7 @@ class ImageFetcher:
 
     async def aclose(self) -> None:
         """Close what is still open; downloads under way fail."""
-        await self._public_pool.aclose()
-        await self._trusted_pool.aclose()
+        await self._http.aclose()
 
     async def _try(self, target: Target, admit: Admit | None) -> FetchedImage:
         try:
@@ -169,6 +156,8 @@ class ImageFetcher:
         except (TimeoutError, httpcore.TimeoutException) as error:
             detail = f"over {self._total_timeout:g} s"
             raise self._unreachable(target, ErrorCode.IMAGE_TIMEOUT, detail) from error
+        except TargetRefused as refused:
+            raise _refused(refused) from refused
         except UnknownHost as error:
             raise self._unreachable(target, ErrorCode.IMAGE_HOST_UNKNOWN, str(error)) from error
         except httpcore.LocalProtocolError as error:  # the URL cannot be put into a request
@@ -201,13 +190,8 @@ class ImageFetcher:
             return FetchedImage(*body.finish())
 
     def _request(self, target: Target) -> AbstractAsyncContextManager[httpcore.Response]:
-        pool = self._trusted_pool if target.trusted else self._public_pool
-        return pool.stream(
-            "GET",
-            target.url,
-            headers=[(b"Host", target.host_header), *_HEADERS],
-            extensions={"timeout": {"connect": min(self._first_byte_timeout, self._total_timeout)}},
-        )
+        connect_timeout = min(self._first_byte_timeout, self._total_timeout)
+        return self._http.request("GET", target, _HEADERS, connect_timeout=connect_timeout)
 
     async def _bad_status(
         self, target: Target, response: httpcore.Response, headers: Mapping[bytes, str]
@@ -234,6 +218,10 @@ class ImageFetcher:
         return ImageUnreachable(
             code, f"{target.host}: {detail}", trusted_origin=target.trusted, retry_after=retry_after
         )
+
+
+def _refused(refused: TargetRefused) -> ImageRefused:
+    return ImageRefused(_CODES[refused.rule], refused.detail)
 
 
 async def _beside(limit: asyncio.Timeout, wait: Awaitable[object]) -> None:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from wearon_service_kit.images.url import Target
+from wearon_service_kit.checked_http.targets import Target
 
 _STRANGERS_AT_ONCE: Final = 64  # downloads; each that waits for its first byte is a socket, no more
 _PER_STRANGER: Final = 6  # what browsers allow themselves for one host

@@ -19,7 +19,7 @@ from wearon_generator.operations import (
     stuck,
     webhooks,
 )
-from wearon_generator.operations.desk import Desk, JsonGroup, print_json
+from wearon_generator.operations.desk import Desk, JsonGroup
 from wearon_generator.operations.printing import fields, table
 
 _POSITIVE: Final = click.IntRange(min=1)
@@ -90,9 +90,6 @@ def resume_intake(desk: Desk, yes: bool) -> None:
 
 @main.group("lanes", invoke_without_command=True)
 @click.option("--limit", default=20, show_default=True, type=_POSITIVE, help="The longest so many.")
-@click.option(
-    "--json", is_flag=True, expose_value=False, callback=print_json, help="Print JSON, for programs."
-)
 @click.pass_context
 def lane_group(context: click.Context, limit: int) -> None:
     """Stores and users whose tasks wait for their turn, the longest first."""

@@ -6,39 +6,23 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 import httpx
 from postgrest.exceptions import APIError
-from pydantic import Field, SecretStr
 from redis.exceptions import RedisError, ResponseError
 from storage3.exceptions import StorageApiError
 
 from wearon_generator.operations.connections import Connections, Refused
 from wearon_generator.operations.printing import printable
 from wearon_generator.retention import Limits
-from wearon_generator.settings import ProxySettings
+from wearon_generator.settings import OperatorSettings
 from wearon_generator.supabase_client import SupabaseUnavailable, connect_supabase
 from wearon_service_kit.redis_clients import connect_async
-from wearon_service_kit.settings import HttpOrigin, OriginList, RedisUrl, load_settings
+from wearon_service_kit.settings import load_settings
 
 T = TypeVar("T")
-
-
-class OperatorSettings(ProxySettings):
-    """The part of the generator's environment that an operator needs."""
-
-    redis_url: Annotated[RedisUrl, Field(description="Redis of the services.")]
-    supabase_url: Annotated[HttpOrigin, Field(description="Supabase project.")]
-    supabase_service_role_key: Annotated[SecretStr, Field(min_length=1, description="Service-role key.")]
-    storage_bucket: Annotated[str, Field(min_length=1, description="Bucket for results.")] = "images"
-    stuck_after_seconds: Annotated[int, Field(ge=1, description="As the generators have it.")] = 300
-    webhook_trusted_origins: Annotated[OriginList, Field(description="As the generators have it.")] = ()
-    result_retention_hours: Annotated[int | None, Field(ge=1, description="As the generators have it.")] = (
-        None
-    )
-    input_retention_hours: Annotated[int | None, Field(ge=1, description="As the generators have it.")] = None
 
 
 class Desk:
@@ -123,10 +107,19 @@ def _sentence(error: BaseException) -> tuple[str, int]:
     return " ".join(why.split()), code
 
 
-def print_json(context: click.Context, _: click.Parameter, wanted: bool) -> None:
-    """Callback of `--json`, wherever it stands."""
+def _print_json(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
         context.obj.as_json = True
+
+
+def _json_option() -> click.Option:
+    return click.Option(
+        ["--json", "as_json"],
+        is_flag=True,
+        expose_value=False,
+        callback=_print_json,
+        help="Print JSON, for programs.",
+    )
 
 
 class JsonCommand(click.Command):
@@ -134,19 +127,16 @@ class JsonCommand(click.Command):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.params.append(
-            click.Option(
-                ["--json", "as_json"],
-                is_flag=True,
-                expose_value=False,
-                callback=print_json,
-                help="Print JSON, for programs.",
-            )
-        )
+        self.params.append(_json_option())
 
 
 class JsonGroup(click.Group):
-    """A group of such commands."""
+    """A group of such commands; one that does something by itself takes `--json` too."""
 
     command_class = JsonCommand
     group_class = type
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.invoke_without_command:
+            self.params.append(_json_option())

@@ -11,9 +11,9 @@ from wearon_contracts.sessions import SESSION_TABLES, SETTLED
 from wearon_contracts.tasks import Channel
 from wearon_generator.operations import dead_letters
 from wearon_generator.operations.connections import Connections
-from wearon_generator.operations.pictures import pictures_of, session_of_result
 from wearon_generator.operations.sessions import ledger_entry, no_session, session_row
 from wearon_generator.operations.values import Row, rows
+from wearon_generator.pictures import pictures_of, session_of_result
 
 _PAGE: Final = 500
 _IN_ONE_REQUEST: Final = 100

@@ -11,8 +11,8 @@ from wearon_contracts.sessions import SESSION_TABLES
 from wearon_contracts.tasks import Channel
 from wearon_generator.ledger import SupabaseDatabase
 from wearon_generator.operations.connections import Connections
-from wearon_generator.operations.pictures import session_of_result
 from wearon_generator.operations.values import rows
+from wearon_generator.pictures import session_of_result
 from wearon_generator.retention import Retention
 
 _PAGE: Final = 500

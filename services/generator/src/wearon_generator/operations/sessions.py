@@ -14,7 +14,8 @@ from wearon_contracts.queues import lane_of
 from wearon_contracts.sessions import SESSION_TABLES, SETTLED
 from wearon_contracts.tasks import Channel
 from wearon_generator.operations.connections import Connections, Refused
-from wearon_generator.operations.values import Row, row, rows, without_token
+from wearon_generator.operations.values import Row, row, rows
+from wearon_generator.pictures import without_token
 
 
 class Story(TypedDict):

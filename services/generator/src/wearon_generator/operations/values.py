@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import TypeAlias
 
 Row: TypeAlias = dict[str, object]
@@ -36,22 +35,3 @@ def row(data: object) -> Row:
     if not isinstance(data, dict):
         raise ValueError("the database answered no object")
     return data
-
-
-def links(value: object) -> Iterator[str]:
-    """Every link in a column, however deep."""
-    if isinstance(value, str):
-        if value.startswith(("http://", "https://")):
-            yield value
-    elif isinstance(value, list | dict):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from links(item)
-
-
-def without_token(value: object) -> object:
-    """A link without its query, which is what lets anybody open it; lists of links too."""
-    if isinstance(value, str) and value.startswith(("http://", "https://")):
-        return value.partition("?")[0]
-    if isinstance(value, list):
-        return [without_token(item) for item in value]
-    return value

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import httpcore
 
-from wearon_contracts.errors import ErrorCode
+from wearon_service_kit.checked_http.client import CheckedHttp
+from wearon_service_kit.checked_http.dial import Resolve, UnknownHost
+from wearon_service_kit.checked_http.errors import Rule, TargetRefused
+from wearon_service_kit.checked_http.targets import Target
 from wearon_service_kit.connection_errors import why_unreachable
-from wearon_service_kit.images.addresses import Address, is_public
-from wearon_service_kit.images.dial import CheckedNetwork, Resolve, UnknownHost, resolve_with_system
-from wearon_service_kit.images.errors import ImageRefused
-from wearon_service_kit.images.url import Target, Targets
 
 _GONE: Final = 410
 _REFUSALS: Final = {
-    ErrorCode.IMAGE_URL_INVALID: "the URL is not valid",
-    ErrorCode.IMAGE_SCHEME_REFUSED: "the URL does not begin with https://",
-    ErrorCode.IMAGE_CREDENTIALS_REFUSED: "the URL has a user name in it",
-    ErrorCode.IMAGE_PORT_REFUSED: "the URL has another port than 443",
-    ErrorCode.IMAGE_ADDRESS_REFUSED: "the host is not on the public internet",
+    Rule.URL: "the URL is not valid",
+    Rule.SCHEME: "the URL does not begin with https://",
+    Rule.CREDENTIALS: "the URL has a user name in it",
+    Rule.PORT: "the URL has another port than 443",
+    Rule.ADDRESS: "the host is not on the public internet",
 }
-"""The downloader's refusals, said of an endpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ class WebhookClient:
     person's picture. `trusted_origins` (scheme://host[:port]) are excepted from all of these but the one on
     redirects. `timeout`: seconds for one request, from looking up the host to the head of the answer.
 
-    `resolve`, `network` and `ssl_context` replace the system's, the sockets and the public authorities.
+    `resolve`, `network`, `ssl_context`: see `CheckedHttp`.
     """
 
     def __init__(
@@ -67,29 +65,16 @@ class WebhookClient:
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._timeout = timeout
-        self._targets = Targets(trusted_origins, {})
-        context = ssl_context or httpcore.default_ssl_context()
-        resolve = resolve or resolve_with_system
-        network = network or httpcore.AnyIOBackend()
-
-        def pool(permitted: Callable[[Address], bool]) -> httpcore.AsyncConnectionPool:
-            # No connection is kept: between two events an endpoint is silent for longer than servers wait.
-            return httpcore.AsyncConnectionPool(
-                ssl_context=context,
-                max_connections=None,  # the sender's places are what limits them
-                max_keepalive_connections=0,
-                network_backend=CheckedNetwork(resolve, network, permitted),
-            )
-
-        self._public_pool = pool(is_public)
-        self._trusted_pool = pool(lambda _address: True)
+        self._http = CheckedHttp(
+            trusted_origins=trusted_origins, resolve=resolve, network=network, ssl_context=ssl_context
+        )
 
     def objection(self, url: str) -> str | None:
         """Why nothing will ever be sent to `url`, as far as it shows before its host is looked up."""
         try:
             self._target(url)
-        except ImageRefused as refused:
-            return _words_for(refused)
+        except TargetRefused as refused:
+            return _REFUSALS[refused.rule]
         return None
 
     async def post(self, url: str, body: str, headers: Mapping[str, str]) -> Answer:
@@ -97,8 +82,8 @@ class WebhookClient:
         try:
             async with asyncio.timeout(self._timeout):
                 return await self._post(self._target(url), body.encode(), headers)
-        except ImageRefused as refused:
-            return Answer(error=_words_for(refused))
+        except TargetRefused as refused:
+            return Answer(error=_REFUSALS[refused.rule])
         except UnknownHost:
             return Answer(error="the host is not known")
         except (TimeoutError, httpcore.TimeoutException):
@@ -108,37 +93,26 @@ class WebhookClient:
 
     async def aclose(self) -> None:
         """Close what is still open."""
-        await self._public_pool.aclose()
-        await self._trusted_pool.aclose()
+        await self._http.aclose()
 
     def _target(self, url: str) -> Target:
-        target = self._targets.of(url)
+        target = self._http.target(url)
         if target.url.scheme != b"https" and not target.trusted:
-            raise ImageRefused(ErrorCode.IMAGE_SCHEME_REFUSED)
+            raise TargetRefused(Rule.SCHEME)
         return target
 
     async def _post(self, target: Target, body: bytes, headers: Mapping[str, str]) -> Answer:
-        pool = self._trusted_pool if target.trusted else self._public_pool
-        async with pool.stream(
-            "POST",
-            target.url,
-            headers=[
-                (b"Host", target.host_header),
-                (b"Content-Type", b"application/json"),
-                (b"Content-Length", str(len(body)).encode()),
-                (b"User-Agent", b"WearOn-webhooks/1"),
-                (b"Connection", b"close"),
-                *((name.encode(), value.encode()) for name, value in headers.items()),
-            ],
-            content=body,
-            extensions={"timeout": {"connect": self._timeout}},
+        own = [
+            (b"Content-Type", b"application/json"),
+            (b"Content-Length", str(len(body)).encode()),
+            (b"User-Agent", b"WearOn-webhooks/1"),
+        ]
+        signed = [(name.encode(), value.encode()) for name, value in headers.items()]
+        async with self._http.request(
+            "POST", target, [*own, *signed], connect_timeout=self._timeout, content=body
         ) as response:
             if 200 <= response.status < 300:
                 return Answer(response.status)
             if 300 <= response.status < 400:
                 return Answer(response.status, "it answered with a redirect, which is not followed")
             return Answer(response.status, f"status {response.status}")
-
-
-def _words_for(refused: ImageRefused) -> str:
-    return _REFUSALS.get(refused.code, refused.code.value)

@@ -1,4 +1,4 @@
-"""How often a generator looks at Redis: seldom while it has no job, for hosted plans count commands."""
+"""Whether a generator has jobs; without, it looks at Redis seldom, for hosted plans count commands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ IDLE_SECONDS: Final = 30.0
 """Between two looks of a process without jobs; a job that comes ends the pause."""
 
 
-class Pace:
+class Activity:
     """Knows whether this process has jobs. On the event loop."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Which IP addresses belong to the public internet and may be fetched from."""
+"""Which IP addresses belong to the public internet and may be connected to."""
 
 from __future__ import annotations
 

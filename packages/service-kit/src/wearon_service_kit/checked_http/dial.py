@@ -13,9 +13,8 @@ from typing import Any, Final
 
 import httpcore
 
-from wearon_contracts.errors import ErrorCode
-from wearon_service_kit.images.addresses import Address
-from wearon_service_kit.images.errors import ImageRefused
+from wearon_service_kit.checked_http.addresses import Address
+from wearon_service_kit.checked_http.errors import Rule, TargetRefused
 
 Resolve = Callable[[str], Awaitable[Sequence[Address]]]
 """Host name to addresses, in the order to try them; raises OSError when there are none."""
@@ -57,7 +56,7 @@ async def resolve_with_system(host: str) -> Sequence[Address]:
         with suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(settle, addresses, failure)
 
-    threading.Thread(target=look_up, name="image-dns", daemon=True).start()
+    threading.Thread(target=look_up, name="dns-lookup", daemon=True).start()
     return await answer
 
 
@@ -86,7 +85,7 @@ class CheckedNetwork(httpcore.AsyncNetworkBackend):
         started = time.monotonic()
         addresses = await self._addresses(host)
         if not all(self._permitted(address) for address in addresses):
-            raise ImageRefused(ErrorCode.IMAGE_ADDRESS_REFUSED, f"{host} is not on the public internet")
+            raise TargetRefused(Rule.ADDRESS, f"{host} is not on the public internet")
         failure: Exception = UnknownHost(host)
         left = addresses[:_MAX_ADDRESSES]
         while left:

@@ -1,4 +1,4 @@
-"""A picture's URL from a stranger: what may be asked for at all, and where it leads."""
+"""A URL from a stranger: what may be asked for at all, and where it leads."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Final
 import httpcore
 import httpx
 
-from wearon_contracts.errors import ErrorCode
-from wearon_service_kit.images.errors import ImageRefused
+from wearon_service_kit.checked_http.errors import Rule, TargetRefused
 from wearon_service_kit.origins import canonical_origin, parse_origin
 
 _MAX_URL_CHARACTERS: Final = 8192
@@ -25,7 +24,7 @@ _SIGNED_PATH: Final = re.compile(rb"/storage/v1/(object|render/image)/sign/")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A URL that may be fetched. `trusted`: its server is one of our own."""
+    """A URL that may be asked for. `trusted`: its server is one of our own."""
 
     url: httpcore.URL
     host_header: bytes
@@ -43,7 +42,13 @@ class Target:
 
 
 class Targets:
-    """Turns URLs into targets, by the rules of `ImageFetcher`."""
+    """Turns URLs into targets.
+
+    Refused: what is no http(s) URL; user names and passwords; ports other than 80 and 443; odd spellings of
+    an address. `trusted_origins` (scheme://host[:port], exactly) are excepted from the rules about ports and
+    addresses, and from no other. `rewrite_origins` maps an origin as others write it to the one to ask,
+    which is thereby trusted.
+    """
 
     def __init__(self, trusted_origins: Iterable[str], rewrite_origins: Mapping[str, str]) -> None:
         self._rewrite = {
@@ -54,7 +59,7 @@ class Targets:
         self._trusted |= {parse_origin(origin) for origin in rewrite_origins.values()}
 
     def of(self, url: str) -> Target:
-        """Where `url` leads; raises ImageRefused when it may not be fetched."""
+        """Where `url` leads; raises `TargetRefused` when it may not be asked for."""
         parsed = _parse(url)
         host = parsed.raw_host.decode("ascii")
         origin = canonical_origin(parsed.scheme, host, parsed.port)
@@ -74,33 +79,33 @@ class Targets:
 
 def _parse(url: str) -> httpx.URL:
     if len(url) > _MAX_URL_CHARACTERS:
-        raise ImageRefused(ErrorCode.IMAGE_URL_INVALID, "too long")
+        raise TargetRefused(Rule.URL, "too long")
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, ValueError) as error:
-        raise ImageRefused(ErrorCode.IMAGE_URL_INVALID, type(error).__name__) from error
+        raise TargetRefused(Rule.URL, type(error).__name__) from error
     if not parsed.scheme:
-        raise ImageRefused(ErrorCode.IMAGE_URL_INVALID, "no scheme")
+        raise TargetRefused(Rule.URL, "no scheme")
     if parsed.scheme not in ("http", "https"):
-        raise ImageRefused(ErrorCode.IMAGE_SCHEME_REFUSED, parsed.scheme[:20])
+        raise TargetRefused(Rule.SCHEME, parsed.scheme[:20])
     authority = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0]
     if "@" in authority or parsed.userinfo:
-        raise ImageRefused(ErrorCode.IMAGE_CREDENTIALS_REFUSED)
+        raise TargetRefused(Rule.CREDENTIALS)
     if not parsed.raw_host or "\\" in authority:
-        raise ImageRefused(ErrorCode.IMAGE_URL_INVALID, "no valid host")
+        raise TargetRefused(Rule.URL, "no valid host")
     return parsed
 
 
 def _check_public(host: str, port: int | None) -> None:
     """What can be said of a URL from a stranger before its host is looked up."""
     if port is not None and port not in _PERMITTED_PORTS:
-        raise ImageRefused(ErrorCode.IMAGE_PORT_REFUSED, f"port {port}")
+        raise TargetRefused(Rule.PORT, f"port {port}")
     if ":" in host:  # an IPv6 address; the network checks it
         return
     if not _HOST_NAME.fullmatch(host):
-        raise ImageRefused(ErrorCode.IMAGE_URL_INVALID, "no valid host name")
+        raise TargetRefused(Rule.URL, "no valid host name")
     if _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]):
         try:
             IPv4Address(host)
         except ValueError:  # decimal, octal, hexadecimal, short: only the plain dotted form is read
-            raise ImageRefused(ErrorCode.IMAGE_ADDRESS_REFUSED, "an odd spelling of an address") from None
+            raise TargetRefused(Rule.ADDRESS, "an odd spelling of an address") from None

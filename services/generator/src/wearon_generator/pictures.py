@@ -7,13 +7,13 @@ does not tell.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
 from wearon_contracts.results import result_path
 from wearon_contracts.tasks import Channel
-from wearon_generator.operations.values import Row, links, without_token
 
 _OWNER_COLUMN: Final = {Channel.B2C: "user_id", Channel.B2B: "store_id"}
 LINK_COLUMNS: Final = (
@@ -28,7 +28,7 @@ _RESULT_FOLDERS: Final = ("generated", "stores")
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-def pictures_of(channel: Channel, session: Row, bucket: str) -> tuple[set[str], set[str]]:
+def pictures_of(channel: Channel, session: Mapping[str, object], bucket: str) -> tuple[set[str], set[str]]:
     """Objects that are the row's owner's own, and whatever else the row links to."""
     owner, session_id = UUID(str(session[_OWNER_COLUMN[channel]])), UUID(str(session["id"]))
     own, linked = {result_path(channel, owner, session_id)}, set()
@@ -76,3 +76,22 @@ def path_in_bucket(link: str, bucket: str) -> str | None:
     if kind not in ("sign", "public", "authenticated") or not rest.startswith(f"{bucket}/"):
         return None
     return rest.removeprefix(f"{bucket}/")
+
+
+def links(value: object) -> Iterator[str]:
+    """Every link in a column, however deep."""
+    if isinstance(value, str):
+        if value.startswith(("http://", "https://")):
+            yield value
+    elif isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from links(item)
+
+
+def without_token(value: object) -> object:
+    """A link without its query, which is what lets anybody open it; lists of links too."""
+    if isinstance(value, str) and value.startswith(("http://", "https://")):
+        return value.partition("?")[0]
+    if isinstance(value, list):
+        return [without_token(item) for item in value]
+    return value
