@@ -219,10 +219,10 @@ def test_cap_on_jobs_in_work_holds_a_lane_back_until_one_ends(lab: Lab, generato
 def test_cap_on_jobs_a_minute_spreads_a_lanes_starts(lab: Lab, generators: Generators) -> None:
     lab.redis.hset(LANE_RULES, lane_of("b2b", STORE), json.dumps({"per_minute": 60}))
     lab.push(*map(encode, store_tasks(4)))
+    started = time.monotonic()  # the first may start before the consumer says that it is ready
     lab.start()
-    started = time.monotonic()
     assert len(list(generators.starts(4))) == 4
-    assert 2.9 <= time.monotonic() - started < 9
+    assert 2.9 <= time.monotonic() - started < 15
 
 
 def test_share_of_a_single_store_is_a_rule(lab: Lab, generators: Generators) -> None:

@@ -13,6 +13,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 from services.generator.tests import virtual_time
 from services.generator.tests.in_memory import (
+    AlwaysThere,
     InMemoryBreaker,
     InMemoryBroker,
     InMemoryBucket,
@@ -121,6 +122,7 @@ async def open_house(
         images=images,
         provider=provider,
         slots=slots,
+        presence=AlwaysThere(),
         breaker=breaker,
         dead_letters=letters,
         lanes=lanes,

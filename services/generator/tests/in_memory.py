@@ -620,6 +620,21 @@ class InMemorySlots:
         return free - now
 
 
+class AlwaysThere:
+    """A presence that nobody pauses."""
+
+    paused = False
+
+    async def start(self) -> None:
+        """See `Attendance`."""
+
+    async def stop(self) -> None:
+        """See `Attendance`."""
+
+    async def wait_until_resumed(self) -> None:
+        """See `Attendance`."""
+
+
 class InMemoryBreaker:
     """A breaker that opens and closes when the test says so; `fails`: whether a refused job should fail."""
 

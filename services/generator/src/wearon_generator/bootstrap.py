@@ -32,7 +32,7 @@ from wearon_generator.metrics import MeanOfStep, Metrics, gauge_value
 from wearon_generator.model_watch import ModelWatch
 from wearon_generator.models import find_model
 from wearon_generator.openai_provider import OpenAIProvider, connect_openai
-from wearon_generator.presence import Presence
+from wearon_generator.presence import Attendance, Presence
 from wearon_generator.provider import Provider
 from wearon_generator.queue_scan import QueueScan
 from wearon_generator.recovery import Broker, ScanBudget, Sweeper, cleanup_stuck_sessions
@@ -94,7 +94,7 @@ class Generator:
     store: ResultStore
     jobs: JobRunner
     rejections: Rejections
-    presence: Presence
+    presence: Attendance
     breaker: ProviderGuard
     model_watch: ModelWatch
     leases: LeaseKeeper
@@ -168,6 +168,7 @@ async def bootstrap(
     images: Images | None = None,
     provider: Provider | None = None,
     slots: SlotSource | None = None,
+    presence: Attendance | None = None,
     line_class: type[SlotLine] = SlotLine,
     breaker: ProviderGuard | None = None,
     dead_letters: LetterBox | None = None,
@@ -216,7 +217,7 @@ async def bootstrap(
         *((provider, None) if provider else _connect_provider(settings, tracer))
     )
     model_watch = ModelWatch(with_fallback, metrics, clock, now, refused_because=lambda: guard.reason)
-    presence = Presence(redis, replica, activity, describe, clock)
+    presence = presence or Presence(redis, replica, activity, describe, clock)
 
     async def admission() -> None:
         await presence.wait_until_resumed()

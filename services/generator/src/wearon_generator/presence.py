@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 from redis.asyncio import Redis
@@ -28,6 +28,24 @@ PAUSED_KEY: Final = "wearon:generators:paused"
 _HEARTBEAT_INTERVAL: Final = 2.0  # seconds; also how long a pause takes to reach every generator
 _HEARTBEAT_TTL: Final = 10  # seconds; five heartbeats may be lost before a generator counts as gone
 _IDLE_TTL: Final = math.ceil(2.5 * IDLE_SECONDS)  # one of a generator without jobs may be lost
+
+
+class Attendance(Protocol):
+    """A replica that says it is here, and knows whether it may start jobs."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether the operator has paused the starting of jobs."""
+        ...
+
+    async def start(self) -> None:
+        """Say so from now on."""
+
+    async def stop(self) -> None:
+        """Say so no more, and be gone at once."""
+
+    async def wait_until_resumed(self) -> None:
+        """Return when jobs may be started."""
 
 
 class Presence:
