@@ -1,26 +1,27 @@
 # Images, containers and what deploys them. Included by the Makefile.
 
 IMAGE_BASE ?= python:3.11-slim-bookworm
+TAG ?= dev
 VERSION ?= $(shell cat VERSION)
 REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 SOURCE ?= $(shell git config --get remote.origin.url 2>/dev/null || echo unknown)
 BUILD = docker build --quiet $(if $(PULL),--pull) --build-arg BASE=$(IMAGE_BASE) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg SOURCE=$(SOURCE) $(if $(TRACING),--build-arg TRACING=1)
 DEPLOY_SCRIPTS = deploy/migrate deploy/rollout deploy/wearon deploy/server.sh deploy/nginx/ready deploy/nginx/check deploy/ship deploy/cd deploy/k8s/render tests/rollout/docker-standin deploy/container-engine deploy/changed-images deploy/local/compose/prepare-database .ci/run
 
-.PHONY: images smoke test-containers test-on-containers test-pooler test-rollout test-documents image-sizes try-real lint-deploy lock-local notices
+.PHONY: images smoke test-containers test-on-containers test-pooler test-rollout test-documents test-traces image-sizes try-real lint-deploy lock-local notices
 
-images: ## Build the images of the services and the stand-ins; PULL=1: on the newest base, TRACING=1: that can trace
+images: ## Build the images of the services and the stand-ins; PULL=1: on the newest base, TRACING=1: that can trace; TAG=dev
 	@deploy/container-engine
-	$(BUILD) -f services/consumer/Dockerfile -t wearon-consumer:dev .
-	$(BUILD) -f services/generator/Dockerfile -t wearon-generator:dev .
-	$(BUILD) -f services/sizing-api/Dockerfile -t wearon-sizing:dev .
+	$(BUILD) -f services/consumer/Dockerfile -t wearon-consumer:$(TAG) .
+	$(BUILD) -f services/generator/Dockerfile -t wearon-generator:$(TAG) .
+	$(BUILD) -f services/sizing-api/Dockerfile -t wearon-sizing:$(TAG) .
 	$(BUILD) -f deploy/local/Dockerfile -t wearon-local:dev .
 
 smoke: setup ## Try the images in docker-compose.yml: a job, sizing, scaling, kill, stop, what is inside
 	@deploy/container-engine
 	BASE=$(IMAGE_BASE) $(PY) -m pytest -q -s tests/containers/check_images.py tests/containers/check_compose.py
 
-test-containers: test-on-containers test-pooler test-rollout test-documents ## The four below, after `make images`
+test-containers: test-on-containers test-pooler test-traces test-rollout test-documents ## The five below, after `make images`
 
 test-on-containers: setup ## The integration tests on containers
 	@deploy/container-engine
@@ -29,6 +30,10 @@ test-on-containers: setup ## The integration tests on containers
 test-pooler: setup ## Migrations through a transaction pooler
 	@deploy/container-engine
 	BASE=$(IMAGE_BASE) $(PY) -m pytest -q tests/containers/check_pooler.py
+
+test-traces: setup ## Images that can trace: one job and one size, told to a collector; built here under a tag of their own
+	@$(MAKE) --no-print-directory images TRACING=1 TAG=tracing
+	$(PY) -m pytest -q -s tests/containers/check_traces.py
 
 test-rollout: setup ## Dry runs of a deployment over SSH, on the engine; ONLY=first_deployment: just that
 	@deploy/container-engine

@@ -13,6 +13,7 @@ PLACES = {
     **dict.fromkeys(sorted(ROOT.glob("packages/*/pyproject.toml")), r'(?m)^(version = ")[^"]+(")'),
     **dict.fromkeys(sorted(ROOT.glob("services/*/pyproject.toml")), r'(?m)^(version = ")[^"]+(")'),
     **dict.fromkeys(sorted(ROOT.glob("services/*/Dockerfile")), r"(?m)^(ARG VERSION=)\S+()"),
+    ROOT / "packages/service-kit/src/wearon_service_kit/__init__.py": r'(?m)^(__version__ = ")[^"]+(")',
     TYPESCRIPT / "package.json": r'("version": ")[^"]+(")',
     TYPESCRIPT / "package-lock.json": r'("name": "@wearon/contracts",\s+"version": ")[^"]+(")',
 }

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -75,6 +77,13 @@ def engine() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def stack(engine: None) -> Iterator[ComposeStack]:
     """docker-compose.yml as it is, with the code that is in the images, on free ports."""
+    with running_stack() as running:
+        yield running
+
+
+@contextmanager
+def running_stack(*more_files: Path) -> Iterator[ComposeStack]:
+    """docker-compose.yml and these files on free ports, all services ready; removed at the end."""
     keys = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["x-local-keys"]
     jwt_secret, _, service_role_key = keys
     ports = {name: free_port() for name in ("REDIS", "POSTGRES", "GATEWAY", "OPENAI")}
@@ -83,7 +92,8 @@ def stack(engine: None) -> Iterator[ComposeStack]:
     first = 32000 + os.getpid() % 700
     env["WEARON_SIZING_PORTS"] = f"{first}-{first + 9}"
     env["WEARON_OPENAI_LATENCY"] = "1"
-    project = Project(f"wearon-test-{secrets.token_hex(3)}", [ROOT / "docker-compose.yml"], env)
+    files = [ROOT / "docker-compose.yml", *more_files]
+    project = Project(f"wearon-test-{secrets.token_hex(3)}", files, env)
     gateway_url = f"http://127.0.0.1:{ports['GATEWAY']}"
     redis_url = f"redis://127.0.0.1:{ports['REDIS']}/0"
     app = NextApp(

@@ -82,8 +82,8 @@ def _values(attributes: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def collecting() -> Iterator[Collector]:
-    """A collector on a port of its own, for `OTEL_EXPORTER_OTLP_ENDPOINT`."""
+def collecting(host: str = "127.0.0.1") -> Iterator[Collector]:
+    """A collector at this address, on a port of its own, for `OTEL_EXPORTER_OTLP_ENDPOINT`."""
     collector = Collector()
 
     class Handler(BaseHTTPRequestHandler):
@@ -107,8 +107,8 @@ def collecting() -> Iterator[Collector]:
 
         log_message: Callable[..., None] = lambda *_: None
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        collector.url = f"http://127.0.0.1:{server.server_address[1]}"
+    with ThreadingHTTPServer((host, 0), Handler) as server:
+        collector.url = f"http://{host}:{server.server_address[1]}"
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield collector
         server.shutdown()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import Any, Final
 
 import structlog
@@ -23,6 +22,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from wearon_service_kit import __version__
 from wearon_service_kit.redaction import hide
 from wearon_service_kit.tracing import Attributes, Kind, Span
 
@@ -48,7 +48,7 @@ class OpenTelemetryTracer:
         os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
         if "service.name=" not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
             os.environ.setdefault("OTEL_SERVICE_NAME", service)
-        resource = Resource.create({"service.version": version("wearon-service-kit")})
+        resource = Resource.create({"service.version": __version__})
         self.provider: TracerProvider = TracerProvider(resource=resource)
         self.provider.add_span_processor(_JobAttributes())
         self.provider.add_span_processor(
