@@ -50,16 +50,39 @@ def test_errors_and_refusals_are_printed_beside_no_photo_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("table", "complaint"),
     [
-        (f"{HEADER}\nnobody.jpg,,170,,,,,,,,\n", "nobody.jpg"),
-        ("image,weight_kg\nfront.jpg,70\n", "height_cm"),
-        (f"{HEADER}\nfront.jpg,,tall,,,,,,,,\n", "tall"),
+        ("image,weight_kg\nfront.jpg,70\n", "no column height_cm"),
+        ("", "no column image and none height_cm"),
+        (f"{HEADER}\n", "no rows"),
     ],
-    ids=["a picture that is not there", "a column that is not there", "a height in words"],
+    ids=["a column that is not there", "an empty file", "a header alone"],
 )
-def test_a_table_that_cannot_be_read_is_explained(
+def test_a_table_without_what_is_needed_is_refused(
     people: Path, model_path: Path, table: str, complaint: str
 ) -> None:
     (people / "people.csv").write_text(table)
     done = bench(people, model_path)
     assert done.returncode == 1
-    assert complaint in done.stderr
+    assert complaint in done.stderr and "Traceback" not in done.stderr
+
+
+def test_every_mistake_in_a_table_is_named_with_its_line_before_anything_is_measured(
+    people: Path, model_path: Path
+) -> None:
+    rows_and_complaints = [
+        (MEASURED, None),
+        ("nobody.jpg,,170,,,,,,,,", "image is 'nobody.jpg', and there is no such picture"),
+        ("front.jpg,gone.jpg,170,,,,,,,,", "side_image is 'gone.jpg', and there is no such picture"),
+        ("front.jpg,,tall,,,,,,,,", "height_cm is 'tall', which is not a number"),
+        ("front.jpg,,,,,,,,,,", "height_cm is empty"),
+        ("front.jpg,,1.7,,,,,,,,", "height_cm is 1.7; it may lie between 100 and 250"),
+        ("front.jpg,,170,nan,,,,,,,", "weight_kg is nan; it may lie between 25 and 300"),
+        ("front.jpg,,170,,woman,,,,,,", "sex is 'woman'; it may be F, M or empty"),
+        ("front.jpg,,170,,,90 cm,,,,,", "chest_cm is '90 cm', which is not a number"),
+    ]
+    # With the mark that spreadsheets put before the first column.
+    table = "\n".join([HEADER, *(row for row, _ in rows_and_complaints)])
+    (people / "people.csv").write_text(table, encoding="utf-8-sig")
+    done = bench(people, model_path)
+    assert done.returncode == 1 and not done.stdout
+    wanted = [f"line {line}: {told}" for line, (_, told) in enumerate(rows_and_complaints, 2) if told]
+    assert done.stderr.splitlines()[1:] == wanted

@@ -10,7 +10,8 @@ The folder holds `people.csv`, one row for each person, and the pictures it name
 - chest_definition, waist_definition and so on: where the tape lay, in words, may be empty. They are printed,
   because a waist above the hip bone and one at the navel differ by centimetres.
 
-Nothing is written and nothing is fitted, so that a set whose licence allows no more can be used.
+Every mistake in the table is named with its line before anything is measured. Nothing is written and nothing
+is fitted, so that a set whose licence allows no more can be used.
 """
 # ruff: noqa: T201 - printing is what this is for
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +44,13 @@ from wearon_sizing.sizing import (
 )
 
 SEXES = {"F": Gender.FEMALE, "M": Gender.MALE}
+NEEDED = ("image", "height_cm")
+BOUNDS: dict[str, tuple[float, float]] = {
+    "height_cm": (100, 250),
+    "weight_kg": (25, 300),
+    **dict.fromkeys(LENGTHS, (20, 250)),
+}
+"""What the service takes for height and weight; lengths in metres or inches lie below theirs."""
 
 
 @dataclass
@@ -56,48 +64,76 @@ class Subject:
     truth: Array
     definitions: dict[str, str]
     refusal: ErrorCode | None = None
+    side_refusal: ErrorCode | None = None
     found: dict[str, Posterior] = field(default_factory=dict)
     earlier: Array = field(default_factory=lambda: np.full(4, np.nan))
     trust: float = 0.0
 
 
 def read_people(folder: Path) -> list[Subject]:
-    """Raises SystemExit when the table or a picture is missing, or a column of the table."""
+    """Raises SystemExit with every mistake when the table is missing, empty or wrong anywhere."""
     table = folder / "people.csv"
     if not table.is_file():
         raise SystemExit(f"no {table}")
-    with table.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    try:
-        subjects = [_subject(folder, row) for row in rows]
-    except (KeyError, ValueError) as error:
-        raise SystemExit(f"{table}: {error!r} is missing or not a number") from error
-    named = [path for subject in subjects for path in (subject.image, subject.side_image) if path]
-    missing = [path.name for path in named if not path.is_file()]
-    if missing:
-        raise SystemExit(f"{table} names pictures that are not there: {', '.join(missing)}")
-    return subjects
+    # Spreadsheets put a mark of their own before the first column.
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        absent = [name for name in NEEDED if name not in (reader.fieldnames or ())]
+        rows = [(reader.line_num, row) for row in reader]
+    if absent:
+        raise SystemExit(f"{table}: no column {' and none '.join(absent)}")
+    if not rows:
+        raise SystemExit(f"{table}: no rows")
+    wrong = [f"line {line}: {mistake}" for line, row in rows for mistake in _mistakes(folder, row)]
+    if wrong:
+        raise SystemExit("\n".join([f"{table} cannot be used:", *wrong]))
+    return [_subject(folder, row) for _, row in rows]
+
+
+def _text(row: dict[str, str], name: str) -> str:
+    return (row.get(name) or "").strip()
+
+
+def _number(row: dict[str, str], name: str) -> float | None:
+    text = _text(row, name)
+    return float(text) if text else None
+
+
+def _mistakes(folder: Path, row: dict[str, str]) -> Iterator[str]:
+    """What is wrong with a row, in words."""
+    for name in NEEDED:
+        if not _text(row, name):
+            yield f"{name} is empty"
+    for name in ("image", "side_image"):
+        if _text(row, name) and not (folder / _text(row, name)).is_file():
+            yield f"{name} is {_text(row, name)!r}, and there is no such picture"
+    if _text(row, "sex") and _text(row, "sex") not in SEXES:
+        yield f"sex is {_text(row, 'sex')!r}; it may be F, M or empty"
+    for name, (least, most) in BOUNDS.items():
+        try:
+            value = _number(row, name)
+        except ValueError:
+            yield f"{name} is {_text(row, name)!r}, which is not a number"
+            continue
+        if value is not None and not least <= value <= most:
+            yield f"{name} is {value:g}; it may lie between {least:g} and {most:g}"
 
 
 def _subject(folder: Path, row: dict[str, str]) -> Subject:
-    def number(name: str) -> float | None:
-        text = (row.get(name) or "").strip()
-        return float(text) if text else None
-
-    side = (row.get("side_image") or "").strip()
-    lengths = [number(name) for name in LENGTHS]
+    """Of a row without mistakes."""
+    side, lengths = _text(row, "side_image"), [_number(row, name) for name in LENGTHS]
     return Subject(
-        name=row["image"],
+        name=_text(row, "image"),
         shopper=Shopper(
-            float(row["height_cm"]), number("weight_kg"), SEXES.get((row.get("sex") or "").strip())
+            float(_text(row, "height_cm")), _number(row, "weight_kg"), SEXES.get(_text(row, "sex"))
         ),
-        image=folder / row["image"],
+        image=folder / _text(row, "image"),
         side_image=folder / side if side else None,
         truth=np.array([np.nan if length is None else length for length in lengths]),
         definitions={
-            name: row[f"{name.removesuffix('_cm')}_definition"]
+            name: definition
             for name in LENGTHS
-            if row.get(f"{name.removesuffix('_cm')}_definition")
+            if (definition := _text(row, f"{name.removesuffix('_cm')}_definition"))
         },
     )
 
@@ -123,9 +159,11 @@ def examine(landmarker: Landmarker, subject: Subject, method: Method) -> None:
         alone.reading.silhouette.values, shopper.height_cm, shopper.weight_kg
     )
     if subject.side_image is not None:
-        subject.found["with side"] = assess(
-            person, shopper, method, _side(landmarker, subject.side_image)
-        ).body
+        side = _side(landmarker, subject.side_image)
+        if isinstance(side, ErrorCode):
+            subject.side_refusal = side
+        else:
+            subject.found["with side"] = assess(person, shopper, method, side).body
 
 
 def _side(landmarker: Landmarker, path: Path) -> Person | ErrorCode:
@@ -140,7 +178,8 @@ def report(subjects: Sequence[Subject]) -> None:
         if subject.refusal:
             print(f"{subject.name}: {subject.refusal.value}: {sentence(subject.refusal, 'photo')}")
         else:
-            print(f"{subject.name}: trust {subject.trust:.2f}")
+            without = f"; side photo: {subject.side_refusal.value}" if subject.side_refusal else ""
+            print(f"{subject.name}: trust {subject.trust:.2f}{without}")
     measured = [subject for subject in subjects if subject.refusal is None]
     print(f"\n{len(measured)} of {len(subjects)} measured. Mean absolute error in cm: {' / '.join(LENGTHS)}")
     for way in ("no photo", "photo", "with side"):
