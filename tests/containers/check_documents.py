@@ -1,8 +1,8 @@
 """The commands of the operator's documents, run as written: a newcomer's walk from an empty server to live.
 
 Then cut-over, rotation of a key, upgrade and roll-back. One container plays the server, with an engine of its
-own inside; another plays the operator's machine. Images come by digest from a registry; Supabase, OpenAI and
-Redis are those of docker-compose.yml.
+own inside; another plays the operator's machine. Images come by digest from a registry, certificates from a
+certificate authority for tests; Supabase, OpenAI and Redis are those of docker-compose.yml.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tests.containers.engine import (
     ROOT,
     docker,
     inspect,
+    python,
     remove_derived_images,
     run_detached,
 )
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.timeout(3600)
 
 NAME: Final = "sizing.example.com"
 VARIABLES: Final = {"consumer": "CONSUMER", "generator": "GENERATOR", "sizing-api": "SIZING"}
-LIVE: Final = f"/etc/letsencrypt/live/{NAME}"
+TRUSTED: Final = "/etc/ssl/certs/ca-certificates.crt"
 _ENGINE_INSIDE: Final = (
     *(word for name in ("SYS_ADMIN", "NET_ADMIN", "MKNOD", "SYS_PTRACE") for word in ("--cap-add", name)),
     *(
@@ -46,6 +47,13 @@ _ENGINE_INSIDE: Final = (
     *("--device-cgroup-rule", "a *:* rwm", "-v", "/sys/fs/cgroup:/sys/fs/cgroup:rw", "-v", "/var/lib/docker"),
 )
 """What an engine inside a container needs: less than --privileged, which not every machine can give."""
+
+
+_ROOT_OF_AUTHORITY: Final = """
+import ssl, urllib.request
+trust = ssl.create_default_context(cafile="/etc/acme.pem")
+print(urllib.request.urlopen("https://acme:15000/roots/0", context=trust).read().decode())
+"""
 
 
 def _build(target: str, dockerfile: str) -> str:
@@ -61,6 +69,7 @@ class Walk:
 
     server: str
     workstation: str
+    authority: str
     registry_port: int
     stack: ComposeStack
     images: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -81,7 +90,6 @@ class Walk:
         environment = {
             "SERVER": f"deploy@{NAME}",
             "DATABASE_URL": "postgresql://postgres:local@postgres:5432/postgres",
-            "CURL_CA_BUNDLE": f"{LIVE}/fullchain.pem",
             # Of a machine that other tests keep busy, too.
             "READY_SECONDS": "600",
             **{VARIABLES[service]: image for service, image in self.images[self.version].items()},
@@ -110,7 +118,7 @@ class Walk:
             step.place, f"run ({step.place})"
         )
         self.done.append(
-            f"{time.monotonic() - started:6.1f} s  {step.document:<10}  {step.begins[:70]:<70}  {how}"
+            f"{time.monotonic() - started:6.1f} s  {step.document:<10}  {step.begins.strip()[:70]:<70}  {how}"
         )
         return said
 
@@ -141,17 +149,29 @@ class Walk:
             return True
         return False
 
-    def make_certificate(self) -> None:
-        """What certbot would have left; the operator's machine trusts it."""
-        command = (
-            f"mkdir -p {LIVE} /etc/letsencrypt/renewal-hooks/deploy &&"
-            f" openssl req -x509 -newkey rsa:2048 -nodes -days 2"
-            f" -subj /CN={NAME} -addext subjectAltName=DNS:{NAME}"
-            f" -keyout {LIVE}/privkey.pem -out {LIVE}/fullchain.pem 2>/dev/null"
+    def make_authority_known(self) -> None:
+        """As Let's Encrypt is: certbot asks it by default, and both machines trust what it signs."""
+        certificates = docker("exec", self.authority, "cat", "/etc/acme.pem")
+        certificates += "\n" + python(self.authority, _ROOT_OF_AUTHORITY)
+        for machine in ("root", "workstation"):
+            self.run(machine, f"echo {shlex.quote(certificates)} >>{TRUSTED}")
+        self.run("root", "echo 'server = https://acme:14000/dir' >>/etc/letsencrypt/cli.ini")
+
+    def wait_for_second_certificate(self) -> None:
+        """The edge shows it without a restart."""
+        serial = "openssl x509 -noout -serial"
+        second = self.run("root", f"{serial} -in /etc/letsencrypt/archive/{NAME}/cert2.pem")
+        shown = f"openssl s_client -connect {NAME}:443 -servername {NAME} </dev/null 2>/dev/null | {serial}"
+        wait_until(
+            lambda: self.run("workstation", shown) == second, timeout=30, what="new certificate", every=0.5
         )
-        self.run("root", command)
-        certificate = self.run("root", f"cat {LIVE}/fullchain.pem")
-        self.run("workstation", f"mkdir -p {LIVE} && echo {shlex.quote(certificate)} >{LIVE}/fullchain.pem")
+
+    def wait_for_plain_containers(self) -> None:
+        """The three that `docker run` started are healthy, as their images' own checks say."""
+        names = ("wearon-consumer", "wearon-generator", "wearon-sizing")
+        asked = f"docker inspect -f '{{{{.State.Health.Status}}}}' {' '.join(names)}"
+        healthy = ["healthy"] * len(names)
+        wait_until(lambda: self.run("root", asked).split() == healthy, timeout=180, what="health", every=1)
 
     def address(self, service: str) -> str:
         """Of a stand-in: the containers on the server do not know the names of the network around it."""
@@ -201,7 +221,10 @@ def walk(stack: ComposeStack) -> Iterator[Walk]:
         port = int(inspect(registry)["NetworkSettings"]["Ports"]["5000/tcp"][0]["HostPort"])
         server = start(_build("fresh", "vps.Dockerfile"), NAME, *_ENGINE_INSIDE)
         workstation = start(_build("workstation", "vps.Dockerfile"), "workstation", "-v", f"{ROOT}:/repo:ro")
-        walk = Walk(server, workstation, port, stack)
+        docker("build", "-q", "-t", "wearon-test-acme:dev", "--build-arg", f"BASE={BASE_IMAGE}",
+               "-f", "tests/containers/acme.Dockerfile", ".")  # fmt: skip
+        authority = start("wearon-test-acme:dev", "acme")
+        walk = Walk(server, workstation, authority, port, stack)
         for version in ("1", "2"):
             walk.images[version] = {}
             for service, image in IMAGES.items():
@@ -230,7 +253,7 @@ def test_documents_run_as_written(walk: Walk) -> None:
     """In the order of STEPS; after some, what the document promises is looked at."""
     before: dict[str, Callable[[], None]] = {
         "ufw allow": walk.start_engine,
-        "cat > /etc/letsencrypt": walk.make_certificate,
+        "export DOMAIN": walk.make_authority_known,
         "export SERVER": walk.fill_in_secrets,
         "docker update --restart no": walk.start_old_worker,
     }
@@ -258,7 +281,12 @@ def _look(walk: Walk, step: Step, said: str) -> None:
             assert said.strip() == "0"
         case (("cutover" | "deployment" | "upgrade"), "deploy/ship", _):
             walk.try_on()
+        case "deployment", "certbot", _:
+            walk.wait_for_second_certificate()
         case "security", "/opt/wearon/rollout", _:
             walk.try_on()
         case "cutover", "/opt/wearon/wearon", _ if " stop " in step.begins:
             assert walk.running(step.begins.split()[-1]) == 0
+        case "deployment", 'common="--restart', _:
+            walk.wait_for_plain_containers()
+            walk.try_on()
