@@ -10,7 +10,19 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.bench import bridge, fair, footprint, generator, idle, images, memory, profiles, scaling, sizing
+from tests.bench import (
+    bridge,
+    fair,
+    footprint,
+    generator,
+    idle,
+    images,
+    memory,
+    profiles,
+    scaling,
+    sizing,
+    webhooks,
+)
 from tests.bench.noise import compare
 from tests.bench.plots import draw
 from tests.bench.report import Bench, Section, write_json
@@ -23,6 +35,7 @@ BENCHES: dict[str, Bench] = {
     "idle": idle.run,
     "scaling": scaling.run,
     "fair": fair.run,
+    "webhooks": webhooks.run,
     "generator": generator.run,
     "sizing": sizing.run,
     "profiles": profiles.run,

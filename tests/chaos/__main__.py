@@ -111,6 +111,8 @@ def _print_table(reports: list[Report]) -> None:
     for name in (
         "completed",
         "failed",
+        "cancelled",
+        "cancelled too late",
         "dead-lettered",
         "deleted with their user",
         "calls",

@@ -16,6 +16,7 @@ from tests.chaos.realtime import Listener
 from tests.chaos.workload import Accounts, Pushed
 from tests.chaos.world import Pace, Replica, Step, World
 
+from wearon_contracts.outcomes import CancelVerdict
 from wearon_contracts.queues import DEAD_LETTER_LIST
 from wearon_contracts.tasks import DeadLetter
 from wearon_local.app.webhook_receiver import Received, WebhookReceiver
@@ -32,6 +33,8 @@ class Interference:
     """By session: when the application's cron had given the credit back."""
     cron_failures: dict[str, float] = field(default_factory=dict)
     """By session: when the cron had written `failed` into the row."""
+    cancellations: dict[str, list[CancelVerdict]] = field(default_factory=lambda: defaultdict(list))
+    """By session: what each who cancelled it was told, oldest first."""
 
 
 @dataclass

@@ -45,6 +45,7 @@ CONSUMER_STEPS: Final = ("popped", "taken", "handing-on", "handed-on", "recovere
 PAUSED_STEPS: Final = ("slot:answered", "call:answered", "check:answered", "upload:asked", "complete:asked")
 
 RPCS: Final = (
+    "cancel",
     "hold",
     "renew",
     "release",

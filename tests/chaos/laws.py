@@ -25,6 +25,7 @@ LAWS: Final = {
     6: "no live lease is taken, late writes are refused",
     7: "everything works again within 15 s of Redis",
     8: "each settled session's webhook arrives once the receiver is back",
+    9: "cancelled: refunded and never called for; too late: not cancelled",
 }
 _UNINSTALLED: Final = "The store was uninstalled."
 _CRON: Final = "Stuck job recovery"
@@ -55,6 +56,7 @@ def judge(evidence: Evidence) -> Verdicts:
         5: _pictures_are_right,
         6: _leases_are_respected,
         8: _webhooks_arrive,
+        9: _cancellations_are_kept,
     }
     for law, check in checks.items():
         verdicts.breaches[law] += check(evidence, verdicts)
@@ -402,3 +404,27 @@ def _webhooks_arrive(evidence: Evidence, verdicts: Verdicts) -> Iterator[str]:
         wanted = f"generation.{'cancelled' if cancelled else first}"
         if {r.event["type"] for r in ends} != {wanted} or len({r.id for r in ends}) != 1:
             yield f"{_name(pushed)} is {first}, the receiver was told {[r.event['type'] for r in ends]}"
+
+
+# ---------------------------------------------------------------------------------------------- 9
+
+_ACCEPTED: Final = {"cancelled", "already_cancelled"}
+
+
+def _cancellations_are_kept(evidence: Evidence, verdicts: Verdicts) -> Iterator[str]:
+    """That the credit of a cancelled session is given back once is law 2."""
+    for session, pushed in evidence.jobs.items():
+        told = set(evidence.interference.cancellations.get(session, []))
+        is_accepted, is_refused = bool(told & _ACCEPTED), bool(told - _ACCEPTED)
+        verdicts.figures["cancelled"] += is_accepted
+        verdicts.figures["cancelled too late"] += is_refused
+        entry = evidence.ledger.get(session, {})
+        status, calls = evidence.sessions[session]["status"], len(evidence.calls[session])
+        if is_accepted != (entry.get("settled_by") == "cancellation"):
+            yield f"{_name(pushed)} is settled by {entry.get('settled_by')}; who cancelled it was told {told}"
+        if is_accepted and is_refused:
+            yield f"{_name(pushed)}: who cancelled it was told different things: {told}"
+        if is_accepted and (status, entry.get("error_code")) != ("failed", "cancelled"):
+            yield f"{_name(pushed)} was cancelled and is {status} with {entry.get('error_code')}"
+        if is_accepted and calls:
+            yield f"{_name(pushed)} was cancelled and the provider was called {calls} times"

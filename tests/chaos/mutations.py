@@ -34,6 +34,7 @@ _RECOVERY: Final = "services/generator/src/wearon_generator/recovery.py"
 _INFLIGHT: Final = "services/consumer/src/wearon_consumer/inflight.py"
 _SQL: Final = "deploy/supabase/migrations"
 _SAFEGUARDS: Final = "tests/chaos/test_safeguards.py"
+_CANCELLING: Final = "tests/chaos/test_cancelling.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +178,22 @@ MUTATIONS: Final = (
         "the search for messages that were popped and not noted down",
         {_RECOVERY: {"    for session_id in lost:": "    for session_id in set():"}},
         tests=f"{_SAFEGUARDS}::test_killed_between_taking_a_message_and_noting_it_down",
+    ),
+    Mutation(
+        "the look whether a call has begun, when a session is cancelled",
+        {f"{_SQL}/100_cancel.sql": {"when v_row.call_begun_at is not null then": "when false then"}},
+        tests=_CANCELLING,
+    ),
+    Mutation(
+        "the look whether a session is settled, when it is claimed",
+        {
+            f"{_SQL}/040_hold_and_claim.sql": {
+                "    when v_row.state = 'settled' then\n"
+                "      return generation_private.answer('settled', v_row);\n"
+                "    when v_row.holder <> p_holder": "    when v_row.holder <> p_holder"
+            }
+        },
+        tests=_CANCELLING,
     ),
     Mutation(
         "the search for the cron's refund",

@@ -14,13 +14,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final, Literal
 
+import httpx
 import psycopg
 import redis
 from tests.chaos.evidence import Evidence, Interference, collect
 from tests.chaos.faults import Action, Fault, catalogue, kill_a_generator
 from tests.chaos.laws import Verdicts, judge
 from tests.chaos.realtime import Listener
-from tests.chaos.workload import Workload
+from tests.chaos.workload import Pushed, Workload
 from tests.chaos.world import Kind, Pace, Replica, Step, World
 
 from wearon_contracts.queues import CELERY_QUEUE, CELERY_RETRY_QUEUE, INFLIGHT_PREFIX, TASK_LIST, UNACKED_HASH
@@ -35,6 +36,10 @@ BACK_WITHIN: Final = 15.0
 """Law 7, seconds."""
 WEBHOOKS_WITHIN: Final = 90.0
 """Law 8, seconds from the settling of the last session: a sweeper that was killed is replaced after 30."""
+CANCELLED_SHARE: Final = 0.12
+"""So many of the sessions are cancelled."""
+CANCELLED_WITHIN: Final = 3.0
+"""Seconds from the push: about as long as a try-on lives that meets no fault."""
 SLACK: Final = 5.0
 """Seconds that a machine busy with all of this may be late when it is watched."""
 
@@ -77,6 +82,7 @@ class Run:
         self.recoveries: dict[str, list[float]] = defaultdict(list)
         self._say = say
         self._ordinary = ordinary
+        self._cancel_chance = random.Random(seed + 2)
         self._began = time.monotonic()
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._ids = itertools.count()
@@ -292,8 +298,25 @@ class Run:
     def _push(self) -> None:
         if self._ordinary:
             self.workload.push_b2c()
-        else:
-            self.workload.push()
+            return
+        pushed, chance = self.workload.push(), self._cancel_chance
+        if pushed.job is not None and pushed.readable and chance.random() < CANCELLED_SHARE:
+            as_owner = pushed.job.channel == "b2c" and chance.random() < 0.5
+            for _ in range(chance.choice([1, 1, 2])):
+                self.later(
+                    chance.uniform(0, CANCELLED_WITHIN), lambda: self._cancel(pushed, as_owner=as_owner)
+                )
+
+    def _cancel(self, pushed: Pushed, *, as_owner: bool) -> None:
+        """As the owner or the service; asked again until there is an answer."""
+        assert pushed.job and pushed.session
+        try:
+            answer = self.stack.app.cancel(pushed.job, as_user=pushed.job.owner_id if as_owner else None)
+        except httpx.HTTPError:
+            self.later(0.5, lambda: self._cancel(pushed, as_owner=as_owner))
+            return
+        self.injected["cancelled by its owner" if as_owner else "cancelled by the service"] += 1
+        self.interference.cancellations[pushed.session].append(answer.verdict)
 
     def make_peace(self) -> None:
         """No more faults: what is stopped goes on, what is armed is taken out."""

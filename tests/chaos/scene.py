@@ -15,6 +15,7 @@ from tests.chaos.realtime import Listener
 from tests.chaos.workload import Pushed, Workload
 from tests.chaos.world import Pace, Replica, Step, World
 
+from wearon_contracts.outcomes import CancelVerdict
 from wearon_contracts.queues import UNACKED_HASH
 from wearon_contracts.sessions import SETTLED
 from wearon_local.app.webhook_receiver import WebhookReceiver
@@ -125,6 +126,13 @@ class Scene:
 
     def is_settled(self, pushed: Pushed) -> bool:
         return self.status(pushed) in SETTLED
+
+    def cancel(self, pushed: Pushed) -> CancelVerdict:
+        """As the service."""
+        assert pushed.job and pushed.session
+        verdict = self.stack.app.cancel(pushed.job).verdict
+        self.interference.cancellations[pushed.session].append(verdict)
+        return verdict
 
     def delete_user(self, pushed: Pushed) -> None:
         """As the application does it: sessions, then credits."""
