@@ -57,4 +57,5 @@ def stack(running_stack: Stack) -> Iterator[Stack]:
     with running_stack.postgres.connect() as database:
         database.execute("truncate generation_ledger, generation_usage")
         database.execute("truncate generation_webhook_endpoints, generation_webhook_outbox")
+        database.execute("truncate generation_lane_rules")
         database.execute("truncate generation_sessions, store_generation_sessions")

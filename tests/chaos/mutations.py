@@ -185,12 +185,10 @@ MUTATIONS: Final = (
         tests=_CANCELLING,
     ),
     Mutation(
-        "the look whether a session is settled, when it is claimed",
+        "the note that a call begins, when a session is claimed",
         {
             f"{_SQL}/040_hold_and_claim.sql": {
-                "    when v_row.state = 'settled' then\n"
-                "      return generation_private.answer('settled', v_row);\n"
-                "    when v_row.holder <> p_holder": "    when v_row.holder <> p_holder"
+                "coalesce(call_begun_at, case when p_call_begins then v_now end)": "call_begun_at"
             }
         },
         tests=_CANCELLING,

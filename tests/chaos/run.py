@@ -36,7 +36,7 @@ BACK_WITHIN: Final = 15.0
 """Law 7, seconds."""
 WEBHOOKS_WITHIN: Final = 90.0
 """Law 8, seconds from the settling of the last session: a sweeper that was killed is replaced after 30."""
-CANCELLED_SHARE: Final = 0.12
+CANCELLED_SHARE: Final = 0.2
 """So many of the sessions are cancelled."""
 CANCELLED_WITHIN: Final = 3.0
 """Seconds from the push: about as long as a try-on lives that meets no fault."""
@@ -303,9 +303,9 @@ class Run:
         if pushed.job is not None and pushed.readable and chance.random() < CANCELLED_SHARE:
             as_owner = pushed.job.channel == "b2c" and chance.random() < 0.5
             for _ in range(chance.choice([1, 1, 2])):
-                self.later(
-                    chance.uniform(0, CANCELLED_WITHIN), lambda: self._cancel(pushed, as_owner=as_owner)
-                )
+                # Rather early, so that about as many come in time as come too late.
+                seconds = CANCELLED_WITHIN * chance.random() ** 2
+                self.later(seconds, lambda: self._cancel(pushed, as_owner=as_owner))
 
     def _cancel(self, pushed: Pushed, *, as_owner: bool) -> None:
         """As the owner or the service; asked again until there is an answer."""

@@ -33,7 +33,7 @@ MIGRATION_FILES: Final = sorted((SUPABASE_DIR / "migrations").glob("*.sql"))
 _TABLES: Final = (
     "generation_ledger, generation_usage, generation_sessions, store_generation_sessions, user_credits,"
     " credit_transactions, stores, store_credits, store_credit_transactions, store_shopper_credits,"
-    " generation_webhook_endpoints, generation_webhook_outbox"
+    " generation_webhook_endpoints, generation_webhook_outbox, generation_lane_rules"
 )
 
 T = TypeVar("T")

@@ -25,6 +25,7 @@ CALLED_BY_THE_SERVICE = {
     "generation_fail",
     "generation_flagged",
     "generation_hold",
+    "generation_lanes",
     "generation_looked_at",
     "generation_objects_deleted",
     "generation_orphans",
@@ -53,6 +54,7 @@ CALLED_BY_THE_SERVICE = {
 }
 
 TABLES = (
+    "generation_lane_rules",
     "generation_ledger",
     "generation_usage",
     "generation_webhook_endpoints",
@@ -453,5 +455,5 @@ def test_the_sample_owners_apply_twice_and_keep_their_balances(ledger: LedgerDat
 
 
 def test_the_version_is_there_only_when_everything_is(ledger: LedgerDatabase) -> None:
-    assert ledger.rpc("generation_schema_version") == 3
+    assert ledger.rpc("generation_schema_version") == 4
     assert "generation_schema_version" in MIGRATION_FILES[-1].read_text()

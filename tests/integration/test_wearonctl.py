@@ -109,6 +109,7 @@ COMMANDS = [
     ["resume"],
     ["lanes"],
     ["lanes", "set"],
+    ["lanes", "rules"],
     ["lanes", "drain"],
     ["intake", "show"],
     ["intake", "resume"],
@@ -260,11 +261,13 @@ def test_lanes_are_shown_with_their_rules_and_drained(
                 {"lane": lanes[1], "waiting": 1},
             ]
             assert (shown["lanes_in_all"], shown["tasks_in_all"], shown["store_share"]) == (2, 4, 10)
+            assert ask("lanes", "rules") == {"rules": [{"lane": lanes[0], "share": 20, "in_work": 5}]}
             assert ctl("lanes", "set", "shop:1").exit_code == 2
             redis.hset(LANE_NEXT, lanes[0], "1")
             redis.zadd(LANE_IN_WORK_PREFIX + lanes[0], {str(uuid4()): 1})
             ask("lanes", "set", lanes[0])
             assert not redis.exists(LANE_RULES, LANE_NEXT, LANE_IN_WORK_PREFIX + lanes[0])
+            assert ask("lanes", "rules") == {"rules": []}
             assert ask("lanes", "drain", "--yes") == {"handed": 0}
         finally:
             redis.delete(LANE_PARKED, LANE_RULES, *(LANE_PREFIX + lane for lane in lanes))

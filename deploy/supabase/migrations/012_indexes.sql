@@ -43,7 +43,9 @@ as $$
     (13, 'generation_ledger_result_kept_idx', 'generation_ledger', 'settled_at, session_id',
         'outcome = ''completed'' and result_deleted_at is null'),
     (14, 'generation_ledger_inputs_kept_idx', 'generation_ledger', 'settled_at, session_id',
-        'state = ''settled'' and inputs_deleted_at is null')
+        'state = ''settled'' and inputs_deleted_at is null'),
+    -- What was cancelled lately.
+    (15, 'generation_ledger_cancelled_idx', 'generation_ledger', 'settled_at', 'settled_by = ''cancellation''')
   ),
   standing (name, usable) as (
     select c.relname::text, i.indisvalid

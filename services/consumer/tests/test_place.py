@@ -24,7 +24,7 @@ from wearon_contracts.queues import (
     lane_of,
 )
 from wearon_local.processes import wait_until
-from wearon_service_kit.lanes import DEALT
+from wearon_service_kit.lanes import DEALT, LEAVE
 
 from .lab import Lab, decode_message, encode, new_task
 
@@ -107,6 +107,30 @@ def test_jobs_that_come_back_go_first(lab: Lab, waiting: Callable[[list[Task]], 
     waiting(tasks)
     lab.redis.lpush(CELERY_RETRY_QUEUE, "one", "two")
     assert sorted(getattr(place(lab, task), "before", -1) for task in tasks) == [2, 3, 4, 5, 6]
+
+
+def test_task_that_left_its_lane_counts_no_more(lab: Lab, waiting: Callable[[list[Task]], None]) -> None:
+    store = str(uuid.uuid4())
+    waiting([new_task() for _ in range(3)])
+    tasks = [of_store(store) for _ in range(6)]
+    user = new_task()
+    waiting([*tasks, user])
+    gone = tasks[2]
+    before = {task["session_id"]: place(lab, task) for task in tasks}
+
+    assert lab.redis.eval(LEAVE, 0, gone["session_id"], lane(gone)) == 1
+
+    assert place(lab, gone) is None
+    for number, task in enumerate(tasks):
+        then, now = before[task["session_id"]], place(lab, task)
+        if task is not gone:
+            assert then is not None and now is not None
+            assert then.before - now.before == (1 if number > 2 else 0)
+    assert lab.redis.eval(LEAVE, 0, gone["session_id"], lane(gone)) == 0
+    order = start_all(lab)
+    assert gone["session_id"] not in order
+    assert len(order) == 3 + len(tasks) + 1 - 1
+    assert not lab.redis.exists(TASKS_KEPT)
 
 
 def test_limit_of_a_lane_counts(lab: Lab, waiting: Callable[[list[Task]], None]) -> None:

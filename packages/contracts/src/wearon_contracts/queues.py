@@ -41,7 +41,8 @@ LANE_PARKED: Final = "wearon:lanes:parked"
 """Sorted set of the lanes that a cap holds back, by the Unix ms at which they are looked at again."""
 
 LANE_RULES: Final = "wearon:lanes:rules"
-"""Hash of JSON by lane, written by `wearonctl lanes set`: `share`, `in_work`, `per_minute`, each optional."""
+"""Hash of JSON by lane: `share`, `in_work`, `per_minute`, each optional. A copy of the table
+`generation_lane_rules`, which the elected generator makes and `wearonctl lanes set` writes."""
 
 LANE_NEXT: Final = "wearon:lanes:next"
 """Hash by lane with a rule `per_minute`: the Unix ms before which it starts nothing."""

@@ -381,7 +381,7 @@ export declare const LANE_CLOCK: "wearon:lanes:clock";
 /** Sorted set of the lanes that a cap holds back, by the Unix ms at which they are looked at again. */
 export declare const LANE_PARKED: "wearon:lanes:parked";
 
-/** Hash of JSON by lane, written by `wearonctl lanes set`: `share`, `in_work`, `per_minute`, each optional. */
+/** Hash of JSON by lane: `share`, `in_work`, `per_minute`, each optional. A copy of the table `generation_lane_rules`, which the elected generator makes and `wearonctl lanes set` writes. */
 export declare const LANE_RULES: "wearon:lanes:rules";
 
 /** Hash by lane with a rule `per_minute`: the Unix ms before which it starts nothing. */

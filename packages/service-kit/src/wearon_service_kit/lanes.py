@@ -242,6 +242,17 @@ while handed == 0 and call('ZCARD', TURNS) + call('ZCARD', PARKED) > 0 do handed
 return handed
 """)
 
+LEAVE: Final = lane_script("""
+-- ARGV session id, lane: takes a task that will never start out of its lane; 0 if it does not wait there.
+-- The search begins with the oldest: some ms for one behind a million others.
+if call('LREM', LANE .. ARGV[2], -1, ARGV[1]) == 0 then return 0 end
+call('ZREM', waiting_in(ARGV[2]), ARGV[1])
+if not call('ZSCORE', waiting_in(is_store(ARGV[2]) and 'user:' or 'store:'), ARGV[1]) then
+  call('HDEL', KEPT, ARGV[1])
+end
+return 1
+""")
+
 RETURN_LOST: Final = lane_script("""
 -- ARGV session id, when it was handed: puts its message back as the next one, if it is still as it was then
 if call('ZSCORE', HANDED, ARGV[1]) ~= ARGV[2] then return 0 end

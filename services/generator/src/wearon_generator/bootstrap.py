@@ -25,7 +25,7 @@ from wearon_generator.end_users import hash_key
 from wearon_generator.fallback import ProviderWithFallback
 from wearon_generator.image_processor import ImageProcessor
 from wearon_generator.keep_trying import Stopping
-from wearon_generator.lanes import HandedTasks, Lanes
+from wearon_generator.lanes import HandedTasks, Lanes, LaneUpkeep
 from wearon_generator.leases import LeaseKeeper
 from wearon_generator.ledger import Database, Ledger, SupabaseDatabase
 from wearon_generator.metrics import MeanOfStep, Metrics, gauge_value
@@ -255,7 +255,10 @@ async def bootstrap(
     async def show_backlog() -> None:
         metrics.show_backlog(await ledger.backlog())
 
+    upkeep = LaneUpkeep(redis, ledger, metrics, clock, interval=timing.lane_upkeep)
+
     async def sweep() -> None:
+        await upkeep.look()
         await cleanup_stuck_sessions(
             ledger,
             queues,

@@ -1,21 +1,39 @@
-"""The generator's side of the lanes: which tasks are started, how many to hand ahead, which got lost."""
+"""The generator's side of the lanes: which tasks are started, how many to hand ahead, which got lost.
+
+And what the elected replica does for all: rules and cancellations are in the database, the lanes in Redis.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from wearon_contracts.queues import TASKS_HANDED, TASKS_KEPT, UNACKED_INDEX, lane_of
+from wearon_contracts.queues import (
+    LANE_IN_WORK_PREFIX,
+    LANE_NEXT,
+    LANE_PARKED,
+    LANE_RULES,
+    LANE_TURNS,
+    TASKS_HANDED,
+    TASKS_KEPT,
+    UNACKED_INDEX,
+    lane_of,
+)
 from wearon_contracts.tasks import GenerationTask
 from wearon_generator.activity import Activity
+from wearon_generator.endings import Outcome
+from wearon_generator.ledger import Ledger
+from wearon_generator.metrics import Metrics
+from wearon_generator.timing import Clock
 from wearon_service_kit.background import Background
-from wearon_service_kit.lanes import ANNOUNCE, DEALT, RETURN_LOST
+from wearon_service_kit.lanes import ANNOUNCE, DEALT, LEAVE, RETURN_LOST
 
 log = structlog.get_logger()
 
@@ -25,6 +43,7 @@ AHEAD_SECONDS: Final = 3.0
 MOST_PREPARING_SECONDS: Final = 20.0
 """Slower downloads than this get no more tasks ahead; the downloader gives up on most of them."""
 LEAST_AHEAD: Final = 2
+_CANCELLED_AT_ONCE: Final = 1000
 _OLDEST_LOOKED_AT: Final = 1000  # tasks handed ahead are a few dozen, so this is all of them
 
 
@@ -130,3 +149,65 @@ class HandedTasks:
         """Make its message the next one that Celery takes, unless it was dealt with or handed meanwhile."""
         returned: Any = await self._redis.eval(RETURN_LOST, 0, session_id, score)
         return bool(returned == 1)
+
+
+async def set_rules(redis: Redis, rules: Mapping[bytes, Mapping[str, int]]) -> None:
+    """Have these rules hold for these lanes; an empty one is forgotten, and what was counted for it."""
+    async with redis.pipeline(transaction=True) as pipe:
+        for lane, rule in rules.items():
+            if rule:
+                pipe.hset(LANE_RULES, lane, _stored(rule))
+            else:
+                pipe.hdel(LANE_RULES, lane)
+                pipe.hdel(LANE_NEXT, lane)
+                pipe.delete(LANE_IN_WORK_PREFIX.encode() + lane)
+        await pipe.execute()
+
+
+def _stored(rule: Mapping[str, int]) -> bytes:
+    return json.dumps(rule, sort_keys=True).encode()
+
+
+class LaneUpkeep:
+    """Brings what the database says of lanes to Redis: their rules, and which tasks wait there in vain.
+
+    While tasks wait it asks at every sweep, otherwise every `interval` seconds, which is for how long a Redis
+    that has lost its data may be without the rules.
+    """
+
+    def __init__(
+        self, redis: Redis, ledger: Ledger, metrics: Metrics, clock: Clock, *, interval: float
+    ) -> None:
+        self._redis = redis
+        self._ledger = ledger
+        self._metrics = metrics
+        self._clock = clock
+        self._interval = interval
+        self._look_at = 0.0
+        self._since: str | None = None
+
+    async def look(self) -> None:
+        """Look once; raises `SupabaseUnavailable` or `RedisError`."""
+        if self._clock() < self._look_at and not await self._redis.exists(LANE_TURNS, LANE_PARKED):
+            return
+        found = await self._ledger.lanes(self._since, _CANCELLED_AT_ONCE)
+        await self._copy_rules(found["rules"])
+        for session in found["cancelled"]:
+            await self._take_out(**session)
+        self._since = found["next"]
+        self._look_at = self._clock() + self._interval
+
+    async def _copy_rules(self, rules: dict[str, dict[str, int]]) -> None:
+        wanted = {lane.encode(): rule for lane, rule in rules.items()}
+        standing: Any = await self._redis.hgetall(LANE_RULES)  # perhaps not written by us: compared, not read
+        changed = {lane: rule for lane, rule in wanted.items() if standing.get(lane) != _stored(rule)}
+        changed |= {lane: {} for lane in standing.keys() - wanted.keys()}
+        if changed:
+            await set_rules(self._redis, changed)
+            log.info("lane_rules_copied", lanes=len(changed))
+
+    async def _take_out(self, channel: str, session_id: str, owner_id: str) -> None:
+        answer: Any = self._redis.eval(LEAVE, 0, session_id, lane_of(channel, owner_id))
+        if await answer == 1:
+            self._metrics.jobs.labels(channel=channel, outcome=Outcome.CANCELLED.value).inc()
+            log.info("cancelled_task_left_lane", session_id=session_id, channel=channel)

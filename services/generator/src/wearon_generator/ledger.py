@@ -25,7 +25,7 @@ from wearon_generator.timing import Timing
 T = TypeVar("T")
 V = TypeVar("V", bound=str)
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 """Version of the migrations this code calls."""
 
 MAX_CLAIMS: Final = 5
@@ -392,6 +392,10 @@ class Ledger:
     async def objects_deleted(self, objects: list[dict[str, Any]]) -> None:
         """Take note that these, as `unwanted_objects` answered them, are deleted."""
         await self._call("objects_deleted", {"p_objects": objects}, int)
+
+    async def lanes(self, since: str | None, limit: int) -> dict[str, Any]:
+        """The rules of lanes, and what was cancelled from `since` on; see generation_lanes."""
+        return await self._call("lanes", {"p_since": since, "p_limit": limit}, dict)
 
     async def backlog(self) -> dict[str, float]:
         """Figures of what is not settled, and of what a person should look at; see generation_backlog."""

@@ -44,7 +44,7 @@ class Metrics:
         self.registry = registry
         self.jobs = Counter(
             "wearon_generator_jobs",
-            "Deliveries of a task, by how this process was done with them.",
+            "Deliveries of a task, and tasks taken out of lanes, by how this process was done with them.",
             ["channel", "outcome"],
             registry=registry,
         )

@@ -62,6 +62,9 @@ class Timing:
     crash_pause: int = 10
     """Before a delivery that ended in an unexpected error is tried again."""
 
+    lane_upkeep: float = 60.0
+    """Between two looks for rules of lanes while no task waits; while some do, every sweep looks."""
+
     # How webhooks are sent
     webhook_poll: float = 1.0
     """Between two looks for what is due; at most so late is an event."""

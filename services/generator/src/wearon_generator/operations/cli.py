@@ -129,6 +129,17 @@ def set_lane_rule(
     desk.show(desk.run(partial(lanes.set_rule, lane=lane, rule=rule)), fields)
 
 
+@lane_group.command("rules")
+@click.pass_obj
+def list_lane_rules(desk: Desk) -> None:
+    """What was set for single lanes."""
+
+    def lines(found: lanes.Rules) -> list[str]:
+        return table(found["rules"], ["lane", "share", "in_work", "per_minute"], "no lane has a rule")
+
+    desk.show(desk.run(lanes.rules), lines)
+
+
 @lane_group.command("drain")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj

@@ -6,8 +6,6 @@ import json
 from typing import Any, Final, TypedDict
 
 from wearon_contracts.queues import (
-    LANE_IN_WORK_PREFIX,
-    LANE_NEXT,
     LANE_PARKED,
     LANE_PREFIX,
     LANE_RULES,
@@ -16,10 +14,14 @@ from wearon_contracts.queues import (
     TASKS_AHEAD,
     TASKS_HANDED,
 )
+from wearon_generator.lanes import set_rules
 from wearon_generator.operations.connections import Connections
+from wearon_generator.operations.values import Row
+from wearon_generator.timing import utc_now
 from wearon_service_kit.lanes import DEFAULT_AHEAD, DRAIN
 
 _PAGE: Final = 1000
+_RULES: Final = "generation_lane_rules"
 
 
 class Rule(TypedDict, total=False):
@@ -55,6 +57,12 @@ class Lanes(TypedDict):
     handed_to_celery: int
     wanted_ahead: int
     store_share: int
+
+
+class Rules(TypedDict):
+    """What holds for lanes for which something else holds than for all."""
+
+    rules: list[LaneRule]
 
 
 class Drained(TypedDict):
@@ -115,16 +123,25 @@ def rule(*, share: int | None, in_work: int | None, per_minute: int | None) -> R
     return found
 
 
+async def rules(at: Connections) -> Rules:
+    """All rules there are, by lane."""
+    found: dict[str, Rule] = (await at.ledger.lanes(utc_now().isoformat(), 0))["rules"]
+    return {"rules": [{"lane": lane, **rule} for lane, rule in sorted(found.items())]}
+
+
 async def set_rule(at: Connections, lane: str, rule: Rule) -> LaneRule:
-    """Set what holds for one lane, or forget it, and what was counted for it, if `rule` is empty."""
+    """Set what holds for one lane, or forget it if `rule` is empty: in the database, then in Redis.
+
+    If Redis cannot be reached, the elected generator brings it there once it can.
+    """
+    table = at.supabase.table(_RULES)
+    limits = {limit: value for limit, value in rule.items() if isinstance(value, int)}
     if rule:
-        await at.redis.hset(LANE_RULES, lane, json.dumps(rule))
+        row: Row = {"share": None, "in_work": None, "per_minute": None, **limits, "lane": lane}
+        await table.upsert({**row, "changed_at": utc_now().isoformat()}).execute()
     else:
-        async with at.redis.pipeline(transaction=True) as pipe:
-            pipe.hdel(LANE_RULES, lane)
-            pipe.hdel(LANE_NEXT, lane)
-            pipe.delete(LANE_IN_WORK_PREFIX + lane)
-            await pipe.execute()
+        await table.delete().eq("lane", lane).execute()
+    await set_rules(at.redis, {lane.encode(): limits})
     return {"lane": lane, **rule}
 
 
