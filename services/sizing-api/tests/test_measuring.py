@@ -13,7 +13,7 @@ from wearon_contracts.errors import ErrorCode
 from wearon_contracts.sizing import BodyType, Gender
 from wearon_sizing.body_types import body_type
 from wearon_sizing.inputs import INPUTS
-from wearon_sizing.measuring import GIRTHS, Method, method_from
+from wearon_sizing.measuring import GIRTHS, MOST_SEX_ODDS, Method, method_from, weighed_by_odds
 from wearon_sizing.population import LENGTHS
 from wearon_sizing.pose import Landmarker
 from wearon_sizing.silhouette import FEATURES, measure_silhouette
@@ -120,6 +120,35 @@ def test_without_a_weight_the_weight_is_what_would_help_most(landmarker: Landmar
     assert WEIGHT_HELPS in plain.warnings
     assert WEIGHT_HELPS not in weighed.warnings
     assert 0 < plain.photo_trust <= 1
+
+
+def test_odds_of_a_photo_shift_the_shares_of_the_sexes() -> None:
+    assert weighed_by_odds([0.5, 0.5], 0.0) == pytest.approx([0.5, 0.5])
+    assert weighed_by_odds([0.5, 0.5], np.log(3)) == pytest.approx([0.25, 0.75])
+    assert weighed_by_odds([0.9, 0.1], -np.log(2)) == pytest.approx([18 / 19, 1 / 19])
+    assert weighed_by_odds([1.0, 0.0], 4.0) == pytest.approx([1.0, 0.0])
+
+
+def test_a_photo_says_no_more_about_the_sex_than_its_limit_and_nothing_when_it_is_foreign(
+    method: Method,
+) -> None:
+    space = method.front_reader.space
+    far = space.mean + 1e6 * space.basis @ method.sex_line.slopes
+    assert method.sex_line.odds(space, far, 1.0) == MOST_SEX_ODDS
+    assert method.sex_line.odds(space, far, 0.0) == 0.0
+
+
+def test_without_the_sex_a_photo_stands_in_for_it(
+    landmarker: Landmarker, method: Method, sitter: Sitter
+) -> None:
+    person = find_person(landmarker, pixels(sitter.picture))
+    gender = Gender.FEMALE if sitter.female else Gender.MALE
+    blind, told = (
+        assess(person, Shopper(sitter.height, sitter.weight, sex), method).measurements
+        for sex in (None, gender)
+    )
+    for name in GIRTHS:
+        assert abs(blind[name].value - told[name].value) < 0.5
 
 
 def test_measurements_grow_with_the_height(landmarker: Landmarker, method: Method) -> None:

@@ -45,10 +45,15 @@ class Space:
     expected_mean: Array
     expected_scale: Array
 
+    def directions(self, inputs: Array) -> Array:
+        """(n, directions): the standardised inputs on their main directions."""
+        seen: Array = np.clip((inputs - self.mean) / self.scale, -LIMIT, LIMIT) @ self.basis
+        return seen
+
     def place(self, inputs: Array, expected: Array) -> Array:
         """(n, directions + 5), scaled so that squared distances are means over the inputs."""
         return self.scaled(
-            np.clip((inputs - self.mean) / self.scale, -LIMIT, LIMIT) @ self.basis,
+            self.directions(inputs),
             np.clip((expected - self.expected_mean) / self.expected_scale, -LIMIT, LIMIT),
         )
 

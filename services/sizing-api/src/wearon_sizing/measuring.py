@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wearon_contracts.sizing import Gender
-from wearon_sizing.correction import Correction, correction_from
+from wearon_sizing.correction import Correction, Space, correction_from
 from wearon_sizing.inputs import INPUTS, TOUCHED
 from wearon_sizing.population import LENGTHS, SEXES, Length, Population, Posterior, load_population, mixed
 from wearon_sizing.silhouette import Array
@@ -34,6 +34,9 @@ CONTRADICTION: Final = 3.0
 """From this many standard deviations between what the weight and what the photo say, one of them is wrong."""
 MOST_WIDENED: Final = 2.0
 QUALITY: Final = ("one", "looseness", "touching", "stoutness", "unfamiliar")
+MOST_SEX_ODDS: Final = 4.0
+"""Logarithm of the odds that a photo may add at most for one sex: photographs are not renders, on which it is
+right 99 times of 100."""
 
 
 WIDTHS: Final = (
@@ -132,6 +135,29 @@ def narrowed(step: Step, added: Array, known: Posterior, sex: Gender, terms: Arr
 
 
 @dataclass(frozen=True, slots=True)
+class SexLine:
+    """What a front photo says about the sex, a line in the main directions of its inputs: `slopes`
+    (directions,) and `start` of the logarithm of the odds for the second of SEXES."""
+
+    slopes: Array
+    start: float
+
+    def odds(self, space: Space, inputs: Array, familiar: float) -> float:
+        """Logarithm, bounded by MOST_SEX_ODDS; nearer to 0, even odds, for an unfamiliar photo."""
+        told = float(self.start + space.directions(inputs[None])[0] @ self.slopes)
+        return familiar * float(np.clip(told, -MOST_SEX_ODDS, MOST_SEX_ODDS))
+
+
+def weighed_by_odds(shares: Sequence[float], odds: float) -> list[float]:
+    """Shares of the two SEXES, in order, after logarithmic odds for the second one."""
+    logs = [math.log(max(share, 1e-300)) for share in shares]
+    logs[1] += odds
+    top = max(logs)
+    total = sum(math.exp(log - top) for log in logs)
+    return [math.exp(log - top) / total for log in logs]
+
+
+@dataclass(frozen=True, slots=True)
 class Method:
     """Everything that was fitted. `best_narrowing`: by what share the best photos narrow the girths of
     somebody whose weight is not known."""
@@ -140,6 +166,7 @@ class Method:
     population: Population
     front_reader: Correction
     side_reader: Correction
+    sex_line: SexLine
     front: Mapping[bool, Step]
     side: Mapping[bool, Step]
     best_narrowing: float
@@ -183,6 +210,10 @@ class Method:
         likely = self.population.sex_shares(height_cm, weight_kg, gender)
         parts = [self._of_one_sex(front, height_cm, weight_kg, sex, side) for sex in likely]
         shares = list(likely.values())
+        if len(shares) == len(SEXES):
+            familiar = float(np.average([part[2] for part in parts], weights=shares))
+            odds = self.sex_line.odds(self.front_reader.space, front, familiar)
+            shares = weighed_by_odds(shares, odds)
         ease, familiar = (float(np.average([part[i] for part in parts], weights=shares)) for i in (1, 2))
         return mixed(shares, [part[0] for part in parts]), ease, familiar
 
@@ -263,6 +294,7 @@ def method_from(document: Mapping[str, Any], arrays: Mapping[str, Array]) -> Met
         population=load_population(),
         front_reader=correction_from(arrays, "front"),
         side_reader=correction_from(arrays, "side"),
+        sex_line=SexLine(np.asarray(arrays["sex_slopes"], np.float64), float(arrays["sex_start"])),
         front={weighed: step("front", weighed) for weighed in (False, True)},
         side={weighed: step("side", weighed) for weighed in (False, True)},
         best_narrowing=float(document["best_narrowing"]),
