@@ -188,6 +188,24 @@ def test_service_is_never_without_a_ready_container(deployed: Machine) -> None:
     machine.assert_runs("1")
 
 
+def test_going_back_to_a_version_without_lanes_empties_them_between_consumers_and_generators(
+    deployed: Machine,
+) -> None:
+    machine = deployed.copy("lanes")
+    for version in ("0.1", "2"):
+        assert machine.run(machine.command(*_version(version), new_files=version)).returncode == 0
+    assert not [line for line in machine.read("trace") if "lanes" in line]
+
+    done = machine.run(machine.command("--back"))
+
+    assert done.returncode == 0, done.stderr
+    changes = [line.rsplit(maxsplit=4)[0] for line in machine.read("trace")]
+    drained = changes.index("wearonctl lanes drain --yes")
+    assert changes.index("up consumer") < changes.index("rm") < drained < changes.index("up generator")
+    assert "FAILED" not in done.stderr
+    machine.assert_runs("0.1")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("then", ["same again", "another", "back"])
 def test_rollout_killed_after_each_change(deployed: Machine, then: str) -> None:
