@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.bench import (
     bridge,
+    downloads,
     fair,
     footprint,
     generator,
@@ -21,6 +22,7 @@ from tests.bench import (
     profiles,
     scaling,
     sizing,
+    sweep,
     webhooks,
 )
 from tests.bench.noise import compare
@@ -31,6 +33,8 @@ BENCHES: dict[str, Bench] = {
     "bridge": bridge.run,
     "images": images.run,
     "memory": memory.run,
+    "downloads": downloads.run,
+    "sweep": sweep.run,
     "footprint": footprint.run,
     "idle": idle.run,
     "scaling": scaling.run,

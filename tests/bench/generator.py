@@ -118,7 +118,7 @@ def measure(running: Bench, worker: Process, load: Load) -> Measured:
     cpu = cpu_seconds(worker.pid) - cpu_before
     done = _completed(running) - done_before
     running.stack.app.wait_settled(*jobs, timeout=load.latency * 3 + 120)
-    overheads = [value - load.latency for value in _durations(running, jobs)]
+    overheads = [value - load.latency for value in durations(running, jobs)]
     return Measured(
         jobs_per_minute=done / seconds * 60,
         cpu_ms_per_job=cpu / max(done, 1) * 1000,
@@ -138,7 +138,7 @@ def _completed(running: Bench) -> int:
     return int(row["n"])
 
 
-def _durations(running: Bench, jobs: list[Job]) -> list[float]:
+def durations(running: Bench, jobs: list[Job]) -> list[float]:
     rows: list[dict[str, Any]] = running.stack.app.rows(
         "select extract(epoch from completed_at - created_at)::float as s"
         " from generation_sessions where id = any(%s)",

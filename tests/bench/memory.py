@@ -1,73 +1,33 @@
-"""What the worst legal task takes of a generator's memory, and hanging hosts of everybody's time."""
+"""What the worst legal task takes of the memory of a generator of 1 GiB, and what becomes of other jobs."""
 
 from __future__ import annotations
 
-import asyncio
 import io
-import json
-import logging
 import os
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from uuid import uuid4
 
-import structlog
 from PIL import Image
-from prometheus_client import CollectorRegistry
-from tests.bench.pictures import large_photo
+from tests.bench.generator import Bench, bench
 from tests.bench.processes import family
-from tests.bench.report import Section, at_most, percentile, plain
+from tests.bench.report import Section, at_least, at_most, plain
 
-from wearon_generator.bootstrap import OWN_STORAGE_DOWNLOADS, decode_threads
-from wearon_generator.image_processor import ImageProcessor
-from wearon_generator.metrics import Metrics
-from wearon_generator.timing import Timing
-from wearon_service_kit.images.fetch import ImageFetcher
-from wearon_service_kit.memory import MB, MemoryBudget
+from wearon_contracts.sessions import SETTLED
+from wearon_contracts.tasks import MAX_IMAGES
+from wearon_local.app.next_app import Job
+from wearon_local.processes import wait_until
+from wearon_service_kit.memory import MB
 
 LIMIT_MB = 1024
 PADDED_BYTES = 9_900_000
+"""Of each of the worst task's pictures; a download may have 10 MB."""
 ORDINARY_JOBS = 40
-ROOT = Path(__file__).parents[2]
-
-
-@contextmanager
-def _site(files: dict[str, bytes]) -> Iterator[str]:
-    """Serves `files`, and under /hang nothing ever, on a free port."""
-    stop = threading.Event()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path.startswith("/hang"):
-                stop.wait()
-                return
-            body = files[self.path]
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        request_queue_size = 256
-
-    server = Server(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        stop.set()
-        server.shutdown()
-        server.server_close()
+LATENCY = 10.0
+"""Seconds at the provider, so that ordinary jobs are in work while the worst task's pictures are prepared."""
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def _webp(width: int, height: int) -> bytes:
@@ -77,23 +37,28 @@ def _webp(width: int, height: int) -> bytes:
     return data + bytes(PADDED_BYTES - len(data))
 
 
-def _processor(origins: list[str], decoders: ThreadPoolExecutor) -> ImageProcessor:
-    fetcher = ImageFetcher(trusted_origins=origins, max_concurrent=OWN_STORAGE_DOWNLOADS)
-    budget = MemoryBudget.of(LIMIT_MB * MB)
-    return ImageProcessor(fetcher, decoders, budget, Metrics(CollectorRegistry()), Timing())
-
-
-async def _worst_task(origin: str) -> dict[str, Any]:
-    """In the measured process: the task and the ordinary jobs beside it, all at the same time."""
-    with ThreadPoolExecutor(decode_threads()) as decoders:
-        processor = _processor([origin], decoders)
-        began = time.monotonic()
-        worst = asyncio.create_task(processor.download_and_resize([f"{origin}/50", *[f"{origin}/8"] * 15]))
-        jobs = [processor.download_and_resize([f"{origin}/photo"] * 2) for _ in range(ORDINARY_JOBS)]
-        await asyncio.gather(*jobs)
-        ordinary = time.monotonic() - began
-        pictures = len(await worst)
-        return {"ordinary": ordinary, "worst": time.monotonic() - began, "pictures": pictures}
+@contextmanager
+def _container() -> Iterator[Path | None]:
+    """A cgroup with `LIMIT_MB` of memory; None where this user may not make one."""
+    version_1 = (_CGROUPS / "memory" / "memory.limit_in_bytes").exists()
+    group = _CGROUPS / ("memory" if version_1 else "") / f"wearon-bench-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError:
+        yield None
+        return
+    try:
+        limit = group / ("memory.limit_in_bytes" if version_1 else "memory.max")
+        limit.write_text(str(LIMIT_MB * MB))
+    except OSError:
+        group.rmdir()
+        yield None
+        return
+    try:
+        yield group
+    finally:
+        wait_until(lambda: not (group / "cgroup.procs").read_text(), timeout=30, what="the cgroup is empty")
+        group.rmdir()
 
 
 def _resident_mb(pid: int) -> float:
@@ -108,74 +73,48 @@ def _resident_mb(pid: int) -> float:
     return total / 1e6
 
 
-def _memory() -> Section:
-    section = Section(f"Memory: the worst legal task beside {ORDINARY_JOBS} jobs in a generator of 1 GiB")
-    files = {"/50": _webp(8160, 6144), "/8": _webp(3840, 2160), "/photo": large_photo(1)}
-    with _site(files) as origin:
-        command = [sys.executable, "-m", "tests.bench.memory", origin]
-        measured = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-        peak = 0.0
-        while measured.poll() is None:
-            peak = max(peak, _resident_mb(measured.pid))
-            time.sleep(0.02)
-        assert measured.stdout is not None
-        answer = json.loads(measured.stdout.read())
-    section.lines = [
-        at_most("peak memory of the worst legal task", peak, LIMIT_MB * MB / 1e6, "MB", "RSS with children"),
-        plain("the worst task's 16 pictures", answer["worst"], "s"),
-        plain(f"the {ORDINARY_JOBS} jobs beside it", answer["ordinary"], "s"),
+def _worst_job(running: Bench) -> Job:
+    """One picture of 50 megapixels and fifteen of 8.3, as WebP, of nearly 10 MB each."""
+    app = running.stack.app
+    sizes = [(8160, 6144), *[(3840, 2160)] * (MAX_IMAGES - 1)]
+    files = {size: _webp(*size) for size in set(sizes)}
+    urls = [
+        app.sign(app.upload(f"uploads/{running.user}/{uuid4()}", files[size], content_type="image/webp"))
+        for size in sizes
     ]
-    return section
-
-
-async def _hanging(own: str, foreign: list[str], jobs: int, pause: float) -> list[float]:
-    """Seconds until a healthy job has its two pictures; every fifth job hangs, each on one of `foreign`."""
-    with ThreadPoolExecutor(decode_threads()) as decoders:
-        processor = _processor([own, *foreign], decoders)
-        seconds: list[float] = []
-
-        async def healthy() -> None:
-            began = time.monotonic()
-            await processor.download_and_resize([f"{own}/photo"] * 2)
-            seconds.append(time.monotonic() - began)
-
-        working: list[asyncio.Task[Any]] = []
-        stuck: list[asyncio.Task[Any]] = []
-        for number in range(jobs):
-            if number % 5 == 0:
-                urls = [f"{foreign[number % len(foreign)]}/hang"] * 2
-                stuck.append(asyncio.create_task(processor.download_and_resize(urls)))
-            else:
-                working.append(asyncio.create_task(healthy()))
-            await asyncio.sleep(pause)
-        await asyncio.gather(*working)
-        for task in stuck:
-            task.cancel()
-        await asyncio.gather(*stuck, return_exceptions=True)
-        return seconds
-
-
-def _hosts(quick: bool) -> Section:
-    jobs = 60 if quick else 240
-    section = Section(
-        f"Slow hosts: one job in five of {jobs}, two a second, waits for hosts that never answer"
-    )
-    photo = io.BytesIO()
-    # Small, so that what is measured is waiting and not decoding.
-    Image.open(io.BytesIO(large_photo(1))).resize((900, 1200)).save(photo, "JPEG")
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    with _site({"/photo": photo.getvalue()}) as own, _site({}) as one, _site({}) as other:
-        seconds = asyncio.run(_hanging(own, [one, other], jobs, 0.5))
-    section.lines = [
-        at_most("pictures of healthy jobs, p95", percentile(seconds, 0.95), 2, "s"),
-        plain("pictures of healthy jobs, slowest", max(seconds), "s"),
-    ]
-    return section
+    return app.b2c_job(running.user, image_urls=urls)
 
 
 def run(quick: bool) -> list[Section]:
-    return [_memory(), _hosts(quick)]
-
-
-if __name__ == "__main__":
-    print(json.dumps(asyncio.run(_worst_task(sys.argv[1]))))
+    ordinary = ORDINARY_JOBS // 2 if quick else ORDINARY_JOBS
+    section = Section(
+        f"Memory: a generator of {LIMIT_MB} MiB with {ordinary} ordinary jobs and the worst legal task"
+    )
+    with _container() as container, bench(LATENCY) as running:
+        app = running.stack.app
+        worst, jobs = _worst_job(running), running.jobs(ordinary)
+        env = running.environment(MEMORY_LIMIT_MB=str(LIMIT_MB))
+        generator = running.stack.start_service("generator", env, wait=False)
+        if container is not None:
+            (container / "cgroup.procs").write_text(str(generator.process.pid))
+        generator.wait_ready()
+        app.push(*jobs[: ordinary // 2], worst, *jobs[ordinary // 2 :])
+        began, peak = time.monotonic(), 0.0
+        while generator.running and app.session(worst)["status"] not in SETTLED:
+            peak = max(peak, _resident_mb(generator.process.pid))
+            if time.monotonic() - began > 300:
+                raise TimeoutError("the worst task does not end")
+            time.sleep(0.02)
+        seconds = time.monotonic() - began
+        if generator.running:
+            app.wait_settled(*jobs, timeout=120)
+        completed = sum(app.session(job)["status"] == "completed" for job in [worst, *jobs])
+        alive = generator.running
+    where = "in a cgroup of that limit" if container else "no cgroup: this user may not make one"
+    section.lines = [
+        at_most("peak memory, RSS with children", peak, LIMIT_MB * MB / 1e6, "MB", where),
+        at_least("jobs that complete, the worst one too", completed, ordinary + 1, ""),
+        at_most("generators killed", int(not alive), 0, ""),
+        plain("the worst task, from its push to its result", seconds, "s"),
+    ]
+    return [section]

@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import resource
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, Final, TypeVar
-from uuid import UUID
+from collections.abc import Callable, Iterator
+from typing import Final
 
-import httpx
 import pytest
 from integration.database import LedgerDatabase
-from postgrest import AsyncPostgrestClient
-from prometheus_client import CollectorRegistry
+from integration.sweeping import Generator, let_wait
 from redis import Redis
-from redis.asyncio import Redis as AsyncRedis
 
 from wearon_contracts.queues import CELERY_RETRY_QUEUE, TASK_LIST
 from wearon_contracts.results import result_path
 from wearon_contracts.tasks import Channel
-from wearon_generator.celery_app import CeleryBroker, create_celery_app
-from wearon_generator.lanes import HandedTasks
-from wearon_generator.ledger import Ledger, SupabaseDatabase
-from wearon_generator.metrics import Metrics
-from wearon_generator.queue_scan import QueueScan
-from wearon_generator.recovery import ScanBudget, cleanup_stuck_sessions, find_orphans
-from wearon_generator.timing import Timing, utc_now
 from wearon_local.processes import Nursery, free_port
 from wearon_local.redis_server import RedisServer
-from wearon_service_kit.redis_clients import connect_async
 
-T = TypeVar("T")
-STUCK_AFTER: Final = 300
 EIGHT_HOURS_OF_GRACES: Final = 8 * 60
 
 
@@ -56,98 +40,9 @@ def redis(redis_server: RedisServer) -> Iterator[Redis]:
         yield client
 
 
-class Store:
-    """Where results are; only deleting is of interest here."""
-
-    def __init__(self) -> None:
-        self.removed: list[str] = []
-
-    async def remove(self, paths: list[str]) -> None:
-        self.removed += paths
-
-
-class Generator:
-    """The part of one that sweeps, with the real ledger and the real Redis."""
-
-    def __init__(self, database: LedgerDatabase, redis_url: str) -> None:
-        self._database = database
-        self._redis_url = redis_url
-        self._broker = CeleryBroker(create_celery_app(redis_url, concurrency=1, visibility_timeout=60))
-        self._budget = ScanBudget(time.monotonic)
-        self._metrics = Metrics(CollectorRegistry())
-        self.store = Store()
-
-    def sweep(self, times: int = 1, *, before_each: Callable[[], object] = lambda: None) -> None:
-        async def work(ledger: Ledger, redis: AsyncRedis) -> None:
-            for _ in range(times):
-                before_each()
-                await cleanup_stuck_sessions(
-                    ledger,
-                    QueueScan(redis),
-                    self.store,  # type: ignore[arg-type]
-                    HandedTasks(redis),
-                    broker=self._broker,
-                    is_held_here=lambda _: False,
-                    stuck_after=STUCK_AFTER,
-                    budget=self._budget,
-                    timing=Timing(),
-                    now=utc_now,
-                    metrics=self._metrics,
-                )
-
-        self._run(work)
-
-    def orphans(self) -> set[UUID]:
-        async def look(ledger: Ledger, redis: AsyncRedis) -> set[UUID]:
-            found = await find_orphans(ledger, QueueScan(redis), STUCK_AFTER, ScanBudget(time.monotonic))
-            return {session.session_id for session in found}
-
-        return self._run(look)
-
-    def _run(self, work: Callable[[Ledger, AsyncRedis], Awaitable[T]]) -> T:
-        async def connected() -> T:
-            redis = connect_async(self._redis_url, name="test")
-            try:
-                async with httpx.AsyncClient(timeout=30) as http:
-                    client: Any = AsyncPostgrestClient(
-                        self._database.rest_url, headers=self._database.service_headers, http_client=http
-                    )
-                    ledger = Ledger(SupabaseDatabase(client), Timing())
-                    return await work(ledger, redis)
-            finally:
-                await redis.aclose()
-
-        return asyncio.run(connected())
-
-
 @pytest.fixture
 def generator(ledger: LedgerDatabase, redis_server: RedisServer) -> Generator:
-    return Generator(ledger, redis_server.url)
-
-
-def let_wait(ledger: LedgerDatabase, redis: Redis, count: int) -> None:
-    """So many sessions, the oldest an hour old, with a task each that was made 0.4 s after its row."""
-    ledger.run(
-        "insert into generation_sessions (user_id, model_image_url, prompt_system, created_at)"
-        " select gen_random_uuid(), '', '', now() - make_interval(secs => 3600 - 3000.0 * n / %s)"
-        " from generate_series(1, %s) n",
-        count,
-        count,
-    )
-    ledger.run("analyze generation_sessions")
-    query = (
-        "select id, to_char((created_at + interval '0.4 seconds') at time zone 'UTC',"
-        ' \'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"\') as made from generation_sessions order by created_at'
-    )
-    rows = ledger.rows(query)
-    for start in range(0, len(rows), 5000):
-        redis.lpush(
-            TASK_LIST,
-            *(
-                json.dumps({"session_id": str(row["id"]), "created_at": row["made"], "prompt": "x" * 400})
-                for row in rows[start : start + 5000]
-            ),
-        )
+    return Generator(ledger.rest_url, ledger.service_headers, redis_server.url)
 
 
 def elements_read(redis: Redis) -> int:
@@ -159,7 +54,7 @@ def test_a_sweep_reads_no_queue_while_all_that_is_old_waits(
     ledger: LedgerDatabase, redis: Redis, generator: Generator
 ) -> None:
     """The row of the oldest waiting task is older than the task: it must not be taken for lost."""
-    let_wait(ledger, redis, 5000)
+    let_wait(ledger.server.url, redis, 5000)
 
     generator.sweep(3)
 
@@ -169,7 +64,7 @@ def test_a_sweep_reads_no_queue_while_all_that_is_old_waits(
 def test_an_orphan_older_than_all_that_waits_is_found_among_it(
     ledger: LedgerDatabase, redis: Redis, generator: Generator
 ) -> None:
-    let_wait(ledger, redis, 2000)
+    let_wait(ledger.server.url, redis, 2000)
     orphan, young = ledger.b2c(age=3700), ledger.b2c(age=3630)
 
     assert generator.orphans() == {orphan.id}
@@ -237,7 +132,7 @@ def test_a_sweep_costs_the_same_whether_nothing_waits_or_a_million_tasks_do(
     for waiting in (0, 100_000, 1_000_000):
         ledger.reset()
         redis.flushall()
-        let_wait(ledger, redis, waiting)
+        let_wait(ledger.server.url, redis, waiting)
         generator.sweep()
         begun, cpu = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
         generator.sweep(20)

@@ -643,12 +643,32 @@ def test_no_more_downloads_at_once_than_allowed() -> None:
 def test_host_that_sends_no_first_byte_is_given_up_after_the_first_byte_limit() -> None:
     async def scenario() -> None:
         with HostileServer() as server:
-            async with fetcher(trusted_origins=[server.origin], first_byte_timeout=0.3) as images:
+            async with fetcher(trusted_origins=[server.origin], trusted_first_byte_timeout=0.3) as images:
                 for name in ("silent", "early-hints-forever", "slow-header"):
                     with pytest.raises(ImageUnreachable) as caught:
                         await images.fetch(f"{server.origin}/responses/{name}")
                     assert caught.value.code == ErrorCode.IMAGE_TIMEOUT
                     assert 0.2 < caught.value.seconds < 3
+
+    run(scenario())
+
+
+def test_stranger_is_given_less_time_to_its_first_byte_than_our_storage() -> None:
+    async def scenario() -> None:
+        with HostileServer() as server:
+            async with fetcher(
+                trusted_origins=[server.origin],
+                resolve=Resolver(shop_example=[[PUBLIC]]),
+                network=Reroute(server.port),
+                first_byte_timeout=0.2,
+                trusted_first_byte_timeout=1.0,
+            ) as images:
+                took = {}
+                for origin in ("http://shop.example", server.origin):
+                    with pytest.raises(ImageUnreachable) as caught:
+                        await images.fetch(f"{origin}/responses/silent")
+                    took[origin] = caught.value.seconds
+                assert 0.1 < took["http://shop.example"] < 0.9 < took[server.origin]
 
     run(scenario())
 

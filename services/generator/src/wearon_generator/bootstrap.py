@@ -58,7 +58,7 @@ SUPABASE_CONNECTIONS: Final = 64
 RENEWAL_CONNECTIONS: Final = 2
 WEBHOOK_CONNECTIONS: Final = 4  # to Supabase, for the outbox and for signing links
 MOST_DECODE_THREADS: Final = 4
-OWN_STORAGE_DOWNLOADS: Final = 32  # at once; 120 jobs a minute with two pictures of 2 s each need 8
+OWN_STORAGE_DOWNLOADS: Final = 48  # at once; 120 jobs a minute with two pictures of 8 s each need 32
 
 
 class ProviderGuard(Breaker, Protocol):

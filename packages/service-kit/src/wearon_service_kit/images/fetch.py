@@ -68,8 +68,9 @@ class ImageFetcher:
 
     `trusted_origins`, `rewrite_origins`, `resolve`, `network`, `ssl_context`: see `CheckedHttp`.
     `total_timeout`: seconds for one download, from looking up the host to the last byte;
-    `first_byte_timeout`: from looking it up to the head of the answer. Both count from when the download has
-    its place (see `Places`; `max_concurrent` for each trusted origin). Each holds at most twice `max_bytes`.
+    `first_byte_timeout`: from looking it up to the head of the answer, `trusted_first_byte_timeout` for a
+    trusted origin. They count from when the download has its place (see `Places`; `max_concurrent` for each
+    trusted origin). Each download holds at most twice `max_bytes`.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class ImageFetcher:
         rewrite_origins: Mapping[str, str] | None = None,
         total_timeout: float = 30.0,
         first_byte_timeout: float = 5.0,
+        trusted_first_byte_timeout: float = 15.0,
         max_bytes: int = 10 * 1024 * 1024,
         max_concurrent: int = 16,
         resolve: Resolve | None = None,
@@ -96,6 +98,7 @@ class ImageFetcher:
         self._total_timeout = total_timeout
         self._max_bytes = max_bytes
         self._first_byte_timeout = first_byte_timeout
+        self._trusted_first_byte_timeout = trusted_first_byte_timeout
         self._places = Places(max_concurrent)
         self._tracer = tracer
 
@@ -166,12 +169,13 @@ class ImageFetcher:
             raise self._unreachable(target, ErrorCode.IMAGE_UNREACHABLE, type(error).__name__) from error
 
     async def _download(self, target: Target, limit: asyncio.Timeout, admit: Admit | None) -> FetchedImage:
+        first_byte_timeout = self._trusted_first_byte_timeout if target.trusted else self._first_byte_timeout
         async with AsyncExitStack() as stack:
             try:
-                async with asyncio.timeout(self._first_byte_timeout):
+                async with asyncio.timeout(first_byte_timeout):
                     response = await stack.enter_async_context(self._request(target))
             except TimeoutError as error:
-                detail = f"no answer within {self._first_byte_timeout:g} s"
+                detail = f"no answer within {first_byte_timeout:g} s"
                 raise self._unreachable(target, ErrorCode.IMAGE_TIMEOUT, detail) from error
             headers = {name.lower(): value.decode("latin-1").strip() for name, value in response.headers}
             if response.status != 200:
