@@ -276,7 +276,7 @@ class BridgeBench:
             with self.redis.pipeline(transaction=False) as pipe:
                 for number in range(start, min(start + 1000, tasks)):
                     task = json.loads(element())
-                    message = celery.message(PROCESS_GENERATION_TASK, task["task_id"], task)
+                    message = celery.message(PROCESS_GENERATION_TASK, task["task_id"], json.dumps(task))
                     lane = lane_of("b2c", owners[number % lanes])
                     pipe.evalsha(enqueue.sha, 0, lane, task["session_id"], number, message)
                 pipe.execute()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from uuid import uuid4
@@ -49,7 +50,7 @@ def test_sessions_delivered_many_times_at_once_to_three_replicas(
     with tryons.stack.redis.client() as client:  # the lanes hand on fewer
         client.lpush(
             CELERY_QUEUE,
-            *(messages.message(PROCESS_GENERATION_TASK, task["task_id"], task) for task in tasks),
+            *(messages.message(PROCESS_GENERATION_TASK, task["task_id"], json.dumps(task)) for task in tasks),
         )
     tryons.wait_settled(*ordered)
     deliveries = 8 * len(ordered)

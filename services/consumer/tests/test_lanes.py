@@ -247,7 +247,9 @@ def test_drain_hands_everything_to_celery_in_turns(lab: Lab, generators: Generat
 
 def test_lanes_wait_while_an_older_consumer_fills_celerys_queue(lab: Lab, generators: Generators) -> None:
     older = new_task()
-    message = CeleryMessages(CELERY_QUEUE).message(PROCESS_GENERATION_TASK, older["task_id"], older)
+    message = CeleryMessages(CELERY_QUEUE).message(
+        PROCESS_GENERATION_TASK, older["task_id"], json.dumps(older)
+    )
     lab.redis.lpush(CELERY_QUEUE, *[message] * 8)  # it pushes straight there, whatever waits in lanes
     lab.start()
     tasks = store_tasks(3)

@@ -101,6 +101,10 @@ class GenerationTask(BaseModel):
         """The task as the JSON object that `PROCESS_GENERATION_TASK` takes: absent keys stay absent."""
         return self.model_dump(mode="json", exclude_none=True)
 
+    def to_message_json(self) -> str:
+        """The text of `to_message`."""
+        return self.model_dump_json(exclude_none=True)
+
     @property
     def celery_task_id(self) -> str:
         """The id under which the task is published, the same however often that happens."""

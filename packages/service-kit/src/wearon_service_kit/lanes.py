@@ -167,10 +167,23 @@ local function enqueue(lane, id, created, message)
   end
 end
 
+-- Iterates over the lines of a text, by a plain search: Lua's patterns look at each character by itself.
+local function lines_of(text)
+  local from = 1
+  return function()
+    local newline = string.find(text, '\\n', from, true)
+    if not newline then return nil end
+    local line = string.sub(text, from, newline - 1)
+    from = newline + 1
+    return line
+  end
+end
+
 -- As `enqueue` for each of the lines (lane, session id, created at, message), of at most `count` tasks.
 -- While no lane has a task or a rule and there is room for all, nobody waits for a turn: they go on at once.
-local function enqueue_all(lines, count)
-  local tasks = string.gmatch(lines, '(%C+)\\n(%C+)\\n(%C+)\\n(%C+)\\n')
+local function enqueue_all(text, count)
+  local line = lines_of(text)
+  local function tasks() return line(), line(), line(), line() end
   local now = now_ms()
   if call('EXISTS', TURNS, PARKED, RULES) > 0 or count > room(now) then
     for lane, id, created, message in tasks do enqueue(lane, id, created, message) end

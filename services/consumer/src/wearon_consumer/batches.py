@@ -101,12 +101,14 @@ class BatchBuilder:
         return Batch(outcomes, load, spans)
 
     def _task(self, task: GenerationTask, spans: list[Span]) -> LaneTask:
-        argument = task.to_message()
+        argument = task
         if self._tracer is not NO_TRACER:
             span = self._span(task)
             spans.append(span)
-            argument["traceparent"] = span.traceparent
-        message = self._celery.message(PROCESS_GENERATION_TASK, task.celery_task_id, argument)
+            argument = task.model_copy(update={"traceparent": span.traceparent})
+        message = self._celery.message(
+            PROCESS_GENERATION_TASK, task.celery_task_id, argument.to_message_json()
+        )
         lane = lane_of(task.channel, task.owner_id)
         return LaneTask(lane, str(task.session_id), task.created_at.timestamp(), message)
 
@@ -126,7 +128,7 @@ class BatchBuilder:
         if rejection is None:
             return None
         task_id = str(uuid.UUID(bytes=sha256(raw).digest()[:16], version=5))
-        return self._celery.message(REJECT_GENERATION_TASK, task_id, rejection.model_dump(mode="json"))
+        return self._celery.message(REJECT_GENERATION_TASK, task_id, rejection.model_dump_json())
 
     def _letter(self, raw: bytes, refusal: Refusal) -> str:
         text, encoding = raw_and_encoding(kept_bytes(raw))

@@ -75,7 +75,7 @@ _TURN: Final = lane_script("""
 --      longest element to read, bytes kept of a longer one, store share, idle heartbeat ms
 local function push(list, lines)
   local bytes = 0
-  for line in string.gmatch(lines, '[^\\n]+') do
+  for line in lines_of(lines) do
     call('LPUSH', list, line)
     bytes = bytes + #line
   end
@@ -267,9 +267,9 @@ class InFlight:
         if load is None:
             arguments += ["", 0, "", "", "", 0, 0]
         else:
-            # Two long arguments are packed, sent and parsed faster than hundreds. JSON holds no bare newline.
-            arguments += [load.ticket, load.elements, "\n".join(load.direct), "\n".join(load.letters)]
-            arguments += ["".join(f"{t[0]}\n{t[1]}\n{t[2]}\n{t[3]}\n" for t in load.waiting)]
+            # Three long texts are packed, sent and parsed faster than hundreds; JSON has no bare newline.
+            arguments += [load.ticket, load.elements, _lines(load.direct), _lines(load.letters)]
+            arguments.append("".join(f"{t[0]}\n{t[1]}\n{t[2]}\n{t[3]}\n" for t in load.waiting))
             arguments += [int(load.any_valid), load.trailing_invalid]
         arguments += [self._limits.max_invalid_in_a_row, self._limits.max_dead_letter_bytes]
         arguments += [datetime.now(UTC).isoformat(timespec="seconds"), self.consumer_id]
@@ -354,6 +354,10 @@ class InFlight:
             pipeline.delete(self._heartbeat)
             pipeline.eval(_RECOVER, 3, TASK_LIST, self.name, self._heartbeat, "0")
             return int(pipeline.execute()[1])
+
+
+def _lines(texts: Sequence[str]) -> str:
+    return "".join(f"{text}\n" for text in texts)
 
 
 def _answered(sock: socket.socket, patience: float, look: Callable[[], float | None]) -> bool:
