@@ -40,6 +40,7 @@ def main() -> int:
                 say=say,
                 sentinels=arguments.sentinels,
                 kills=arguments.kills,
+                groups=arguments.group,
                 keep=Path(LOCAL_DIR / "chaos" / str(seed)),
             )
         reports.append(report)
@@ -76,6 +77,9 @@ def _arguments() -> argparse.Namespace:
         type=int,
         default=0,
         help="break nothing but so many generators, at any moment: every job must complete",
+    )
+    parser.add_argument(
+        "--group", action="append", help="break nothing but what the table counts under this; may be repeated"
     )
     parser.add_argument("--verbose", action="store_true", help="say what is broken when")
     arguments = parser.parse_args()

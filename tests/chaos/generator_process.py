@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -221,7 +222,7 @@ def _trace_libraries() -> None:
 def _timing(pace: float) -> Timing:
     usual = Timing()
     return Timing(
-        lease=max(1, round(usual.lease / pace)),
+        lease=math.ceil(usual.lease / pace),
         renewal_interval=usual.renewal_interval / pace,
         renewal_timeout=usual.renewal_timeout / pace,
         renewal_pause=usual.renewal_pause / pace,

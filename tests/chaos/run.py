@@ -8,7 +8,7 @@ import itertools
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -493,10 +493,16 @@ def run_once(
     keep: Path | None,
     sentinels: bool = False,
     kills: int = 0,
+    groups: Collection[str] | None = None,
 ) -> Report:
-    """Start everything, run, judge, stop everything. `kills`: nothing but so many generators is broken."""
+    """Start everything, run, judge, stop everything.
+
+    `kills`: nothing but so many generators is broken. `groups`: nothing but the faults of these.
+    """
     chance = random.Random(seed)
     faults = catalogue(chance, sentinels=sentinels)
+    if groups is not None:
+        faults = [fault for fault in faults if fault.group in groups]
     if kills:
         faults = [kill_a_generator() for _ in range(kills)]
     elif sentinels:  # a short run has all of them too

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -39,7 +40,7 @@ class Pace:
 
     @property
     def lease(self) -> float:
-        return max(1, round(28 / self.factor))
+        return math.ceil(28 / self.factor)
 
     @property
     def taken_over(self) -> float:
