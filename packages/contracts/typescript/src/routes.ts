@@ -18,6 +18,8 @@ export interface TryOnRoutesOptions {
   supabase(): RowFollower & FunctionCaller & LinkSigner;
   /** The bucket the services store results in: their STORAGE_BUCKET. */
   bucket(): string;
+  /** Seconds for which the link of `show` works, as the services' SIGNED_URL_TTL_SECONDS; six hours if absent. */
+  linkSeconds?: number | undefined;
   /** Milliseconds between two signs of life of a quiet event stream; 15000 if absent. */
   heartbeatMs?: number | undefined;
 }
@@ -168,7 +170,8 @@ export function createTryOnRoutes(options: TryOnRoutesOptions): TryOnRoutes {
     }
     if (session.status === "completed") {
       try {
-        const url = await resignResult(options.supabase(), { ...session.owner, sessionId }, { bucket: options.bucket() });
+        const link = { bucket: options.bucket(), seconds: options.linkSeconds };
+        const url = await resignResult(options.supabase(), { ...session.owner, sessionId }, link);
         return Response.json({ status: session.status, url });
       } catch (error) {
         if (error instanceof SupabaseError && !error.retryable) {

@@ -147,6 +147,23 @@ test("a completed session is shown with a new link from the configured bucket", 
   assert.equal(supabase.calls[0].bucket, "virtual-tryon-images");
 });
 
+test("the link to a result works for six hours, or for as long as the application says", async () => {
+  for (const [linkSeconds, expected] of [
+    [undefined, 21_600],
+    [600, 600],
+  ]) {
+    const { routes, supabase } = application({
+      answers: [
+        { data: { status: "completed", user_id: userId }, error: null, status: 200 },
+        { data: { signedUrl: "https://x.example/signed" }, error: null },
+      ],
+      linkSeconds,
+    });
+    await routes.show(get(), sessionId);
+    assert.equal(supabase.calls[0].seconds, expected);
+  }
+});
+
 test("a completed session whose picture is gone from Storage is an answer, not an error", async () => {
   const { routes } = application({
     answers: [

@@ -52,7 +52,8 @@ def show_status(desk: Desk) -> None:
 def pause(desk: Desk, reason: str) -> None:
     """Start no more jobs from about 2 seconds on, until `resume`.
 
-    Those in work finish; the others wait, also those that a generator has fetched already.
+    Those in work finish; the others wait, also those that a generator has fetched already. A generator that
+    has no jobs starts none either, but shows the pause in its readiness only after up to 30 seconds.
     """
     desk.show(desk.run(partial(queues.pause, reason=reason)), fields)
 
