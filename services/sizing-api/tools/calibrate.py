@@ -41,7 +41,7 @@ from wearon_sizing.population import LENGTHS, SEXES, Population, load_population
 from wearon_sizing.silhouette import Array
 
 OUTPUT = Path(__file__).resolve().parents[1] / "src" / "wearon_sizing"
-METHOD_VERSION = "3"
+METHOD_VERSION = "4"
 LOOKS = (0, 3)
 EARLIER_LOOKS = (0,)
 FOLDS = 6
