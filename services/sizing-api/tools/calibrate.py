@@ -304,7 +304,7 @@ def read_in(photos: Photos, sample: Sample, name: str) -> Read:
     )
 
 
-def sex_scores(seen: Array, sexes: NDArray[np.intp]) -> tuple[Array, float]:
+def sex_scores(seen: Array, sexes: NDArray[np.intp]) -> tuple[NDArray[np.floating[Any]], float]:
     """Slopes (directions,) and start of a ridge regression that says -1 and 1 for the two sexes."""
     wanted = 2.0 * sexes - 1
     damped = seen.T @ seen + SEX_DAMPING * np.eye(seen.shape[1])
