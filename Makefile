@@ -95,10 +95,10 @@ demo: setup model ## The main job: four try-ons through queue, worker and databa
 up: setup model ## The local stack and all services, until Ctrl-C
 	.venv/bin/python -m wearon_local up
 
-bench: setup model ## Measure beside the alternatives, under 15 minutes; figures, JSON and plots
+bench: setup model ## Measure beside the alternatives; figures, JSON and plots; each part says how long it took
 	.venv/bin/python -m tests.bench
 
-bench-quick: setup model ## The same, rougher, under 3 minutes
+bench-quick: setup model ## The same, rougher and shorter
 	.venv/bin/python -m tests.bench --quick
 
 chaos: setup ## Break everything while jobs run and check the laws; SEED=, RUNS=, JOBS=, PACE=

@@ -104,7 +104,7 @@ def run(quick: bool) -> list[Section]:
             peak = max(peak, _resident_mb(generator.process.pid))
             if time.monotonic() - began > 300:
                 raise TimeoutError("the worst task does not end")
-            time.sleep(0.02)
+            time.sleep(0.05)
         seconds = time.monotonic() - began
         if generator.running:
             app.wait_settled(*jobs, timeout=120)
