@@ -384,7 +384,7 @@ def report_old(name: str, evidence: Evidence) -> None:
 
 
 def report_limit(name: str, photos: Photos, expected: Array, evidence: Evidence) -> None:
-    """What the true breadths of the clothed bodies would be worth: nobody who sees clothes reads more."""
+    """What the true breadths of clothed bodies are worth to who cannot tell how loose the clothes are."""
     breadths = widths_of(photos.renders, "breadth")[:, : len(LEVELS)]
     numbers = numbers_read(photos.inputs[:, INPUTS.index("height")], photos.sexes, expected, breadths)
     rows = photos.new & photos.plain
