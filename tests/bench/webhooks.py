@@ -17,8 +17,8 @@ from wearon_local.processes import free_port
 
 LATENCY: Final = 1.0
 PER_MINUTE: Final = 180
-JOBS: Final = 45
-"""Of one round of one case: 15 s."""
+JOBS: Final = 30
+"""Of one round of one case: 10 s."""
 MOST_MORE: Final = 1.25
 """The p95 with an endpoint beside the one without; two measurements without lie up to so far apart."""
 _LOOK: Final = 0.005
@@ -56,20 +56,17 @@ _OLD_EVENTS: Final = """
 
 
 def run(quick: bool) -> list[Section]:
-    rounds = 1 if quick else 2
+    rounds = 1 if quick else 3
     with WebhookReceiver() as receiver, bench(LATENCY) as running:
         overheads = measure(running, receiver, CASES, rounds)
-    without = percentile(overheads[WITHOUT.title], 0.95)
+    without = best_p95(overheads[WITHOUT.title])
     section = Section(
-        f"Webhooks beside jobs: {rounds * JOBS} jobs a case, {PER_MINUTE}/min, small pictures",
-        [
-            plain("no endpoint: overhead p50", percentile(overheads[WITHOUT.title], 0.5), "s"),
-            plain("no endpoint: overhead p95", without, "s"),
-        ],
+        f"Webhooks beside jobs: best of {rounds} rounds of {JOBS} jobs, {PER_MINUTE}/min, small pictures",
+        [plain("no endpoint: overhead p95", without, "s")],
         data={"overheads": overheads},
     )
     for case in CASES:
-        p95 = percentile(overheads[case.title], 0.95)
+        p95 = best_p95(overheads[case.title])
         section.lines += [
             plain(f"{case.title}: overhead p95", p95, "s"),
             at_most("… / without an endpoint", p95 / without, MOST_MORE, "×"),
@@ -79,8 +76,8 @@ def run(quick: bool) -> list[Section]:
 
 def measure(
     running: Bench, receiver: WebhookReceiver, cases: tuple[Case, ...], rounds: int
-) -> dict[str, list[float]]:
-    """Overheads of jobs, in seconds, by the title of the case; each round takes all cases and none."""
+) -> dict[str, list[list[float]]]:
+    """Overheads of jobs in seconds, by the title of the case and by round; each takes all cases and none."""
     nobody = f"http://127.0.0.1:{free_port()}"
     running.stack.start_service(
         "generator",
@@ -91,15 +88,20 @@ def measure(
     pictures = [small(SAMPLE_PERSON), small(SAMPLE_GARMENT)]
     running.urls = running.stack.app.upload_inputs(running.user, pictures)
     _overheads(running, jobs=5)  # the first ones find nothing warm
-    found: dict[str, list[float]] = {case.title: [] for case in (WITHOUT, *cases)}
+    found: dict[str, list[list[float]]] = {case.title: [] for case in (WITHOUT, *cases)}
     for _ in range(rounds):
         for case in (WITHOUT, *cases):
             path = f"/{len(receiver.manners)}"
             if case.manners is not None:
                 receiver.manners[path] = case.manners
             _make_endpoints(running, case, (nobody if case.manners is None else receiver.origin) + path)
-            found[case.title] += _overheads(running, JOBS)
+            found[case.title].append(_overheads(running, JOBS))
     return found
+
+
+def best_p95(rounds: list[list[float]]) -> float:
+    """Of the round that other work on the machine disturbed least."""
+    return min(percentile(overheads, 0.95) for overheads in rounds)
 
 
 def _make_endpoints(running: Bench, case: Case, url: str) -> None:
