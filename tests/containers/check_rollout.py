@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -362,65 +363,84 @@ class Load:
             self.jobs.append(self.server.begin_job(user, urls))
 
 
-def test_upgrade_under_load(server: Server) -> None:
-    """No sizing request fails, every job completes with one picture each, and all run on the new images."""
+@contextmanager
+def _under_load(server: Server) -> Iterator[Load]:
+    """Sizing requests and try-ons of 4 s all the while; at the end none of them may have failed."""
     server.stack.set_latency(4)
     load = Load(server)
     loading = threading.Thread(target=load.run)
-    calls_before = server.stack.provider_calls()
     loading.start()
     try:
         wait_until(lambda: len(load.jobs) >= 4, timeout=60, what="load")
-        done = server.ship(*_dry("dry2"))
+        yield load
     finally:
         load.stop.set()
         loading.join()
-    assert done.returncode == 0
     rows = server.app.wait_settled(*load.jobs, timeout=120)
     print(f"{len(rows)} jobs; sizing {dict(load.statuses)}, slowest {load.slowest:.2f} s")
     assert Counter(row["status"] for row in rows) == {"completed": len(load.jobs)}
-    assert server.stack.provider_calls() - calls_before == len(load.jobs)
     assert set(load.statuses) == {"200"}
     assert load.slowest < 5
+
+
+def test_upgrade_under_load_and_a_second_one_at_once(server: Server) -> None:
+    """No sizing request fails, each job completes with one picture; the second changes nothing."""
+    calls_before = server.stack.provider_calls()
+    refused: list[subprocess.CompletedProcess[str]] = []
+
+    def second() -> None:
+        wait_until(lambda: len(server.containers("consumer")) > 1, timeout=300, what="first upgrade")
+        refused.append(server.ship(*_dry("dry9")))
+
+    with _under_load(server) as load:
+        other = threading.Thread(target=second)
+        other.start()
+        done = server.ship(*_dry("dry2"))
+        other.join()
+    assert done.returncode == 0
+    assert [one.returncode for one in refused] == [1]
+    assert "another rollout, start or stop is running; nothing was changed" in refused[0].stderr
+    assert server.stack.provider_calls() - calls_before == len(load.jobs)
     assert server.images() == {s: {f"{IMAGES[s].partition(':')[0]}:dry2"} for s in SERVICES}
+    state = server.state()
+    assert [state[f"{name}_IMAGE"] for name in ("CONSUMER", "GENERATOR", "SIZING")] == _dry("dry2")
 
 
 def test_failing_upgrade_goes_back(server: Server) -> None:
-    """A generator that never becomes ready: ship ends with 1, and everything is as before and works."""
+    """A generator that never becomes ready, under load: ship ends with 1, and everything is as before."""
     before = server.containers("generator")
     broken = _derive("generator", "dry3", 'CMD ["python", "-c", "import time; time.sleep(900)"]')
     images = [_derive("consumer", "dry3"), broken, _derive("sizing-api", "dry3")]
-    assert server.ship(*images, ready_seconds=10).returncode == 1
+    with _under_load(server):
+        assert server.ship(*images, ready_seconds=20).returncode == 1
     assert server.images() == {s: {f"{IMAGES[s].partition(':')[0]}:dry2"} for s in SERVICES}
     assert sorted(server.containers("generator")) == sorted(before), "the old generators were touched"
-    user = server.app.create_user()
-    job = server.begin_job(user, server.app.upload_inputs(user, [SAMPLE_PERSON, SAMPLE_PERSON]))
-    assert server.app.wait_settled(job, timeout=60)[0]["status"] == "completed"
 
 
 def test_killed_rollout_is_taken_back(server: Server) -> None:
-    """Killed beside two sets of generators: images.env is right at once, and --back leaves one set."""
+    """Killed beside two sets of generators, under load: images.env is right, --back leaves one set."""
     before = server.state()
     killed: list[str] = []
 
     def kill() -> None:
-        wait_until(lambda: len(server.containers("generator")) > 2, timeout=120, what="new generators")
+        wait_until(lambda: len(server.containers("generator")) > 2, timeout=300, what="new generators")
         killed.append(server.ssh("pkill -KILL -o -f '/rollout '").stderr)
 
     killer = threading.Thread(target=kill)
     killer.start()
-    assert server.ship(*_dry("dry4")).returncode != 0
-    killer.join()
-    assert killed == [""]
-    state = server.state()
-    assert state["CONSUMER_IMAGE"].endswith(":dry4")
-    assert state["GENERATOR_IMAGE"] == before["GENERATOR_IMAGE"]
-    assert server.images()["consumer"] == {state["CONSUMER_IMAGE"]}
-    status = server.ssh(f"WEARON_PROJECT={server.project} {server.directory}/wearon ps")
-    assert status.returncode == 1
-    assert "left over by a rollout that was killed" in status.stdout
-    # Until what compose was still doing has ended, the lock is its.
-    wait_until(lambda: server.ship("--back").returncode == 0, timeout=60, what="back", every=1)
+    with _under_load(server):
+        assert server.ship(*_dry("dry4")).returncode != 0
+        killer.join()
+        assert killed == [""]
+        state = server.state()
+        assert state["CONSUMER_IMAGE"].endswith(":dry4")
+        assert state["GENERATOR_IMAGE"] == before["GENERATOR_IMAGE"]
+        assert server.images()["consumer"] == {state["CONSUMER_IMAGE"]}
+        status = server.ssh(f"WEARON_PROJECT={server.project} {server.directory}/wearon ps")
+        assert status.returncode == 1
+        assert "left over by a rollout that was killed" in status.stdout
+        # Until what compose was still doing has ended, the lock is its.
+        wait_until(lambda: server.ship("--back").returncode == 0, timeout=60, what="back", every=1)
     assert server.images() == {s: {f"{IMAGES[s].partition(':')[0]}:dry2"} for s in SERVICES}
     assert len(server.containers("generator")) == 2
 
@@ -489,9 +509,12 @@ def test_own_redis_obeys_sigterm(server: Server) -> None:
 
 
 def test_a_key_in_the_wrong_place_is_refused(server: Server) -> None:
-    """The consumer's env file must not hold the OpenAI key."""
+    """The consumer's env file must not hold the OpenAI key; nothing is changed then."""
     file = server.directory / "env" / "consumer.env"
-    text = file.read_text()
+    text, before = file.read_text(), server.state()
     file.write_text(text + "OPENAI_API_KEY=sk-something\n")
-    assert server.ship("--back").returncode != 0
+    done = server.ship(*_dry("dry2"))
     file.write_text(text)
+    assert done.returncode == 2
+    assert "env/consumer.env must not hold" in done.stderr
+    assert server.state() == before
