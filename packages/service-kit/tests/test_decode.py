@@ -424,7 +424,9 @@ def test_a_file_cut_off_anywhere_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in PICTURES if "webp" not in name and "avif" not in name])
-@pytest.mark.parametrize("after", [b"", b"\0\0\xff\xd8\xff\xe1 a trailer", bytes(5000), b"SEFH" * 9])
+@pytest.mark.parametrize(
+    "after", [b"", b"\xff" * 9 + b"\xd9", b"\0\0\xff\xd8\xff\xe1 a trailer", bytes(5000), b"SEFH" * 9]
+)
 def test_a_whole_picture_without_its_end_is_opened(name: str, after: bytes) -> None:
     """As some cameras leave it, also before a trailer of their own."""
     data = PICTURES[name]
