@@ -12,9 +12,10 @@ from wearon_local.app.webhook_receiver import WebhookReceiver
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
-# Of 30 jobs the p95 is the third slowest: on a machine that does nothing else it varies by a third.
-MOST_MORE = 1.5
-NOISE_SECONDS = 0.1
+# A job that waited for an endpoint would wait for seconds. How little it really costs is for the bench to say
+# (`python -m tests.bench --only webhooks`), on a machine that does nothing else.
+MOST_MORE = 3.0
+NOISE_SECONDS = 1.0
 
 
 def test_dead_and_slow_endpoints_slow_no_job(record_property: Callable[[str, object], None]) -> None:
