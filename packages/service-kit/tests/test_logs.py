@@ -165,10 +165,12 @@ def test_libraries_that_log_urls_and_bodies_are_quiet_but_can_warn() -> None:
 
 def test_handlers_that_libraries_installed_do_not_print_a_second_time() -> None:
     own = io.StringIO()
-    logging.getLogger("uvicorn.error").addHandler(logging.StreamHandler(own))
-    logging.getLogger("uvicorn.error").propagate = False
+    library = logging.getLogger("uvicorn.error")
+    library.setLevel(logging.NOTSET)  # a server that another test started may have said WARNING
+    library.addHandler(logging.StreamHandler(own))
+    library.propagate = False
     stream = configured()
-    logging.getLogger("uvicorn.error").info("started")
+    library.info("started")
     assert own.getvalue() == ""
     assert [line["event"] for line in lines(stream)].count("started") == 1
 
