@@ -1,9 +1,14 @@
-"""How tests are chosen and how examples are drawn, wherever the tests stand."""
+"""How tests are chosen, how examples are drawn, and a Redis for them, wherever the tests stand."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import HealthCheck, settings
+
+from wearon_local.processes import Nursery, free_port
+from wearon_local.redis_server import RedisServer
 
 # How fast the first examples are drawn says how busy the machine is; in a fresh clone tables of Unicode are
 # made first.
@@ -19,3 +24,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("full")]
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A server like production's, for the whole run; whoever uses it empties it first."""
+    nursery = Nursery()
+    try:
+        server = RedisServer(nursery, free_port())
+        server.start()
+        yield server
+    finally:
+        nursery.close()

@@ -82,19 +82,24 @@ class Generator:
         return self._run(look)
 
     def _run(self, work: Callable[[Ledger, AsyncRedis], Awaitable[T]]) -> T:
-        async def connected() -> T:
-            redis = connect_async(self._redis_url, name="test")
-            try:
-                async with httpx.AsyncClient(timeout=30) as http:
-                    client: Any = AsyncPostgrestClient(
-                        self._rest_url, headers=self._headers, http_client=http
-                    )
-                    ledger = Ledger(SupabaseDatabase(client), Timing())
-                    return await work(ledger, redis)
-            finally:
-                await redis.aclose()
+        return run_connected(work, self._rest_url, self._headers, self._redis_url)
 
-        return asyncio.run(connected())
+
+def run_connected(
+    work: Callable[[Ledger, AsyncRedis], Awaitable[T]], rest_url: str, headers: dict[str, str], redis_url: str
+) -> T:
+    """Run `work` with a generator's clients; `rest_url`: PostgREST's, asked with `headers`."""
+
+    async def connected() -> T:
+        redis = connect_async(redis_url, name="test")
+        try:
+            async with httpx.AsyncClient(timeout=30) as http:
+                client: Any = AsyncPostgrestClient(rest_url, headers=headers, http_client=http)
+                return await work(Ledger(SupabaseDatabase(client), Timing()), redis)
+        finally:
+            await redis.aclose()
+
+    return asyncio.run(connected())
 
 
 def let_wait(database_url: str, redis: Redis, count: int) -> None:

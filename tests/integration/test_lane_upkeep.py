@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 from uuid import uuid4
 
-import httpx
 import pytest
 from integration.database import LedgerDatabase, Session
-from postgrest import AsyncPostgrestClient
+from integration.sweeping import run_connected
 from prometheus_client import CollectorRegistry
 from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
 
 from wearon_contracts.place import PLACE_SCRIPT, read_place
 from wearon_contracts.queues import (
@@ -26,27 +25,13 @@ from wearon_contracts.queues import (
     lane_of,
 )
 from wearon_generator.lanes import LaneUpkeep
-from wearon_generator.ledger import Ledger, SupabaseDatabase
+from wearon_generator.ledger import Ledger
 from wearon_generator.metrics import Metrics
-from wearon_generator.timing import Timing
-from wearon_local.processes import Nursery, free_port
 from wearon_local.redis_server import RedisServer
 from wearon_service_kit.lanes import lane_script
-from wearon_service_kit.redis_clients import connect_async
 
 INTERVAL: Final = 60.0
 ENQUEUE: Final = lane_script("enqueue(ARGV[1], ARGV[2], ARGV[3], ARGV[4])")
-
-
-@pytest.fixture(scope="module")
-def redis_server() -> Iterator[RedisServer]:
-    nursery = Nursery()
-    try:
-        server = RedisServer(nursery, free_port())
-        server.start()
-        yield server
-    finally:
-        nursery.close()
 
 
 @pytest.fixture
@@ -57,7 +42,7 @@ def redis(redis_server: RedisServer) -> Iterator[Redis]:
         yield client
 
 
-class Sweeper:
+class Caretaker:
     """The part of a generator that looks after lanes, with the real ledger and the real Redis."""
 
     def __init__(self, database: LedgerDatabase, redis_url: str) -> None:
@@ -70,20 +55,13 @@ class Sweeper:
     def look(self, *at: float, after_each: Callable[[], object] = lambda: None) -> None:
         """A replica that was just elected looks at each of these times, or once."""
 
-        async def work() -> None:
-            redis = connect_async(self._redis_url, name="test")
-            async with httpx.AsyncClient(timeout=30) as http:
-                client: Any = AsyncPostgrestClient(
-                    self._database.rest_url, headers=self._database.service_headers, http_client=http
-                )
-                ledger = Ledger(SupabaseDatabase(client), Timing())
-                upkeep = LaneUpkeep(redis, ledger, self._metrics, lambda: self.now, interval=INTERVAL)
-                for self.now in at or (0.0,):
-                    await upkeep.look()
-                    after_each()
-            await redis.aclose()
+        async def work(ledger: Ledger, redis: AsyncRedis) -> None:
+            upkeep = LaneUpkeep(redis, ledger, self._metrics, lambda: self.now, interval=INTERVAL)
+            for self.now in at or (0.0,):
+                await upkeep.look()
+                after_each()
 
-        asyncio.run(work())
+        run_connected(work, self._database.rest_url, self._database.service_headers, self._redis_url)
 
     @property
     def cancelled(self) -> float:
@@ -92,8 +70,8 @@ class Sweeper:
 
 
 @pytest.fixture
-def sweeper(ledger: LedgerDatabase, redis_server: RedisServer) -> Sweeper:
-    return Sweeper(ledger, redis_server.url)
+def caretaker(ledger: LedgerDatabase, redis_server: RedisServer) -> Caretaker:
+    return Caretaker(ledger, redis_server.url)
 
 
 def lane(session: Session) -> str:
@@ -122,7 +100,7 @@ def start_all(redis: Redis) -> list[str]:
 
 
 def test_cancelled_task_leaves_its_lane_and_counts_no_more(
-    ledger: LedgerDatabase, redis: Redis, sweeper: Sweeper
+    ledger: LedgerDatabase, redis: Redis, caretaker: Caretaker
 ) -> None:
     user = ledger.user()
     first, cancelled, last, other = ledger.b2c(user), ledger.b2c(user), ledger.b2c(user), ledger.b2c()
@@ -130,18 +108,18 @@ def test_cancelled_task_leaves_its_lane_and_counts_no_more(
     assert jobs_before(redis, last) == 3
     assert ledger.cancel(cancelled, token=ledger.user_token(user))["verdict"] == "cancelled"
 
-    sweeper.look()
+    caretaker.look()
 
     assert jobs_before(redis, cancelled) is None
     assert jobs_before(redis, last) == 2
     assert not redis.hexists(TASKS_KEPT, str(cancelled.id))
     started = start_all(redis)
     assert sorted(started) == sorted(f"task of {session.id}" for session in (first, last, other))
-    assert sweeper.cancelled == 1
+    assert caretaker.cancelled == 1
 
 
 def test_task_that_comes_after_its_cancellation_was_looked_for_leaves_too(
-    ledger: LedgerDatabase, redis: Redis, sweeper: Sweeper
+    ledger: LedgerDatabase, redis: Redis, caretaker: Caretaker
 ) -> None:
     session, other = ledger.b2c(), ledger.b2c()
     wait_in_lane(redis, other)
@@ -154,13 +132,13 @@ def test_task_that_comes_after_its_cancellation_was_looked_for_leaves_too(
             wait_in_lane(redis, session)
             places.append(jobs_before(redis, session))
 
-    sweeper.look(0.0, 10.0, after_each=come_to_lane)
+    caretaker.look(0.0, 10.0, after_each=come_to_lane)
     assert places == [None, 1, None]
     assert jobs_before(redis, other) == 0
 
 
 def test_every_one_of_very_many_cancellations_is_found(
-    ledger: LedgerDatabase, redis: Redis, sweeper: Sweeper
+    ledger: LedgerDatabase, redis: Redis, caretaker: Caretaker
 ) -> None:
     """More than are asked for at once, all before those of sessions that wait."""
     ledger.run(
@@ -173,22 +151,22 @@ def test_every_one_of_very_many_cancellations_is_found(
     wait_in_lane(redis, session, other)
     ledger.cancel(session)
     places: list[int | None] = []
-    sweeper.look(0.0, 10.0, 20.0, after_each=lambda: places.append(jobs_before(redis, session)))
+    caretaker.look(0.0, 10.0, 20.0, after_each=lambda: places.append(jobs_before(redis, session)))
     assert places == [0, 0, None]
 
 
 def test_task_that_is_with_celery_already_stays(
-    ledger: LedgerDatabase, redis: Redis, sweeper: Sweeper
+    ledger: LedgerDatabase, redis: Redis, caretaker: Caretaker
 ) -> None:
     """The generator that takes it is turned away by the ledger."""
     session, other = ledger.b2c(), ledger.b2c()
     wait_in_lane(redis, session, other)
     redis.eval(lane_script("return feed(1)"), 0)
     ledger.cancel(session)
-    sweeper.look()
+    caretaker.look()
     assert redis.llen(CELERY_QUEUE) == 1
     assert redis.hexists(TASKS_KEPT, str(session.id))
-    assert sweeper.cancelled == 0
+    assert caretaker.cancelled == 0
 
 
 # ------------------------------------------------------------------------------------------ rules
@@ -206,34 +184,34 @@ def rules_in_redis(redis: Redis) -> dict[str, Any]:
 
 
 def test_rules_are_back_after_redis_has_lost_its_data(
-    ledger: LedgerDatabase, redis: Redis, sweeper: Sweeper
+    ledger: LedgerDatabase, redis: Redis, caretaker: Caretaker
 ) -> None:
     first, second = f"store:{uuid4()}", f"user:{uuid4()}"
     set_in_database(ledger, first, share=20, per_minute=30)
     set_in_database(ledger, second, in_work=1)
     wanted = {first: {"share": 20, "per_minute": 30}, second: {"in_work": 1}}
-    sweeper.look()
+    caretaker.look()
     assert rules_in_redis(redis) == wanted
     redis.flushall()
-    sweeper.look()
+    caretaker.look()
     assert rules_in_redis(redis) == wanted
 
 
 def test_rule_that_the_database_does_not_know_is_forgotten_with_its_counts(
-    ledger: LedgerDatabase, redis: Redis, sweeper: Sweeper
+    ledger: LedgerDatabase, redis: Redis, caretaker: Caretaker
 ) -> None:
     kept, gone = f"store:{uuid4()}", f"store:{uuid4()}"
     set_in_database(ledger, kept, share=2)
     redis.hset(LANE_RULES, mapping={kept: "no JSON", gone: '{"in_work": 1}', b"\xff": "{}"})
     redis.hset(LANE_NEXT, gone, 1)
     redis.zadd(LANE_IN_WORK_PREFIX + gone, {str(uuid4()): 1})
-    sweeper.look()
+    caretaker.look()
     assert rules_in_redis(redis) == {kept: {"share": 2}}
     assert not redis.exists(LANE_NEXT, LANE_IN_WORK_PREFIX + gone)
 
 
 def test_rules_are_looked_for_once_a_minute_while_no_task_waits(
-    ledger: LedgerDatabase, redis: Redis, sweeper: Sweeper
+    ledger: LedgerDatabase, redis: Redis, caretaker: Caretaker
 ) -> None:
     lane, seen = f"store:{uuid4()}", list[dict[str, Any]]()
 
@@ -242,5 +220,5 @@ def test_rules_are_looked_for_once_a_minute_while_no_task_waits(
         if len(seen) == 1:
             set_in_database(ledger, lane, share=2)
 
-    sweeper.look(0.0, INTERVAL - 1, INTERVAL, after_each=change_rule)
+    caretaker.look(0.0, INTERVAL - 1, INTERVAL, after_each=change_rule)
     assert seen == [{}, {}, {lane: {"share": 2}}]

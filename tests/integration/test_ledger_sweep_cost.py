@@ -15,21 +15,9 @@ from redis import Redis
 from wearon_contracts.queues import CELERY_RETRY_QUEUE, TASK_LIST
 from wearon_contracts.results import result_path
 from wearon_contracts.tasks import Channel
-from wearon_local.processes import Nursery, free_port
 from wearon_local.redis_server import RedisServer
 
 EIGHT_HOURS_OF_GRACES: Final = 8 * 60
-
-
-@pytest.fixture(scope="module")
-def redis_server() -> Iterator[RedisServer]:
-    nursery = Nursery()
-    try:
-        server = RedisServer(nursery, free_port())
-        server.start()
-        yield server
-    finally:
-        nursery.close()
 
 
 @pytest.fixture

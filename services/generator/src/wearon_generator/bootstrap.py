@@ -258,7 +258,7 @@ async def bootstrap(
     upkeep = LaneUpkeep(redis, ledger, metrics, clock, interval=timing.lane_upkeep)
 
     async def sweep() -> None:
-        await upkeep.look()
+        # Refunds come first: a key that Redis cannot read would stop the upkeep of the lanes.
         await cleanup_stuck_sessions(
             ledger,
             queues,
@@ -272,6 +272,7 @@ async def bootstrap(
             now=now,
             metrics=metrics,
         )
+        await upkeep.look()
 
     election = Election(redis, replica, timing.election)
     sweeper = Sweeper(timing, clock, look=show_backlog, sweep=sweep, election=election)
