@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.bench.images import pyvips_ms
 from tests.bench.pictures import large_photo, result_picture
 from tests.bench.processes import cpu_seconds, pss_mb
 from tests.bench.report import Line, Section, at_least, at_most, percentile, plain
@@ -188,6 +189,7 @@ def run(quick: bool) -> Iterator[Section]:
         Load(latency=6, per_minute=300, seconds=10) if quick else Load(latency=45, per_minute=300, seconds=45)
     )
     with bench(long.latency) as running:
+        pyvips = sum(pyvips_ms(large_photo(number)) for number in (1, 2))
         measured = measure(running, shipped(running), long)
     per_job = measured.pss_mb / measured.in_flight
     section.lines += [
@@ -196,6 +198,7 @@ def run(quick: bool) -> Iterator[Section]:
         at_most("shipped: PSS under load", measured.pss_mb, 300, "MB", f"{measured.in_flight:.0f} in flight"),
         plain("shipped: PSS idle", measured.pss_idle_mb, "MB"),
         plain("shipped: CPU per job", measured.cpu_ms_per_job, "ms"),
+        plain("pyvips: both photos, alone", pyvips, "ms", "how fast this machine is just now"),
         plain("shipped: overhead p50", measured.overhead_p50, "s"),
         at_most("shipped: overhead p95", measured.overhead_p95, 0.3, "s"),
         plain("shipped: memory per job in flight", per_job, "MB"),

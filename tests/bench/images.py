@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -59,10 +60,37 @@ def _time_all(files: list[bytes], rounds: int) -> dict[str, float]:
     for _ in range(rounds):
         for name, method in METHODS.items():
             for data in files:
-                began = time.perf_counter()
-                method(data)
-                times[name].append((time.perf_counter() - began) * 1000)
+                times[name].append(_timed(method, data))
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def pyvips_ms(data: bytes, rounds: int = 9) -> float:
+    """Median milliseconds that pyvips takes for the photo: how fast this machine is just now."""
+    pyvips.cache_set_max(0)
+    return statistics.median(_timed(_vips, data) for _ in range(rounds))
+
+
+def _timed(method: Callable[[bytes], bytes], data: bytes) -> float:
+    began = time.perf_counter()
+    method(data)
+    return (time.perf_counter() - began) * 1000
+
+
+def _beside_python(data: bytes, rounds: int) -> float:
+    """How many times longer a photo takes while another thread runs Python, as an event loop does."""
+    alone = statistics.median(_timed(_shipped, data) for _ in range(rounds))
+    stop = threading.Event()
+
+    def spin() -> None:
+        while not stop.is_set():
+            pass
+
+    thread = threading.Thread(target=spin, daemon=True)
+    thread.start()
+    beside = statistics.median(_timed(_shipped, data) for _ in range(rounds))
+    stop.set()
+    thread.join()
+    return beside / alone
 
 
 def _peak_mb(name: str) -> float:
@@ -120,6 +148,8 @@ def run(quick: bool) -> list[Section]:
     section.lines = [plain(f"{name}: median", value, "ms") for name, value in times.items()]
     section.lines.append(at_most("shipped ÷ pyvips", times["shipped"] / times["pyvips"], 1.3, "×"))
     section.lines.append(plain("shipped ÷ plain Pillow", times["shipped"] / times["plain Pillow"], "×"))
+    beside = _beside_python(files[0], 3 if quick else 9)
+    section.lines.append(at_most("shipped beside a busy Python thread ÷ alone", beside, 2.5, "×"))
     section.lines += [plain(f"{name}: peak memory", _peak_mb(name), "MB") for name in METHODS]
     fidelity = min(_psnr(_shipped(data), _pillow(data)) for data in files)
     section.lines.append(at_least("shipped: PSNR against plain Pillow", fidelity, 40, "dB"))

@@ -46,6 +46,9 @@ _BYTES_PER_PIXEL: Final[dict[ImageFormat, int]] = {"JPEG": 8, "PNG": 6, "WEBP": 
 _SMALL_COPIES: Final = 48 * 1024 * 1024  # reduced pictures on the way to the final size
 # Pictures are averaged down to no less than this many times the final size, which is fast, then resampled.
 _REDUCING_GAP: Final = 3.0
+_WHOLE_FILE: Final = 1 << 30
+"""Bytes that Pillow gives a decoder at a time. By itself it gives 64 KB, and after each piece the thread has
+to get Python's lock back from the event loop: under load a photo waits longer for that than it decodes."""
 _STRIP_PIXELS: Final = 1 << 20
 
 # Each thread of the AV1 decoder holds frames of its own, and there may be as many as the machine has cores.
@@ -249,6 +252,7 @@ def _shrink(image: ImageFile, max_side: int, *, depth: int = 8, grey: bool = Fal
     # libjpeg can leave out the detail while decoding: a half, a quarter or an eighth, at least `target`.
     drafted = image.draft(None, target)
     box = drafted[1] if drafted else (0.0, 0.0, float(image.width), float(image.height))
+    image.decodermaxblock = _WHOLE_FILE
     image.load()
     if image.mode not in ("L", "RGB", "CMYK") or image.has_transparency_data:
         _scale_transparent_colour(image, depth)
