@@ -42,10 +42,11 @@ class SteppedInFlight(InFlight):
             STEPS.at("recovered", elements=sum(recovered.values()))
         return recovered
 
-    def wait(self, *arguments: Any) -> None:
-        super().wait(*arguments)
+    def wait(self, *arguments: Any) -> bytes | None:
+        element = super().wait(*arguments)
         if self._client.llen(self.name):
             STEPS.at("popped")
+        return element
 
 
 def paced(timing: ConsumerTiming) -> ConsumerTiming:

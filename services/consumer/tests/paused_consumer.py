@@ -35,10 +35,11 @@ class PausingInFlight(InFlight):
             self.pause_at("taken")
         return answer
 
-    def wait(self, *arguments: Any) -> None:
-        super().wait(*arguments)
+    def wait(self, *arguments: Any) -> bytes | None:
+        element = super().wait(*arguments)
         if self._client.llen(self.name):
             self.pause_at("popped")
+        return element
 
     def recover_some(self) -> dict[str, int]:
         recovered = super().recover_some()

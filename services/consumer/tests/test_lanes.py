@@ -98,7 +98,7 @@ def test_tasks_pass_by_the_lanes_only_while_nobody_waits_and_there_is_room(
     lab.push(*map(encode, late))  # room for one of three
     wait_kept(lab, 7)
     assert lab.redis.llen(CELERY_QUEUE) == 5
-    assert lab.redis.zcard(LANE_TURNS) == 3
+    assert lab.redis.zcard(LANE_TURNS) in (2, 3), "the first of them may have come before the others"
     wanted = [task["task_id"] for task in (*first, *late)]
     assert [task["task_id"] for task in generators.starts(7)] == wanted
 

@@ -18,6 +18,7 @@ from wearon_consumer.inflight import InFlight, Limits, Turn
 from wearon_consumer.metrics import Metrics
 from wearon_consumer.timing import ConsumerTiming
 from wearon_contracts.queues import CELERY_QUEUE, TASK_LIST, TASKS_AHEAD, consumer_heartbeat, inflight_list
+from wearon_contracts.tasks import MAX_READABLE_BYTES
 from wearon_local.processes import wait_until
 
 from .lab import Lab, encode, new_task
@@ -188,6 +189,50 @@ def test_late_pop_of_a_closed_connection_keeps_its_element(lab: Lab) -> None:
     assert lab.published_ids() == ids
 
 
+def test_element_that_was_waited_for_is_handed_on_in_the_next_turn(lab: Lab) -> None:
+    inflight = InFlight(lab.redis, "me", TIMING, LIMITS)
+    assert inflight.turn("1").elements == []
+    ids = lab.push_tasks(1)
+    element = inflight.wait(1, lambda: 0.0)
+    assert element is not None
+    load = builder().build("1", [element]).load
+    load.awaited = True
+    assert inflight.turn("2", load) == inflight.turn("2", load) == Turn(True, [])
+    assert lab.published_ids() == ids
+    assert not lab.inflight()
+
+
+@pytest.mark.parametrize("late_comes_first", [True, False])
+def test_late_pop_beside_an_element_that_was_waited_for_loses_and_doubles_nothing(
+    lab: Lab, late_comes_first: bool
+) -> None:
+    inflight = InFlight(lab.redis, "me", TIMING, LIMITS)
+    inflight.turn("1")
+    late = new_task()
+    if late_comes_first:
+        lab.redis.lpush(inflight_list("me"), encode(late))  # as the server does for a connection given up
+    (mine,) = lab.push_tasks(1)
+    element = inflight.wait(1, lambda: 0.0)
+    if not late_comes_first:
+        lab.redis.lpush(inflight_list("me"), encode(late))
+    assert element is not None
+    load = builder().build("1", [element]).load
+    load.awaited = True
+    turn = inflight.turn("2", load)
+    assert (turn.handed_on, len(turn.elements)) == (False, 2)
+    assert inflight.turn("3", builder().build("2", turn.elements).load) == Turn(True, [])
+    assert sorted(lab.published_ids()) == sorted([mine, str(late["task_id"])])
+
+
+def test_waiting_leaves_a_huge_element_to_the_turn(lab: Lab) -> None:
+    inflight = InFlight(lab.redis, "me", TIMING, LIMITS)
+    inflight.turn("1")
+    lab.push(b"x" * (MAX_READABLE_BYTES + 1))
+    assert inflight.wait(1, lambda: 0.0) is None
+    (head,) = inflight.turn("2").elements
+    assert len(head) < MAX_READABLE_BYTES
+
+
 def test_idle_consumer_keeps_what_came_and_a_dead_one_loses_it_after_a_grace(lab: Lab) -> None:
     idle, other = (InFlight(lab.redis, name, TIMING, LIMITS) for name in ("idle", "other"))
     assert idle.turn("1").elements == []
@@ -241,8 +286,9 @@ class UnluckyInFlight(InFlight):
             raise KeyError("unexpected")
         return super().turn(*arguments, **more)
 
-    def wait(self, *arguments: Any) -> None:
+    def wait(self, *arguments: Any) -> bytes | None:
         self.when_idle()
+        return None
 
 
 def test_loop_survives_unexpected_errors(lab: Lab) -> None:

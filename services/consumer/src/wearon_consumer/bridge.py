@@ -79,25 +79,35 @@ class Bridge:
         ticket = self._next_ticket()
         elements = self._exchange(ticket)
         if elements:
-            self._taken_at = time.monotonic()
-            self._batch = self._builder.build(ticket, elements, self._invalid_in_a_row)
+            self._take(ticket, elements)
             return
         self._report()
         if self._intake_stopped:
             self._sleep(self._timing.wait)
-        else:
-            self._wait()
+            return
+        element = self._wait()
+        if element is not None:
+            self._take(ticket, [element], awaited=True)
 
-    def _wait(self) -> None:
-        """Return when an element is in flight, or the lanes may have to be fed again."""
+    def _take(self, ticket: str, elements: list[bytes], *, awaited: bool = False) -> None:
+        self._taken_at = time.monotonic()
+        batch = self._builder.build(ticket, elements, self._invalid_in_a_row)
+        batch.load.awaited = awaited
+        self._batch = batch
+
+    def _wait(self) -> bytes | None:
+        """Return when an element is in flight, or the lanes may have to be fed again. The element, if read."""
         while not self._stopping:
             lanes_want_feeding = self._waiting_in_lanes > 0
             seconds = self._timing.wait if lanes_want_feeding else self._timing.idle_wait
             waits_until = time.monotonic() + seconds
-            self._inflight.wait(seconds, self._look)
+            element = self._inflight.wait(seconds, self._look)
             self._progressed()
+            if element is not None:
+                return element
             if time.monotonic() < waits_until or lanes_want_feeding or not self._inflight.still_idle():
-                return
+                return None
+        return None
 
     def _look(self) -> float | None:
         """What is done while the loop waits; seconds until it is done again, None to wait no more."""

@@ -2,7 +2,8 @@
 
 Each step is one Lua script, so it happens as a whole or not at all, and each may be repeated after a lost
 answer. A consumer owns its in-flight list as long as its heartbeat key stands. The key expires by itself; its
-value names the batch being worked on by a ticket, or is `idle`, and the last one that was handed on.
+value names the batch being worked on by a ticket, and the last one that was handed on. It begins with `idle`
+while the consumer waits for that batch's first element.
 
   turn      1. only if the heartbeat still names the batch: puts its tasks into their lanes, its invalid
                elements into the dead letters, and removes its elements from the list
@@ -13,6 +14,8 @@ value names the batch being worked on by a ticket, or is `idle`, and the last on
                Too many invalid elements in a row, or too many bytes of dead letters, stop the intake of all
                consumers: what is in flight goes back, and nothing is taken until the operator deletes the key
             4. if there is none and nothing waits in lanes, says so in the heartbeat, which then stands longer
+  wait      a blocking pop moves one element into the list. It is the batch whose ticket the heartbeat names
+               already, so that it can be handed on in the next turn
   recover   only while there is no heartbeat: puts the list back where it came from, in its old order.
             An idle consumer that has something in flight is about to look at it, or dead: its heartbeat is
             cut short
@@ -68,7 +71,8 @@ _TURN: Final = lane_script("""
 -- KEYS task list, in-flight list, heartbeat, Celery queue, dead letters, two binding sets,
 --      bytes of dead letters, invalid in a row, intake stopped, store share, keys that a lane needs
 -- ARGV heartbeat ms, next ticket, most elements, most bytes, binding,
---      ticket to hand on or '', its elements, messages straight for Celery, dead letters (one a line),
+--      ticket to hand on or '', its elements, 1 if nothing else may be in flight,
+--      messages straight for Celery, dead letters (one a line),
 --      tasks for the lanes (four lines each: lane, session id, created at, message),
 --      1 if one of its elements is valid, invalid elements after the last valid one,
 --      limit of invalid in a row, limit of bytes of dead letters, time and consumer for the operator,
@@ -93,14 +97,15 @@ local function count_dead_letters_again()
   return bytes
 end
 local function stop_intake(reason)
-  local why = cjson.encode({reason = reason, since = ARGV[15], by = ARGV[16]})
+  local why = cjson.encode({reason = reason, since = ARGV[16], by = ARGV[17]})
   call('SET', KEYS[10], why, 'NX')
 end
-local current, last = string.match(call('GET', KEYS[3]) or '', '(%S+) (%S+)')
+local current, last = string.match(call('GET', KEYS[3]) or '', '(%S+) (%S+)$')
 local ticket, outcome = ARGV[6], 0
 if ticket ~= '' and ticket == last then
   outcome = 1
-elseif ticket ~= '' and ticket == current then
+elseif ticket ~= '' and ticket == current
+    and (ARGV[8] == '0' or call('LLEN', KEYS[2]) == tonumber(ARGV[7])) then
   -- A key of the wrong type raises here, before anything is written: scripts are not rolled back.
   call('LLEN', KEYS[4])
   call('LLEN', KEYS[5])
@@ -109,21 +114,21 @@ elseif ticket ~= '' and ticket == current then
   call('INCRBY', KEYS[9], 0)
   call('SADD', KEYS[6], ARGV[5])
   call('SADD', KEYS[7], ARGV[5])
-  push(KEYS[4], ARGV[8])
-  enqueue_all(ARGV[10], tonumber(ARGV[7]))
-  local dead_bytes = call('INCRBY', KEYS[8], push(KEYS[5], ARGV[9]))
+  push(KEYS[4], ARGV[9])
+  enqueue_all(ARGV[11], tonumber(ARGV[7]))
+  local dead_bytes = call('INCRBY', KEYS[8], push(KEYS[5], ARGV[10]))
   -- From the right, where the oldest are: a blocking pop given up by us may still add one at the left.
   call('LTRIM', KEYS[2], 0, -1 - tonumber(ARGV[7]))
   outcome, last = 1, ticket
-  if ARGV[11] == '1' then call('SET', KEYS[9], 0) end
-  if call('INCRBY', KEYS[9], ARGV[12]) >= tonumber(ARGV[13]) then stop_intake('too_many_invalid') end
-  if ARGV[9] ~= '' and dead_bytes >= tonumber(ARGV[14])
-      and count_dead_letters_again() >= tonumber(ARGV[14]) then
+  if ARGV[12] == '1' then call('SET', KEYS[9], 0) end
+  if call('INCRBY', KEYS[9], ARGV[13]) >= tonumber(ARGV[14]) then stop_intake('too_many_invalid') end
+  if ARGV[10] ~= '' and dead_bytes >= tonumber(ARGV[15])
+      and count_dead_letters_again() >= tonumber(ARGV[15]) then
     stop_intake('dead_letters_full')
   end
 end
 call('SET', KEYS[3], ARGV[2] .. ' ' .. (last or '-'), 'PX', ARGV[1])
-call('SET', KEYS[11], ARGV[19])
+call('SET', KEYS[11], ARGV[20])
 feed(200)
 local stopped = call('GET', KEYS[10]) or ''
 local waiting = 0
@@ -134,8 +139,8 @@ if stopped ~= '' then
   return answer
 end
 local function add(element, index)
-  if #element > tonumber(ARGV[17]) then
-    element = '\\0oversized ' .. #element .. ' ' .. string.sub(element, 1, tonumber(ARGV[18]))
+  if #element > tonumber(ARGV[18]) then
+    element = '\\0oversized ' .. #element .. ' ' .. string.sub(element, 1, tonumber(ARGV[19]))
     call('LSET', KEYS[2], index, element)
   end
   answer[#answer + 1] = element
@@ -149,7 +154,7 @@ while #answer < 4 + tonumber(ARGV[3]) and bytes < tonumber(ARGV[4]) do
   add(element, 0)
 end
 if #answer == 4 and waiting == 0 then
-  call('SET', KEYS[3], 'idle ' .. (last or '-'), 'PX', ARGV[20])
+  call('SET', KEYS[3], 'idle ' .. ARGV[2] .. ' ' .. (last or '-'), 'PX', ARGV[21])
 end
 return answer
 """)
@@ -202,6 +207,8 @@ class Load:
     any_valid: bool
     trailing_invalid: int
     """Invalid elements after the last valid one, or all if none is valid."""
+    awaited: bool = False
+    """It is what a blocking pop brought: not to be handed on if anything else has come in flight beside it."""
 
 
 @dataclass(slots=True)
@@ -265,10 +272,11 @@ class InFlight:
         heartbeat_ms = round(self._timing.heartbeat_ttl * 1000)
         arguments: list[str | int] = [heartbeat_ms, ticket, room, BATCH_BYTES, binding(CELERY_QUEUE)]
         if load is None:
-            arguments += ["", 0, "", "", "", 0, 0]
+            arguments += ["", 0, 0, "", "", "", 0, 0]
         else:
             # Three long texts are packed, sent and parsed faster than hundreds; JSON has no bare newline.
-            arguments += [load.ticket, load.elements, _lines(load.direct), _lines(load.letters)]
+            arguments += [load.ticket, load.elements, int(load.awaited)]
+            arguments += [_lines(load.direct), _lines(load.letters)]
             arguments.append("".join(f"{t[0]}\n{t[1]}\n{t[2]}\n{t[3]}\n" for t in load.waiting))
             arguments += [int(load.any_valid), load.trailing_invalid]
         arguments += [self._limits.max_invalid_in_a_row, self._limits.max_dead_letter_bytes]
@@ -291,17 +299,20 @@ class InFlight:
             pool.release(connection)
         return Turn(bool(handed_on), elements, stopped, invalid_in_a_row, waiting)
 
-    def wait(self, seconds: int, look: Callable[[], float | None]) -> None:
+    def wait(self, seconds: int, look: Callable[[], float | None]) -> bytes | None:
         """Return when an element has come in flight, or else after so many seconds.
 
+        The element, unless it was too large to be read here. It belongs to the ticket of the last turn.
         `look` is called from time to time and says in how many seconds again; None ends the wait at once.
         """
         pool = self._client.connection_pool
         connection: Any = pool.get_connection()
         try:
             connection.send_command("BLMOVE", TASK_LIST, self.name, "RIGHT", "LEFT", seconds)
-            if not _answered(connection._sock, seconds + ANSWER_SECONDS, look):
+            answer = _answer(connection._sock, seconds + ANSWER_SECONDS, look)
+            if not answer.whole:
                 connection.disconnect()
+            return answer.element
         except BaseException as error:
             connection.disconnect()
             if isinstance(error, OSError):
@@ -360,8 +371,15 @@ def _lines(texts: Sequence[str]) -> str:
     return "".join(f"{text}\n" for text in texts)
 
 
-def _answered(sock: socket.socket, patience: float, look: Callable[[], float | None]) -> bool:
-    """Wait for the answer to a blocking pop; whether it was read to its end, so that `sock` may go on in use.
+class _Answer(NamedTuple):
+    """`whole`: it was read to its end, so that the socket may go on in use."""
+
+    whole: bool
+    element: bytes | None = None
+
+
+def _answer(sock: socket.socket, patience: float, look: Callable[[], float | None]) -> _Answer:
+    """Wait for the answer to a blocking pop.
 
     The element stays in Redis too, and may be larger than this process's memory, so no more than the length
     of a large one is read. An error shows in the turn that follows. Raises OSError, `redis.TimeoutError`, and
@@ -378,7 +396,7 @@ def _answered(sock: socket.socket, patience: float, look: Callable[[], float | N
         except TimeoutError:
             next_look = look()
             if next_look is None:
-                return False
+                return _Answer(whole=False)
             if time.monotonic() > give_up_at:
                 raise redis.TimeoutError("Redis did not answer the blocking pop in time") from None
             pause = next_look
@@ -387,14 +405,16 @@ def _answered(sock: socket.socket, patience: float, look: Callable[[], float | N
     if not head:
         raise ConnectionResetError("Redis closed the connection")
     if not end or not line.startswith((b"$", b"*")):
-        return False
+        return _Answer(whole=False)
     length = int(line[1:])
+    if length < 0:
+        return _Answer(whole=True)
     if length > MAX_READABLE_BYTES:
-        return False
-    left = length + 2 - len(rest) if length >= 0 else 0
-    while left > 0:
+        return _Answer(whole=False)
+    element = bytearray(rest)
+    while (left := length + len(b"\r\n") - len(element)) > 0:
         chunk = sock.recv(min(left, MAX_READABLE_BYTES))
         if not chunk:
             raise ConnectionResetError("Redis closed the connection")
-        left -= len(chunk)
-    return True
+        element += chunk
+    return _Answer(whole=True, element=bytes(element[:length]))
