@@ -34,17 +34,6 @@ _MEMBER: Final = re.compile(
     r"\\?[\"']\s*:\s*b?\\?[\"'])[^\"'\\]+",
     re.IGNORECASE,
 )
-_MEMBER_NAMES: Final = (
-    "assword",
-    "ecret",
-    "ey",
-    "EY",
-    "uthorization",
-    "oken",
-    "ignature",
-    "PASSWORD",
-    "SECRET",
-)
 _DATA_URL: Final = re.compile(r"(data:[\w.+/-]*;base64,)[A-Za-z0-9+/=_-]{16,}")
 _BLOB: Final = re.compile(r"[A-Za-z0-9+/_-]{256,}={0,2}")
 
@@ -69,13 +58,25 @@ def redact(text: str) -> str:
             text = _URL_QUERY.sub(rf"\1{_HIDDEN}", text)
     if "=" in text or "%3" in text:
         text = _PARAMETER.sub(rf"\1\2{_HIDDEN}", text)
-    if any(name in text for name in _MEMBER_NAMES):
+    if _may_have_secret_member(text.lower()):
         text = _MEMBER.sub(rf"\1{_HIDDEN}", text)
     if "base64," in text:
         text = _DATA_URL.sub(lambda match: f"{match[1]}({len(match[0])} characters)", text)
     if len(text) > 256:
         text = _BLOB.sub(lambda match: f"({len(match[0])} characters)", text)
     return text
+
+
+def _may_have_secret_member(lower: str) -> bool:
+    """Whether a name that `_MEMBER` looks for may be in a text in small letters."""
+    return (
+        "password" in lower
+        or "secret" in lower
+        or "token" in lower
+        or "signature" in lower
+        or "authorization" in lower
+        or "key" in lower
+    )
 
 
 def hide(secrets: Iterable[str]) -> Callable[[str], str]:

@@ -9,6 +9,7 @@ only the header argsrepr differs, see `_ARGUMENTS_FOR_LOGS`, and how the JSON of
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import socket
@@ -76,6 +77,8 @@ class CeleryMessages:
         for hole in ("body", "name", "task_id", "delivery_tag"):
             template = template.replace(f'"<{hole}>"', f"%({hole})s")
         self._template = template
+        self._first_of_tag = str(uuid.uuid4())[:24]
+        self._numbers = itertools.count(int.from_bytes(os.urandom(5)))
 
     def message(self, name: str, task_id: str, argument: str) -> str:
         """The message that runs the Celery task `name` under `task_id` with one argument, given in JSON."""
@@ -84,11 +87,6 @@ class CeleryMessages:
             "body": f'"{base64.b64encode(body.encode()).decode()}"',
             "name": encode_basestring_ascii(name),
             "task_id": encode_basestring_ascii(task_id),
-            "delivery_tag": f'"{_random_uuid()}"',
+            # Unique by this process's part and a number; a random one for each costs as much as the base64.
+            "delivery_tag": f'"{self._first_of_tag}{next(self._numbers):012x}"',
         }
-
-
-def _random_uuid() -> str:
-    """Like str(uuid.uuid4()), at a third of its cost."""
-    digits = os.urandom(16).hex()
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"

@@ -208,7 +208,7 @@ class Load:
     trailing_invalid: int
     """Invalid elements after the last valid one, or all if none is valid."""
     awaited: bool = False
-    """It is what a blocking pop brought: not to be handed on if anything else has come in flight beside it."""
+    """It is what a blocking pop brought: not to be handed on if anything else has come beside it."""
 
 
 @dataclass(slots=True)
