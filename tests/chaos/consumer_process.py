@@ -46,6 +46,8 @@ class SteppedInFlight(InFlight):
         element = super().wait(*arguments)
         if self._client.llen(self.name):
             STEPS.at("popped")
+        if element is not None:
+            STEPS.at("taken")
         return element
 
 

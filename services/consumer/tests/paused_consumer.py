@@ -39,6 +39,8 @@ class PausingInFlight(InFlight):
         element = super().wait(*arguments)
         if self._client.llen(self.name):
             self.pause_at("popped")
+        if element is not None:
+            self.pause_at("taken")
         return element
 
     def recover_some(self) -> dict[str, int]:
