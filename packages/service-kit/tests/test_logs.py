@@ -12,6 +12,8 @@ import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any, Literal
+from unittest.mock import ANY
+from uuid import UUID
 
 import pytest
 import structlog
@@ -63,6 +65,27 @@ def test_a_line_says_when_what_who_and_for_which_job() -> None:
         "bytes": 123,
     }
     assert "request_id" not in outside
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("half a pair \ud83d", "half a pair \ud83d"),
+        ("line\u2028separator", "line\u2028separator"),
+        ("naïve", "naïve"),
+        (b"\xff\x00", ANY),
+        (object(), ANY),
+        (float("inf"), float("inf")),
+        ({"nested": {1, 2}}, ANY),
+        (ValueError("wrong"), "ValueError('wrong')"),
+        (UUID(int=1), ANY),
+    ],
+)
+def test_any_value_makes_one_line_of_json(value: object, written: object) -> None:
+    stream = configured()
+    structlog.get_logger("wearon").info("odd", value=value)
+    (line,) = lines(stream)
+    assert line["value"] == written
 
 
 def test_contexts_nest_and_are_inherited_by_tasks_but_not_shared_between_them() -> None:
