@@ -96,7 +96,7 @@ class Bridge:
         self._batch = batch
 
     def _wait(self) -> bytes | None:
-        """Return when an element is in flight (with it, if it was read), or lanes may have to be fed again."""
+        """Return when an element has come (with it, if it was read), or lanes may have to be fed again."""
         while not self._stopping:
             lanes_want_feeding = self._waiting_in_lanes > 0
             seconds = self._timing.wait if lanes_want_feeding else self._timing.idle_wait
