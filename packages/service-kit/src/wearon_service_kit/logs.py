@@ -6,17 +6,15 @@ uncaught exceptions) take the same way out, so neither escapes the redaction.
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from types import TracebackType
 from typing import Any, Final, Literal, TextIO
 
 import structlog
-from pydantic_core import to_json
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from wearon_service_kit.redaction import hide, redact
@@ -57,7 +55,7 @@ def configure_logging(
     output = stream or sys.stdout
     renderers: list[Processor]
     if fmt == "json":
-        renderers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_json)]
+        renderers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
         plain = structlog.dev.plain_traceback
         renderers = [structlog.dev.ConsoleRenderer(colors=output.isatty(), exception_formatter=plain)]
@@ -129,15 +127,6 @@ def job_context(
         **{name: value for name, value in fields.items() if value is not None}
     ):
         yield
-
-
-def _json(event: EventDict, default: Callable[[Any], Any]) -> str:
-    """The event as JSON in ASCII; `default` makes something of a value that JSON does not know."""
-    with suppress(ValueError):  # half a surrogate pair, or an object that contains itself
-        text = to_json(event, fallback=default, inf_nan_mode="constants")
-        if text.isascii():
-            return text.decode()
-    return json.dumps(event, default=default)
 
 
 def _in_reading_order(service: str) -> Processor:
