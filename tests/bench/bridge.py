@@ -136,15 +136,7 @@ class BridgeBench:
         self.fill(count + backlog, aside=True)
         redis_mb = self.redis.info("memory")["used_memory"] / 1e6
         cpu_started = cpu_seconds(consumer.process)
-        started = time.perf_counter()
-        self.redis.rename(ASIDE, TASK_LIST)
-        wait_until(
-            lambda: self.redis.llen(CELERY_QUEUE) >= count,
-            timeout=60,
-            what="all published",
-            every=LOOK_SECONDS,
-        )
-        seconds = time.perf_counter() - started
+        seconds = self.seconds_until(lambda: self.redis.llen(CELERY_QUEUE) >= count, "all published")
         consumer.process.pause()
         cpu = cpu_seconds(consumer.process) - cpu_started
         done = int(self.redis.llen(CELERY_QUEUE))
@@ -152,6 +144,13 @@ class BridgeBench:
         self.redis.flushall()
         consumer.kill()
         return Bridged(Rate(done, seconds, cpu), resident, redis_mb)
+
+    def seconds_until(self, done: Callable[[], bool], what: str) -> float:
+        """How long the running consumer takes for the tasks that were put aside."""
+        started = time.perf_counter()
+        self.redis.rename(ASIDE, TASK_LIST)
+        wait_until(done, timeout=120, what=what, every=LOOK_SECONDS)
+        return time.perf_counter() - started
 
     def round_trips(self) -> float:
         """PINGs answered per second on one connection, with nothing in the way but the socket."""
@@ -287,15 +286,8 @@ class BridgeBench:
         """How many tasks a second the running consumer puts into lanes."""
         self.fill(self.size.backlog_tasks, aside=True)
         wanted = self.redis.hlen(TASKS_KEPT) + self.size.backlog_tasks
-        started = time.perf_counter()
-        self.redis.rename(ASIDE, TASK_LIST)
-        wait_until(
-            lambda: self.redis.hlen(TASKS_KEPT) >= wanted,
-            timeout=120,
-            what="all in lanes",
-            every=LOOK_SECONDS,
-        )
-        return self.size.backlog_tasks / (time.perf_counter() - started)
+        seconds = self.seconds_until(lambda: self.redis.hlen(TASKS_KEPT) >= wanted, "all in lanes")
+        return self.size.backlog_tasks / seconds
 
     def starts_per_second(self, count: int) -> float:
         """Take `count` tasks from Celery's queue one by one and report each as started."""

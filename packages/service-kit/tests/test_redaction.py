@@ -37,6 +37,7 @@ SECRET = "s3cr3tVALUE0123456789"
             "https://b.s3.example/a.jpg?***",
         ),
         (f"https://cdn.example/a.jpg?Policy=x&Key-Pair-Id={SECRET}", SECRET, "https://cdn.example/a.jpg?***"),
+        (f"https://x.example/{'a.' * 3000}?sig={SECRET}", SECRET, f"https://x.example/{'a.' * 3000}?***"),
         (f"/a.jpg?token={SECRET}&w=100", SECRET, "/a.jpg?token=***&w=100"),
         (f"X-Amz-Signature={SECRET}&b=1", SECRET, "X-Amz-Signature=***&b=1"),
         (f"x-goog-credential={SECRET}", SECRET, "x-goog-credential=***"),

@@ -21,7 +21,8 @@ _BEARER: Final = re.compile(r"\b(bearer\s+)[A-Za-z0-9._~+/=-]{6,}", re.IGNORECAS
 # user:password@ of any URL. An @ after the first slash belongs to the path.
 _USERINFO: Final = re.compile(r"(\b[a-z][a-z0-9+.-]{0,20}://)[^\s/?#\"'<>]*@", re.IGNORECASE)
 # The whole query of a web URL: every signing scheme puts its secret there, under a name of its own.
-_URL_QUERY: Final = re.compile(r"(\bhttps?://[^\s?#\"'<>\\]{0,4096}+\?)[^\s\"'<>\\]+", re.IGNORECASE)
+# A URL without one matches too, so that none of its characters is looked at a second time.
+_URL_QUERY: Final = re.compile(r"(\bhttps?://[^\s?#\"'<>\\]*+)(\?[^\s\"'<>\\]+)?", re.IGNORECASE)
 # name=value outside a URL (a bare query string, a form body), percent-encoded '=' included.
 _PARAMETER: Final = re.compile(
     r"(?:\b|(?<=%3F)|(?<=%26))((?:x-amz-|x-goog-)?(?:signature|credential|security-token)|(?:access_|refresh_|auth_)?token|sig"
@@ -34,6 +35,8 @@ _MEMBER: Final = re.compile(
     r"\\?[\"']\s*:\s*b?\\?[\"'])[^\"'\\]+",
     re.IGNORECASE,
 )
+# In small letters; one of them is in each name that _MEMBER looks for.
+_MEMBER_NAMES: Final = ("password", "secret", "token", "signature", "authorization", "key")
 _DATA_URL: Final = re.compile(r"(data:[\w.+/-]*;base64,)[A-Za-z0-9+/=_-]{16,}")
 _BLOB: Final = re.compile(r"[A-Za-z0-9+/_-]{256,}={0,2}")
 
@@ -55,28 +58,17 @@ def redact(text: str) -> str:
         if "@" in text:
             text = _USERINFO.sub(rf"\1{_HIDDEN}@", text)
         if "?" in text:
-            text = _URL_QUERY.sub(rf"\1{_HIDDEN}", text)
+            text = _URL_QUERY.sub(lambda url: f"{url[1]}?{_HIDDEN}" if url[2] else url[1], text)
     if "=" in text or "%3" in text:
         text = _PARAMETER.sub(rf"\1\2{_HIDDEN}", text)
-    if _may_have_secret_member(text.lower()):
+    lower = text.lower()
+    if any(name in lower for name in _MEMBER_NAMES):
         text = _MEMBER.sub(rf"\1{_HIDDEN}", text)
     if "base64," in text:
         text = _DATA_URL.sub(lambda match: f"{match[1]}({len(match[0])} characters)", text)
     if len(text) > 256:
         text = _BLOB.sub(lambda match: f"({len(match[0])} characters)", text)
     return text
-
-
-def _may_have_secret_member(lower: str) -> bool:
-    """Whether a name that `_MEMBER` looks for may be in a text in small letters."""
-    return (
-        "password" in lower
-        or "secret" in lower
-        or "token" in lower
-        or "signature" in lower
-        or "authorization" in lower
-        or "key" in lower
-    )
 
 
 def hide(secrets: Iterable[str]) -> Callable[[str], str]:

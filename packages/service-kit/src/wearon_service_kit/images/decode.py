@@ -47,8 +47,6 @@ _SMALL_COPIES: Final = 48 * 1024 * 1024  # reduced pictures on the way to the fi
 # Pictures are averaged down to no less than this many times the final size, which is fast, then resampled.
 _REDUCING_GAP: Final = 3.0
 _WHOLE_FILE: Final = 1 << 30
-"""Bytes that Pillow gives a decoder at a time. By itself it gives 64 KB, and after each piece the thread has
-to get Python's lock back from the event loop: under load a photo waits longer for that than it decodes."""
 _STRIP_PIXELS: Final = 1 << 20
 
 # Each thread of the AV1 decoder holds frames of its own, and there may be as many as the machine has cores.
@@ -168,7 +166,7 @@ def _open_png(data: bytes, sizes: _Sizes) -> Image.Image:
     file = read_png(data)
     sizes.check(file.width, file.height)
     with PngImageFile(io.BytesIO(file.data)) as image, _turn("PNG", image.width * image.height):
-        image.load()
+        _load(image)
         # What is missing has stayed as it was made: zero. Counting takes as long as decoding.
         last = image.crop((0, image.height - 1, *image.size)).tobytes()
         if (file.interlaced or last.count(0) == len(last)) and not file.rows_are_whole():
@@ -241,6 +239,16 @@ def _turn(format_: ImageFormat, pixels: int) -> AbstractContextManager[object]:
     return _heavy if pixels * _BYTES_PER_PIXEL[format_] > HEAVY_BYTES else nullcontext()
 
 
+def _load(image: ImageFile) -> None:
+    """Decode in one go.
+
+    By itself Pillow gives a decoder 64 KB at a time, and after each piece the thread has to get Python's lock
+    back from the event loop: under load a photo waits longer for that than it decodes.
+    """
+    image.decodermaxblock = _WHOLE_FILE
+    image.load()
+
+
 def _shrink(image: ImageFile, max_side: int, *, depth: int = 8, grey: bool = False) -> Image.Image:
     """Decoded at its final size, still on its side; L, LA, RGB, RGBA or CMYK. `depth`: bits a sample.
 
@@ -252,8 +260,7 @@ def _shrink(image: ImageFile, max_side: int, *, depth: int = 8, grey: bool = Fal
     # libjpeg can leave out the detail while decoding: a half, a quarter or an eighth, at least `target`.
     drafted = image.draft(None, target)
     box = drafted[1] if drafted else (0.0, 0.0, float(image.width), float(image.height))
-    image.decodermaxblock = _WHOLE_FILE
-    image.load()
+    _load(image)
     if image.mode not in ("L", "RGB", "CMYK") or image.has_transparency_data:
         _scale_transparent_colour(image, depth)
         return _unify_and_resize(image, target, grey=grey)

@@ -107,7 +107,8 @@ def read_png(data: bytes) -> PngFile:
     transparent = notes.get(b"tRNS", b"")
     if _is_transparency(transparent, colour):
         parts.append(_chunk(b"tRNS", transparent))
-    parts += [*strict[b"IDAT"], _chunk(b"IEND", b"")]
+    # In one chunk, since Pillow decodes a chunk at a time; see `_load` in decode.py.
+    parts += [_chunk(b"IDAT", b"".join(pixels)), _chunk(b"IEND", b"")]
     grey = colour in (0, 4)
     return PngFile(
         data=b"".join(parts),
