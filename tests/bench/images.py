@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pyvips
 from PIL import Image
-from tests.bench.pictures import large_photo
+from tests.bench.pictures import large_photo, thin_lines
 from tests.bench.report import Section, at_least, at_most, plain
 from tests.bench.variants import plain_prepare
 
@@ -157,6 +157,10 @@ def run(quick: bool) -> list[Section]:
     section.lines += [plain(f"{name}: peak memory", _peak_mb(name), "MB") for name in METHODS]
     fidelity = min(_psnr(_shipped(data), _pillow(data)) for data in files)
     section.lines.append(at_least("shipped: PSNR against plain Pillow", fidelity, 40, "dB"))
+    section.lines += [
+        plain(f"… thin lines, {name}", _psnr(METHODS[name](thin_lines()), _pillow(thin_lines())), "dB")
+        for name in ("shipped", "pyvips", "OpenCV")
+    ]
     section.data = {"milliseconds": times}
     return [section]
 

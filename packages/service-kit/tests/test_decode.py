@@ -375,6 +375,17 @@ def test_reduced_decoding_looks_like_full_decoding() -> None:
     assert difference(open_rgb(data, max_side=640), expected) < 2.0
 
 
+def test_thin_lines_stay_sharp_in_a_picture_decoded_at_half_its_size() -> None:
+    scene = Image.new("RGB", (1500, 2000), WHITE)
+    draw, throw = ImageDraw.Draw(scene), random.Random(1)
+    for _ in range(1000):
+        x, y = throw.randrange(1500), throw.randrange(2000)
+        end = (x + throw.gauss(0, 100), y + throw.gauss(0, 100))
+        draw.line((x, y, *end), fill=throw.choice([RED, GREEN, BLUE]), width=throw.randint(1, 4))
+    expected = scene.resize((384, 512), Image.Resampling.LANCZOS)
+    assert difference(open_rgb(encoded(scene, "JPEG", quality=92), max_side=512), expected) < 3.5
+
+
 # Truncation and rubbish
 
 

@@ -266,8 +266,8 @@ def _shrink(image: ImageFile, max_side: int, *, depth: int = 8, grey: bool = Fal
         return _unify_and_resize(image, target, grey=grey)
     if image.size == target:
         return image.copy()
-    # What libjpeg has reduced has lost the detail that Lanczos keeps: the same within 1 dB in half the time.
-    resampling = Image.Resampling.LANCZOS if image.size == whole else Image.Resampling.BILINEAR
+    # Lanczos would be sharper at edges, by 4 to 5 dB, but takes twice the time (`bench --only images`).
+    resampling = Image.Resampling.LANCZOS if image.size == whole else Image.Resampling.HAMMING
     return image.resize(target, resampling, box, _REDUCING_GAP)
 
 
