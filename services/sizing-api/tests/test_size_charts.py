@@ -218,8 +218,67 @@ def test_a_measurement_that_is_the_same_in_every_row_decides_nothing() -> None:
     )
     tall = body(0.5, waist_cm=81, inseam_cm=95)
     answer = choose(chart, tall)
-    assert (answer.recommended, answer.limiting_measurement) == ("32/32", "waist_cm")
+    assert answer.recommended == "32/32"
     assert answer.larger_than_chart > 0.99
+    assert answer.explanation == "Even 33/32 is probably too small in the inseam."
+    assert choose(chart, body(0.5, waist_cm=81, inseam_cm=78)).limiting_measurement == "waist_cm"
+
+
+def test_of_several_measurements_the_one_that_is_beyond_the_chart_is_named() -> None:
+    chart = read_chart(
+        rows(
+            S={"chest_cm": (88, 96), "waist_cm": (70, 80)},
+            M={"chest_cm": (96, 104), "waist_cm": (80, 90)},
+            # Cut wider only at the waist: the chest does not tell the last two sizes apart.
+            L={"chest_cm": (96, 104), "waist_cm": (90, 100)},
+        )
+    )
+    answer = choose(chart, body(1.0, chest_cm=115, waist_cm=95))
+    assert answer.limiting_measurement == "chest_cm"
+    assert answer.explanation == "Even L is probably too small in the chest."
+
+
+def test_an_outermost_size_is_not_said_to_fit_somebody_who_may_be_beyond_it() -> None:
+    chart = read_chart(chest((88, 96), (96, 104)))
+    answer = choose(chart, body(3.0, chest_cm=103.5))
+    assert answer.confidence > 0.95
+    assert 0.4 < answer.larger_than_chart < 0.5
+    assert answer.explanation == "B is the likeliest size."
+
+
+def test_no_other_size_is_named_where_the_size_to_take_is_that_of_one_measurement() -> None:
+    chart = read_chart(
+        rows(
+            S={"chest_cm": (88, 96), "hip_cm": (98, 106)},
+            M={"chest_cm": (96, 104), "hip_cm": (106, 107)},
+            L={"chest_cm": (104, 112), "hip_cm": (107, 108)},
+            XL={"chest_cm": (112, 120), "hip_cm": (108, 120)},
+        )
+    )
+    # The hip is expected a hair beyond S, whose range is yet the likeliest one to hold it.
+    answer = choose(chart, body(3.0, chest_cm=85, hip_cm=106.1))
+    assert answer.explanation == "S is the likeliest size. The hip has the least room."
+
+
+@pytest.mark.parametrize(
+    ("largest", "said"),
+    [((42, 44), True), ((56, 58), True), ((88, 92), False)],
+    ids=["inches", "laid flat", "small sizes"],
+)
+def test_a_chart_in_other_units_is_wondered_at(largest: tuple[float, float], said: bool) -> None:
+    chart = read_chart(chest((largest[0] - 4, largest[1] - 4), largest))
+    answer = choose(chart, body(chest_cm=101))
+    assert ("not in centimetres" in answer.explanation) == said
+    assert answer.explanation.startswith("Even B is probably too small in the chest.")
+
+
+def test_an_outermost_size_of_one_value_reaches_beyond_it_like_its_neighbours() -> None:
+    chart = chest((92, 92), (96, 96), (100, 100))
+    for fit, smallest, largest in zip(FITS, (92, 90, 88), (104, 102, 100), strict=True):
+        read = read_chart(chart, fit)
+        assert (read.smallest.tolist(), read.largest.tolist()) == ([smallest], [largest])
+    alone = read_chart(chest((92, 92)))
+    assert (alone.smallest.tolist(), alone.largest.tolist()) == ([92], [92])
 
 
 def test_a_tie_is_told_and_explained() -> None:
@@ -287,6 +346,11 @@ def test_a_chart_open_at_its_ends_has_nobody_beyond_it() -> None:
             ),
             "Two rows have the same label.",
         ),
+        (
+            rows(**{"M": {"chest_cm": (88, 96)}, "M ": {"chest_cm": (96, 104)}}),
+            "Two rows have the same label.",
+        ),
+        (rows(**{" ": {"chest_cm": (88, 96)}}), "A label is blank."),
         (
             SizeChart.model_validate({**chest((88, 96)).model_dump(), "garment_ease_cm": {"hip_cm": 4}}),
             "garment_ease_cm lacks chest_cm",

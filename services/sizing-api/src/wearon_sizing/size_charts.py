@@ -8,6 +8,7 @@ preference moves it to the end that gives a closer or a looser garment.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -37,7 +38,11 @@ TAPE_CM: Final = 0.3
 EASE_SHARE: Final = {FitPreference.TIGHT: 0.5, FitPreference.REGULAR: 1.0, FitPreference.LOOSE: 1.5}
 # From this probability on the answer says that the shopper is beyond the chart.
 PROBABLY: Final = 0.5
+# From here on a size is said to fit; what lies beyond the chart does not count as fitting.
 CLEAR: Final = 0.8
+# A body this many times the largest size speaks for a mistake in the chart: one in inches, or of garments
+# that were laid flat and measured across, ends at about half of what an average body is around.
+MISTAKEN: Final = 1.5
 
 NAMES: Final[dict[Measured, str]] = {
     "chest_cm": "chest",
@@ -89,13 +94,16 @@ def read_chart(chart: SizeChart, fit: FitPreference | None = None) -> Chart:
     labels = tuple(rows[place].label for place in order)
     lower, upper = lower[order], upper[order]
     _check(labels, names, lower, upper)
-    return Chart(labels, names, _edges(lower, upper, fit), lower[0], upper[-1])
+    edges = _edges(lower, upper, fit)
+    return Chart(labels, names, edges, *_outer_ends(lower, upper, edges))
 
 
 def _names(rows: Sequence[SizeChartRow]) -> tuple[Measured, ...]:
-    seen = {row.label for row in rows}
+    seen = {row.label.strip() for row in rows}
     if len(seen) < len(rows):
         raise ChartError("Two rows have the same label.")
+    if any(not label for label in seen):
+        raise ChartError("A label is blank.")
     given = [tuple(name for name in CHARTED if getattr(row, name) is not None) for row in rows]
     for row, names in zip(rows, given, strict=True):
         if not names:
@@ -171,6 +179,19 @@ def _edges(lower: Array, upper: Array, fit: FitPreference) -> Array:
     return edges
 
 
+def _outer_ends(lower: Array, upper: Array, edges: Array) -> tuple[Array, Array]:
+    """Lower end of the smallest and upper end of the largest size: (names,) each.
+
+    A size that is given as one value reaches as far outwards as its neighbour's edge does on that side.
+    """
+    smallest, largest = lower[0], upper[-1]
+    if len(edges):
+        inner, outer = lower[1] > upper[0], lower[-1] > upper[-2]
+        smallest = np.where(inner & (lower[0] == upper[0]), lower[0] - (lower[1] - edges[0]), smallest)
+        largest = np.where(outer & (lower[-1] == upper[-1]), upper[-1] + (edges[-1] - upper[-2]), largest)
+    return smallest, largest
+
+
 def label_probabilities(chart: Chart, body: Posterior) -> Array:
     """Probability of each label, smallest first: (k,), which add up to 1. What lies beyond the chart belongs
     to its outermost labels."""
@@ -195,6 +216,15 @@ def limiting(chart: Chart, body: Posterior) -> Measured:
     values = [body.value(name) for name in chart.names]
     places = [_place_in_chart(chart, column, value) for column, value in enumerate(values)]
     return chart.names[int(np.argmax(places))]
+
+
+def outgrown(chart: Chart, body: Posterior) -> Measured:
+    """The measurement that most likely lies beyond the largest label."""
+    room = [
+        (chart.largest[column] - body.value(name)) / math.hypot(body.spread(name), TAPE_CM)
+        for column, name in enumerate(chart.names)
+    ]
+    return chart.names[int(np.argmin(room))]
 
 
 def _needed(chart: Chart, column: int, value: float) -> int:
@@ -225,17 +255,18 @@ def choose(chart: Chart, body: Posterior, fit: FitPreference | None = None) -> C
     pair = None if other is None else (min(best, other), max(best, other))
     tie = pair is not None and min(chances[list(pair)]) >= NEARLY_AS_LIKELY * max(chances[list(pair)])
     smaller, larger = beyond_chart(chart, body)
-    decisive = limiting(chart, body)
+    decisive = outgrown(chart, body) if larger >= PROBABLY else limiting(chart, body)
 
     shown = np.diff(np.round(np.cumsum([0.0, *chances]), 3)).round(3).tolist()
     if smaller >= PROBABLY:
         reasons = [f"Even {chart.labels[0]} is probably too large."]
     elif larger >= PROBABLY:
-        reasons = [f"Even {chart.labels[-1]} is probably too small in the {NAMES[decisive]}."]
+        reasons = _too_small(chart, body, decisive)
     elif pair is not None and tie:
         reasons = _tie(chart, best, likeliest, pair, decisive)
     else:
-        reasons = _no_tie(chart, body, best, decisive, clear=chances[best] >= CLEAR)
+        beyond = (smaller if best == 0 else 0.0) + (larger if best == len(chances) - 1 else 0.0)
+        reasons = _no_tie(chart, body, best, decisive, clear=chances[best] - beyond >= CLEAR)
     return ChartSize(
         recommended=chart.labels[best],
         confidence=shown[best],
@@ -274,6 +305,13 @@ def _tie(chart: Chart, best: int, likeliest: int, pair: tuple[int, int], decisiv
     return reasons
 
 
+def _too_small(chart: Chart, body: Posterior, decisive: Measured) -> list[str]:
+    reasons = [f"Even {chart.labels[-1]} is probably too small in the {NAMES[decisive]}."]
+    if body.value(decisive) > MISTAKEN * chart.largest[chart.names.index(decisive)]:
+        reasons.append("Perhaps the chart is not in centimetres, or of garments laid flat.")
+    return reasons
+
+
 def _no_tie(chart: Chart, body: Posterior, best: int, decisive: Measured, *, clear: bool) -> list[str]:
     label = chart.labels[best]
     reasons = [f"{label} fits." if clear else f"{label} is the likeliest size."]
@@ -283,7 +321,7 @@ def _no_tie(chart: Chart, body: Posterior, best: int, decisive: Measured, *, cle
         for column, (name, value) in enumerate(zip(chart.names, values, strict=True))
     }
     least = min(needed, key=needed.__getitem__)
-    if needed[least] < needed[decisive]:
+    if needed[least] < min(best, needed[decisive]):
         reasons.append(
             f"The {NAMES[decisive]} decides; by the {NAMES[least]} alone it would be"
             f" {chart.labels[needed[least]]}."
