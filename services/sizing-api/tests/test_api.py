@@ -226,6 +226,52 @@ def test_an_invalid_request_is_422_with_a_sentence(service: Service, body: Any) 
     assert isinstance(answer["detail"], str)
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'{"height_cm": 1.75}', "height_cm: Input should be greater than or equal to 100 centimetres"),
+        (
+            b'{"height_cm": 175, "weight_kg": 70000}',
+            "weight_kg: Input should be less than or equal to 300 kilograms",
+        ),
+        (
+            b'{"height_cm": 175, "size_chart": {"rows": [{"label": "M", "chest_cm": {"lower": 960}}]}}',
+            "size_chart.rows.0.chest_cm.lower: Input should be less than or equal to 300 centimetres",
+        ),
+        (
+            b'{"height_cm": 175, "size_chart": {"rows": [{"label": "M", "chest_cm": [88, 96]}]}}',
+            "size_chart.rows.0.chest_cm: must be a JSON object",
+        ),
+        (b'{"height_cm": 175,}', "it is no JSON from character 18 on"),
+        (b'"175"', "send a JSON object, with Content-Type: application/json"),
+    ],
+)
+def test_an_invalid_request_is_told_what_to_send(service: Service, content: bytes, told: str) -> None:
+    response = service.client.post(
+        "/estimate-without-photo", content=content, headers={"Content-Type": "application/json"}
+    )
+    assert body_of(response)["detail"] == f"The request is not valid: {told}"
+
+
+def test_json_that_is_called_something_else_is_told_what_to_call_it(service: Service) -> None:
+    response = service.client.post("/estimate-without-photo", content=b'{"height_cm": 175}')
+    assert response.status_code == 422
+    assert "Content-Type: application/json" in body_of(response)["detail"]
+
+
+def test_a_weight_that_nobody_with_this_photo_has_is_refused_with_a_true_reason(
+    service: Service, image_host: ImageHost
+) -> None:
+    sitter = SITTERS[2]
+    url = image_host.put(sitter.file, sitter.jpeg)
+    answer = body_of(service.estimate(url, sitter.height, gender="male", weight_kg=300))
+    assert answer["code"] == "implausible_body"
+    assert "weight" in answer["detail"]
+    # 190 pounds, given as kilograms.
+    pounds = service.client.post("/estimate-without-photo", json={"height_cm": 170, "weight_kg": 190})
+    assert any("kilograms" in warning for warning in body_of(pounds)["warnings"])
+
+
 def test_a_request_with_thousands_of_faults_is_told_of_a_few(service: Service) -> None:
     body = {"height_cm": 170.0, **{f"key-{number}": 1 for number in range(4000)}}
     response = service.client.post("/estimate-without-photo", json=body)
@@ -312,6 +358,9 @@ def test_health_is_200_and_says_what_is_missing(service: Service) -> None:
     assert (answer["status"], answer["model_loaded"], answer["redis_connected"]) == ("degraded", True, False)
     assert service.client.get("/live").status_code == 200
     assert body_of(service.client.get("/ready"))["ready"] is True
+    for path in ("/health", "/live", "/ready"):
+        head = service.client.head(path)
+        assert (head.status_code, head.content) == (200, b"")
 
 
 def test_docs_and_metrics_are_there(service: Service) -> None:

@@ -485,7 +485,7 @@ _TABLE: Final = (
     ErrorInfo(_C.BLURRED, "The photo is blurred. Please hold the camera still.", False, 422, _F.SIZING_PHOTO),
     ErrorInfo(
         _C.IMPLAUSIBLE_BODY,
-        "The photo and the height do not fit together. Please check the height or use another photo.",
+        "The photo does not fit what was given. Please check height and weight, or use another photo.",
         False,
         422,
         _F.SIZING_PHOTO,

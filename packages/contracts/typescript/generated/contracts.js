@@ -460,7 +460,7 @@ export const ERRORS = {
     "family": "sizing_photo"
   },
   "implausible_body": {
-    "sentence": "The photo and the height do not fit together. Please check the height or use another photo.",
+    "sentence": "The photo does not fit what was given. Please check height and weight, or use another photo.",
     "retryable": false,
     "family": "sizing_photo"
   },

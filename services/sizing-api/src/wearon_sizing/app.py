@@ -70,6 +70,9 @@ AFTER_DOWNLOAD_SECONDS: Final = 0.5
 MOST_AT_ONCE: Final = 32
 # Faults named in the answer to a request that is not valid; one body can have thousands.
 MOST_COMPLAINTS: Final = 10
+# pydantic's names for faults that are most often a number in another unit, and the units by a field's ending.
+OUT_OF_RANGE: Final = ("greater_than_equal", "less_than_equal")
+UNITS: Final = {"_cm": "centimetres", "_kg": "kilograms"}
 PATHS: Final = frozenset(
     {
         "/estimate-body",
@@ -433,6 +436,8 @@ def create_app(settings: SizingSettings, tracer: Tracer = NO_TRACER) -> FastAPI:
     async def check_photo(body: CheckPhotoRequest, request: Request) -> CheckPhotoResponse:
         return await unless_gone(request, app.state.sizer.check(body))
 
+    # Many monitors ask with HEAD.
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", summary="State for people and dashboards; always 200")
     async def health() -> Health:
         workers: Workers = app.state.workers
@@ -445,10 +450,12 @@ def create_app(settings: SizingSettings, tracer: Tracer = NO_TRACER) -> FastAPI:
             queue_depth=workers.waiting(),
         )
 
+    @app.head("/live", include_in_schema=False)
     @app.get("/live", summary="200 as long as the process runs")
     async def live() -> dict[str, bool]:
         return {"live": True}
 
+    @app.head("/ready", include_in_schema=False)
     @app.get("/ready", summary="Whether photos can be measured", responses={503: {"description": "Not yet"}})
     async def ready() -> JSONResponse:
         fine, answer = app.state.readiness.report()
@@ -500,5 +507,12 @@ def create_app(settings: SizingSettings, tracer: Tracer = NO_TRACER) -> FastAPI:
 
 def _complaint(item: dict[str, Any]) -> str:
     """What is wrong with one field, without repeating what was sent."""
-    where = ".".join(str(part) for part in item["loc"] if part != "body")
-    return f"{where}: {item['msg']}" if where else str(item["msg"])
+    path = [str(part) for part in item["loc"] if part != "body"]
+    if item["type"] == "json_invalid":
+        return f"it is no JSON from character {path[-1]} on"
+    said = str(item["msg"])
+    if item["type"] == "model_attributes_type":
+        said = "must be a JSON object" if path else "send a JSON object, with Content-Type: application/json"
+    elif item["type"] in OUT_OF_RANGE:
+        said += next((f" {unit}" for end, unit in UNITS.items() for part in path if part.endswith(end)), "")
+    return f"{'.'.join(path)}: {said}" if path else said

@@ -35,7 +35,8 @@ BODY_MASS_INDICES: Final = (15.5, 55.0)
 """Nobody in the two surveys' bulk lies outside these; there the straight lines are drawn on, not measured."""
 
 OUTSIDE_POPULATION: Final = (
-    "Hardly anybody of this height and weight was measured, so the ranges may be too narrow."
+    "Hardly anybody of this build was measured, so the ranges may be too narrow. Please check what was given:"
+    " the height in centimetres, the weight in kilograms."
 )
 
 # Seven points and weights of Gauss and Hermite's rule: the mean over a normal distribution, exact up to the
