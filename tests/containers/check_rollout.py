@@ -298,9 +298,12 @@ def test_first_deployment_brings_up_everything(server: Server) -> None:
     assert row["status"] == "completed"
     with server.client() as client:
         wait_until(lambda: server.estimate(client, urls[0]) == 200, timeout=60, what="a size", every=1)
+        photo = {"image_url": urls[0], "purpose": "try_on"}
+        assert client.post("/check-photo", json=photo).json()["usable"] is True
+        assert client.post("/estimate-without-photo", json={"height_cm": 175}).status_code == 200
         assert client.get("/health").json()["redis_connected"] is True
         assert [client.get(path).status_code for path in ("/metrics", "/ready", "/docs", "/")] == [404] * 4
-        assert client.post("/estimate-body", content=b"x" * 20_000).status_code == 413
+        assert client.post("/estimate-body", content=b"x" * 70_000).status_code == 413
     challenge = server.directory / "acme/.well-known/acme-challenge/token"
     challenge.parent.mkdir(parents=True)
     challenge.write_text("of the certificate authority")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import yaml
 from tests.containers.servers import ContainerProcess
 
 from wearon_local.processes import Process
+from wearon_sizing.middleware import MOST_BYTES
 
 ROOT = Path(__file__).parents[2]
 SERVED_BY_TWO_WORKERS = 35
@@ -25,6 +27,21 @@ def test_nginx_tells_the_application_that_it_is_busy_and_not_that_the_request_is
     assert all(int(rate) > SERVED_BY_TWO_WORKERS for rate in re.findall(r"rate=(\d+)r/s", conf))
     assert all(int(burst) > SERVED_BY_TWO_WORKERS for burst in re.findall(r"burst=(\d+)", conf))
     assert re.findall(r"limit_conn connections (\d+);", conf) == ["64"]
+
+
+def test_edge_and_ingress_let_through_what_applications_call() -> None:
+    """Every POST of the sizing API and /health, with bodies as long as the API itself takes."""
+    described = json.loads((ROOT / "services/sizing-api/openapi.json").read_text())["paths"]
+    called = {path for path, methods in described.items() if "post" in methods} | {"/health"}
+    conf = (ROOT / "deploy/nginx/nginx.conf").read_text()
+    outside = conf[conf.index("listen 8443 ssl") :]
+    exact, patterns = (re.findall(rf"location {kind} (\S+) {{", outside) for kind in ("=", "~"))
+    let_through = {p for p in described if p in exact or any(re.search(r, p) for r in patterns)}
+    ingress = yaml.safe_load((ROOT / "deploy/k8s/base/ingress.yaml").read_text())
+    (rule,) = ingress["spec"]["rules"]
+    assert let_through == called == {path["path"] for path in rule["http"]["paths"]}
+    longest = ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-body-size"]
+    assert [longest] == re.findall(r"client_max_body_size (\w+);", conf) == [f"{MOST_BYTES // 1024}k"]
 
 
 def test_the_generators_image_has_wearonctl_in_its_path(tmp_path: Path) -> None:
