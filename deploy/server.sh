@@ -25,6 +25,8 @@ die() { # exit code, message
   exit "$1"
 }
 
+[[ $ready_seconds =~ ^(0|[1-9][0-9]*)$ ]] || die 2 "READY_SECONDS: $ready_seconds is not a number of seconds"
+
 if docker compose version >/dev/null 2>&1; then
   compose=(docker compose)
 elif command -v docker-compose >/dev/null; then
@@ -54,6 +56,7 @@ load_state() {
   done
 }
 
+# On the disk before the old containers go, so that a machine that loses its power still knows the new ones.
 save_state() {
   local service name text=''
   for service in "${services[@]}"; do
@@ -63,7 +66,7 @@ save_state() {
     text+="${name}_SCALE=${scale[$service]:-1}"$'\n'
     [ -z "${stopped[$service]}" ] || text+="${name}_STOPPED=1"$'\n'
   done
-  printf '%s' "$text" >images.env.new && mv images.env.new images.env
+  printf '%s' "$text" >images.env.new && sync images.env.new && mv images.env.new images.env && sync .
 }
 
 more_files=()

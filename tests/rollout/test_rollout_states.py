@@ -6,6 +6,7 @@ tests/containers/check_rollout.py does the same on a real engine, at a few of th
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -389,3 +390,118 @@ def test_key_in_the_wrong_env_file_is_refused(deployed: Machine, name: str) -> N
         file.write(f"{name}=something\n")
     assert machine.run(machine.command(*_version("2"))).returncode == 2
     machine.assert_runs("1")
+
+
+BROKEN_SIZING: Final = [*_version("2")[:2], "sizing-api:broken"]
+
+
+def _with_a_disk_that_can_fill_up(machine: Machine) -> None:
+    """Once the file `full` is there, a copied file is cut off at its beginning, as by cp on a full disk."""
+    cp = machine.folder / "bin/cp"
+    cp.write_text(
+        '#!/bin/bash\n[ -e "$STANDIN/full" ] || exec /bin/cp "$@"\n'
+        '[ ! -f "$2" ] || : >"${@: -1}"\necho "No space left on device" >&2\nexit 1\n'
+    )
+    cp.chmod(0o755)
+
+
+def test_disk_that_is_full_while_going_back_cuts_no_file_off(deployed: Machine) -> None:
+    """It says that not everything could go back, and keeps what there is to go back to."""
+    machine = deployed.copy("full-going-back")
+    _with_a_disk_that_can_fill_up(machine)
+    command = machine.command(*BROKEN_SIZING, new_files="2")
+    done = machine.run(command, at=6, do=f"touch {machine.folder}/full")
+    assert done.returncode == 1
+    assert "not everything could go back" in done.stderr
+    assert (machine.home / "nginx/nginx.conf").read_text().endswith("# 2\n")
+    machine.assert_state_names_what_runs()
+    (machine.folder / "full").unlink()
+    assert machine.run(machine.command("--back")).returncode == 0
+    machine.assert_runs("1")
+    assert (machine.home / "nginx/nginx.conf").read_text().endswith("# 1\n")
+
+
+def test_disk_that_is_full_from_the_beginning_changes_nothing(deployed: Machine) -> None:
+    machine = deployed.copy("full")
+    _with_a_disk_that_can_fill_up(machine)
+    (machine.folder / "full").touch()
+    done = machine.run(machine.command(*_version("2"), new_files="2"))
+    assert (done.returncode, "nothing was changed" in done.stderr) == (1, True)
+    machine.assert_runs("1")
+    assert (machine.home / "nginx/nginx.conf").read_text().endswith("# 1\n")
+    assert not list(machine.home.glob("**/*.new"))
+
+
+def test_disk_that_fills_up_while_files_are_installed_changes_nothing(deployed: Machine) -> None:
+    machine = deployed.copy("full-later")
+    _with_a_disk_that_can_fill_up(machine)
+    done = machine.run(
+        machine.command(*_version("2"), new_files="2"), at=1, do=f"touch {machine.folder}/full"
+    )
+    assert (done.returncode, "what was before is in service" in done.stderr) == (1, True)
+    machine.assert_runs("1")
+    assert (machine.home / "nginx/nginx.conf").read_text().endswith("# 1\n")
+
+
+def test_what_the_edge_reads_and_runs_is_open_to_it_whatever_the_umask(tmp_path: Path) -> None:
+    machine = Machine.empty(tmp_path / "umask")
+    command = machine.command(*_version("1"), new_files="1")
+    (copied,) = machine.home.glob("incoming.*")
+    for path in (copied, *copied.rglob("*")):
+        path.chmod(path.stat().st_mode & 0o700)
+    assert machine.run(f"umask 077; {command}").returncode == 0
+    modes = {path.name: path.stat().st_mode & 0o005 for path in (machine.home / "nginx").iterdir()}
+    assert modes == {"nginx.conf": 0o004, "ready": 0o005, "check": 0o005}
+    assert (machine.home / "nginx").stat().st_mode & 0o005 == 0o005
+
+
+def test_state_is_on_the_disk_before_old_containers_go(deployed: Machine) -> None:
+    machine = deployed.copy("synced")
+    sync = machine.folder / "bin/sync"
+    sync.write_text('#!/bin/bash\necho "sync $*" >>"$STANDIN/trace"\n')
+    sync.chmod(0o755)
+    assert machine.run(machine.command(*_version("2"), new_files="2")).returncode == 0
+    trace = [re.sub(r" \d+ \d+ \d+ \d+$", "", line) for line in machine.read("trace")]
+    assert trace[:2] == ["sync -f unfinished.new", "mv unfinished"]
+    stops = [index for index, what in enumerate(trace) if what == "stop"]
+    assert len(stops) == len(SERVICES)
+    for index in stops:
+        assert trace[index - 3 : index] == ["sync images.env.new", "mv images.env", "sync ."]
+
+
+@pytest.mark.parametrize(
+    ("words", "settings", "said"),
+    [
+        (("--only", "edge", "nginx:1.29"), "", "EDGE_IMAGE"),
+        (("--same",), "READY_SECONDS=soon ", "READY_SECONDS"),
+        (("--same",), "WEARON_SCALE=generator=08 ", "WEARON_SCALE"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_changes(
+    deployed: Machine, words: tuple[str, ...], settings: str, said: str
+) -> None:
+    machine = deployed.copy(f"refused-{said}")
+    done = machine.run(f"{settings}{machine.home}/rollout {shlex.join(words)}")
+    assert (done.returncode, said in done.stderr) == (2, True)
+    assert machine.read("trace") == []
+    machine.assert_runs("1")
+
+
+def test_status_before_the_first_deployment_says_so(tmp_path: Path) -> None:
+    machine = Machine.empty(tmp_path / "nothing")
+    _copy(machine.home)
+    done = machine.run(f"{machine.home}/wearon ps")
+    assert (done.returncode, done.stdout) == (0, "nothing is in service\n")
+
+
+@pytest.mark.parametrize("script", ["rollout", "ship", "wearon", "cd", "migrate", "k8s/render"])
+def test_help_is_the_head_of_the_script_and_nothing_else(script: str) -> None:
+    """No code, and nothing is done, whatever the environment says."""
+    environment = {**os.environ, "DATABASE_URL": "postgresql://127.0.0.1:1/none"}
+    done = subprocess.run(
+        [ROOT / "deploy" / script, "--help"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (2, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) > 4
+    assert all(line.startswith("#") and "set -euo" not in line for line in lines)
