@@ -175,7 +175,6 @@ def test_the_application_writes_on_while_a_migration_waits_for_one_of_its_transa
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_history_is_entered_in_batches_and_once(application: Application) -> None:
     application.make_sessions(60_000)
     application.migrate_to_end()
@@ -216,7 +215,21 @@ def test_a_second_migration_waits_for_the_first(application: Application) -> Non
     assert second.returncode == 0, said
 
 
-@pytest.mark.slow
+def test_a_checkout_older_than_the_database_changes_nothing(application: Application) -> None:
+    """As from the clone of a second operator, or from an older run of CD that is started again."""
+    application.migrate_to_end()
+    newer = (
+        "create or replace function public.generation_schema_version() returns integer"
+        " language sql stable as 'select 999'"
+    )
+    application.connection.execute(newer.encode())
+    old = application.migrate()
+    said = old.communicate(timeout=60)[1]
+
+    assert (old.returncode, "applied" in said.replace("nothing was applied", "")) == (1, False)
+    assert "schema version 999" in said
+
+
 @pytest.mark.slow
 def test_migrations_at_the_same_time_all_succeed(application: Application) -> None:
     application.make_sessions(2000)
