@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +62,32 @@ def test_images_are_the_given_digests_and_pulled_with_the_secret(services: list[
 def test_image_without_digest_is_refused() -> None:
     with pytest.raises(subprocess.CalledProcessError):
         _render("services", *IMAGES[:2], "ghcr.io/shop/wearon-sizing:latest")
+
+
+def test_migration_asks_the_clusters_own_dns(tmp_path: Path) -> None:
+    """Or the Job could not find the database where NodeLocal DNS has another address."""
+    shutil.copytree(ROOT / "deploy", tmp_path / "deploy", ignore=shutil.ignore_patterns("local"))
+    values = tmp_path / "deploy/k8s/cluster/values.env"
+    values.write_text(
+        re.sub(r"^DNS_CIDR=.*$", "DNS_CIDR=10.96.0.10/32", values.read_text(), flags=re.MULTILINE)
+    )
+    argv = [tmp_path / "deploy/k8s/render", "migrations"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    (policy,) = (d for d in yaml.safe_load_all(done.stdout) if d["kind"] == "NetworkPolicy")
+    assert _allows([policy], MIGRATE, "egress", "10.96.0.10", 53)
+    assert not _allows([policy], MIGRATE, "egress", NODE_DNS, 53)
+
+
+@pytest.mark.parametrize("name", ["INGRESS_HOST", "REDIS_CIDR", "DNS_CIDR", "PROXY_CIDR"])
+def test_empty_value_is_refused(tmp_path: Path, name: str) -> None:
+    """An Ingress without a host would serve every host."""
+    shutil.copytree(ROOT / "deploy/k8s", tmp_path / "deploy/k8s")
+    values = tmp_path / "deploy/k8s/cluster/values.env"
+    values.write_text(re.sub(rf"^{name}=.*$", f"{name}=", values.read_text(), flags=re.MULTILINE))
+    argv = [tmp_path / "deploy/k8s/render", "services", *IMAGES]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{name}=" in done.stderr
 
 
 def test_second_apply_leaves_the_scale(services: list[dict[str, Any]]) -> None:
