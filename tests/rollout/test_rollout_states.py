@@ -405,6 +405,17 @@ def _with_a_disk_that_can_fill_up(machine: Machine) -> None:
     cp.chmod(0o755)
 
 
+@pytest.mark.parametrize(("images", "runs"), [(_version("2"), "2"), (BROKEN_SIZING, "1")])
+def test_rollout_goes_on_to_its_end_when_nobody_hears_it_any_more(
+    deployed: Machine, images: list[str], runs: str
+) -> None:
+    """As when the SSH connection breaks: it is done, or it has gone back, and is not left half way."""
+    machine = deployed.copy(f"unheard-{runs}")
+    command = machine.command(*images, new_files="2")
+    assert machine.run(f"{{ {command}; }} 2>&1 | true; wait").returncode == 0
+    machine.assert_runs(runs)
+
+
 def test_disk_that_is_full_while_going_back_cuts_no_file_off(deployed: Machine) -> None:
     """It says that not everything could go back, and keeps what there is to go back to."""
     machine = deployed.copy("full-going-back")
