@@ -34,6 +34,10 @@ TABLE: Final = [
     (429, "billing_not_active", "billing_not_active", None, Refusal.NO_MONEY),
     (400, "billing_hard_limit_reached", "invalid_request_error", None, Refusal.NO_MONEY),
     (400, "billing_hard_limit_reached", "image_generation_user_error", None, Refusal.NO_MONEY),
+    # What is a code elsewhere may stand as the type alone.
+    (400, None, "moderation_blocked", None, Refusal.MODERATION),
+    (400, None, "content_policy_violation", "prompt", Refusal.MODERATION),
+    (400, "something_new", "rate_limit_exceeded", None, Refusal.RATE_LIMIT),
     (402, None, None, None, Refusal.NO_MONEY),
     (401, "invalid_api_key", "invalid_request_error", None, Refusal.KEY_REFUSED),
     (401, None, None, None, Refusal.KEY_REFUSED),

@@ -59,8 +59,6 @@ _ABOUT_A_VALUE: Final = frozenset(
     {"invalid_value", "invalid_type", "missing_required_parameter", "string_above_max_length"}
 )
 _BY_TYPE: Final[dict[str, Refusal]] = {
-    "insufficient_quota": _R.NO_MONEY,
-    "billing_not_active": _R.NO_MONEY,
     # The user's doing, but neither code says of which kind: no sign of trouble with the account.
     "image_generation_user_error": _R.REQUEST_REFUSED,
 }
@@ -83,7 +81,8 @@ def classify(status: int, code: str | None, kind: str | None, param: str | None)
     found = _BY_CODE.get(code or "")
     if found is None and code in _ABOUT_A_VALUE:
         found = _about_a_value(code, param)
-    found = found or _BY_TYPE.get(kind or "") or _BY_STATUS.get(status)
+    # What is known as a code may also stand as the type alone.
+    found = found or _BY_CODE.get(kind or "") or _BY_TYPE.get(kind or "") or _BY_STATUS.get(status)
     if found is None and status >= 500:
         found = _R.SERVER_ERROR
     if found is None and (param == "prompt" or (param and _IMAGE_PARAM.fullmatch(param))):

@@ -20,7 +20,9 @@ from wearon_generator.prompts import default_prompt, file_names
 from wearon_generator.provider import Generated, ModelState, ModelStatus, ProviderError
 from wearon_generator.refusals import Refusal
 from wearon_generator.storage import content_type
+from wearon_generator.timing import utc_now
 from wearon_service_kit.environment import Proxies
+from wearon_service_kit.pauses import asked_pause
 from wearon_service_kit.tracing import NO_TRACER, Span, Tracer
 
 OPENAI_URL: Final = "https://api.openai.com/v1"
@@ -32,6 +34,8 @@ _STATES: Final = {
     Refusal.RATE_LIMIT: ModelState.UNREACHABLE,
 }
 _OPERATION: Final = "generate_content"
+_UNREADABLE: Final = (ValueError, RecursionError)
+"""What parsers raise: no JSON, bytes of no text, nested too deeply."""
 _MOST_TOKENS: Final = 2**31 - 1  # the ledger's columns are integers
 
 
@@ -47,12 +51,15 @@ def connect_openai(
 ) -> AsyncOpenAI:
     """Build the client; `base_url`: another server that speaks OpenAI's API.
 
-    Its own retries are off, because every call needs a slot of the global limit. Nothing is left for the SDK
-    to take from the environment.
+    Its own retries are off, because every call needs a slot of the global limit. No redirect is followed:
+    a call holds photos of persons. Nothing is left for the SDK to take from the environment.
     """
     url = base_url or OPENAI_URL
     http = DefaultAsyncHttpxClient(
-        trust_env=False, proxy=proxies.between_us_and(url), verify=httpcore.default_ssl_context()
+        trust_env=False,
+        proxy=proxies.between_us_and(url),
+        verify=httpcore.default_ssl_context(),
+        follow_redirects=False,
     )
     if tracer.provider is not None:
         from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor  # noqa: PLC0415
@@ -92,7 +99,7 @@ class OpenAIProvider:
             return self._status(_STATES.get(refusal, ModelState.NOT_TOLD), f"status {error.status_code}")
         except APIConnectionError as error:
             return self._status(ModelState.UNREACHABLE, type(error).__name__)
-        except (OpenAIError, ValueError) as error:
+        except (OpenAIError, *_UNREADABLE) as error:
             return self._status(ModelState.NOT_TOLD, type(error).__name__)
         if not isinstance(found, OpenAIModel):
             return self._status(ModelState.NOT_TOLD, "the answer is not the API's")
@@ -138,7 +145,7 @@ class OpenAIProvider:
             raise self._refused(error, len(pictures)) from error
         except APIConnectionError as error:
             raise self._error(Refusal.CONNECTION, type(error).__name__) from error
-        except (OpenAIError, ValueError) as error:
+        except (OpenAIError, *_UNREADABLE) as error:
             # The SDK could not make sense of the answer.
             raise self._error(Refusal.BAD_ANSWER, type(error).__name__) from error
         return self._picture(response)
@@ -150,7 +157,7 @@ class OpenAIProvider:
             f"status {error.status_code}, code {code}, type {kind}",
             model=self._model.name,
             picture=picture_in_question(param, error.message, pictures),
-            retry_after=_retry_after(error),
+            retry_after=asked_pause(error.response.headers.get("retry-after", ""), utc_now()),
         )
 
     def _error(
@@ -198,14 +205,6 @@ def _date(value: object) -> date | None:
 def _text(value: object) -> str | None:
     """What the SDK read as a code, type or parameter; None for what is no word of a sensible length."""
     return value if isinstance(value, str) and 0 < len(value) <= 100 else None
-
-
-def _retry_after(error: APIStatusError) -> float | None:
-    try:
-        seconds = float(error.response.headers.get("retry-after", ""))
-    except ValueError:
-        return None
-    return seconds if seconds >= 0 else None
 
 
 def _tokens(part: object, name: str) -> int | None:

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 import httpcore
@@ -24,6 +23,7 @@ from wearon_service_kit.images.body import Body
 from wearon_service_kit.images.errors import ImageError, ImageRefused, ImageUnreachable
 from wearon_service_kit.images.formats import ImageFormat
 from wearon_service_kit.images.places import Places
+from wearon_service_kit.pauses import asked_pause
 from wearon_service_kit.tracing import NO_TRACER, Tracer
 
 __all__ = ["FetchedImage", "ImageError", "ImageFetcher", "ImageRefused", "ImageUnreachable"]
@@ -32,7 +32,6 @@ Admit = Callable[[int, bool], Awaitable[object]]
 """Waits until there is room for so many bytes, the most that a download may come to, of an origin that is
 trusted or not."""
 
-_MAX_RETRY_AFTER: Final = 3600.0
 _MAX_ERROR_BODY: Final = 4096
 _REDIRECTS: Final = (300, 301, 302, 303, 307, 308)
 _ACCESS_REFUSED: Final = (401, 402, 403, 451)
@@ -205,7 +204,7 @@ class ImageFetcher:
         if status in _REDIRECTS:
             return ImageRefused(ErrorCode.IMAGE_REDIRECT_REFUSED, detail)
         if status in (408, 429) or status >= 500:
-            retry_after = _retry_after(headers.get(b"retry-after", ""))
+            retry_after = asked_pause(headers.get(b"retry-after", ""), datetime.now(UTC))
             return self._unreachable(target, ErrorCode.IMAGE_UNREACHABLE, detail, retry_after)
         # Supabase answers 400 to an expired link (InvalidJWT) and to a missing object alike; the body of the
         # latter says 404.
@@ -253,15 +252,3 @@ def _says_not_found(body: bytes) -> bool:
     except ValueError:
         return False
     return isinstance(document, dict) and str(document.get("statusCode")) == "404"
-
-
-def _retry_after(value: str) -> float | None:
-    if value.isdecimal():
-        return min(float(value), _MAX_RETRY_AFTER)
-    try:
-        moment = parsedate_to_datetime(value)
-    except (ValueError, TypeError, IndexError, OverflowError):  # what email.utils raises on odd dates
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return min(max(0.0, (moment - datetime.now(UTC)).total_seconds()), _MAX_RETRY_AFTER)
