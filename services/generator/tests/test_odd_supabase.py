@@ -6,14 +6,17 @@ import asyncio
 import socket
 import ssl
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
 import httpcore
 import pytest
 from certificates import self_signed
+from supabase import AsyncClient
 
+from wearon_contracts.errors import ErrorCode
 from wearon_contracts.tasks import Channel
 from wearon_generator.ledger import Claim, Held, Ledger, Session, SupabaseDatabase
 from wearon_generator.storage import SupabaseBucket
@@ -22,6 +25,8 @@ from wearon_generator.timing import Timing
 from wearon_service_kit.environment import Proxies
 
 Behave = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Ask = Callable[[AsyncClient], Awaitable[object]]
+PATH = "generated/a.jpg"
 CLAIM = Claim(Held(Session(Channel.B2C, uuid4()), "me/1"), 1)
 
 
@@ -52,8 +57,18 @@ async def hangs_up_halfway(_: asyncio.StreamReader, writer: asyncio.StreamWriter
     writer.write(b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{"Key"')
 
 
-def outcomes(behave: Behave, *, tls: ssl.SSLContext | None = None) -> list[BaseException | None]:
-    """What an upload and a call of the ledger raise."""
+def uploads(client: AsyncClient) -> Awaitable[object]:
+    return SupabaseBucket(client, "images").upload(PATH, b"\xff\xd8\xff", "image/jpeg")
+
+
+def checks(client: AsyncClient) -> Awaitable[object]:
+    return Ledger(SupabaseDatabase(client), Timing()).check(CLAIM)
+
+
+def outcomes(
+    behave: Behave, asks: Sequence[Ask] = (uploads, checks), *, tls: ssl.SSLContext | None = None
+) -> list[BaseException | None]:
+    """What these raise, or else None; an upload and a call of the ledger if no others are given."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -65,12 +80,8 @@ def outcomes(behave: Behave, *, tls: ssl.SSLContext | None = None) -> list[BaseE
         port = server.sockets[0].getsockname()[1]
         url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
         client = connect_supabase(url, "eyJ.eyJ.key", connections=2, proxies=Proxies(), timeout=5)
-        calls = [
-            SupabaseBucket(client, "images").upload("generated/a.jpg", b"\xff\xd8\xff", "image/jpeg"),
-            Ledger(SupabaseDatabase(client), Timing()).check(CLAIM),
-        ]
         async with server:
-            results = await asyncio.gather(*calls, return_exceptions=True)
+            results = await asyncio.gather(*(ask(client) for ask in asks), return_exceptions=True)
         return [result if isinstance(result, BaseException) else None for result in results]
 
     return asyncio.run(run())
@@ -79,6 +90,38 @@ def outcomes(behave: Behave, *, tls: ssl.SSLContext | None = None) -> list[BaseE
 @pytest.mark.parametrize("body", ["null", "[]", '"ok"', "{}", "7", '{"verdict": 7}', "<html>"])
 def test_answer_of_another_shape_counts_as_unavailable(body: str) -> None:
     assert [type(error) for error in outcomes(says(body))] == [SupabaseUnavailable] * 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"signedURL":""}',
+        '{"signedURL":"x"}',
+        '{"signedURL":null}',
+        '{"signedURL":"/object/sign/images/generated/a.jpg"}',
+        '{"signedURL":"/object/sign/images/generated/b.jpg?token=t"}',
+    ],
+)
+def test_link_that_does_not_lead_to_the_object_counts_as_unavailable(body: str) -> None:
+    """A completed session would show it instead of the picture."""
+    (error,) = outcomes(says(body), [lambda client: SupabaseBucket(client, "images").sign(PATH, 60)])
+    assert type(error) is SupabaseUnavailable
+
+
+@pytest.mark.parametrize("body", ["[null]", "[{}]", '["x"]', "[[]]", "[7]"])
+def test_list_of_other_things_counts_as_unavailable(body: str) -> None:
+    def asks(call: Callable[[Ledger], Awaitable[object]]) -> Ask:
+        return lambda client: call(Ledger(SupabaseDatabase(client), Timing()))
+
+    calls = [
+        asks(lambda ledger: ledger.renew(["me/1"])),
+        asks(lambda ledger: ledger.recover(5)),
+        asks(lambda ledger: ledger.settled_among([str(uuid4())])),
+        asks(lambda ledger: ledger.orphans(datetime.now(UTC), 300, 5)),
+        asks(lambda ledger: ledger.reap([CLAIM.held.session], 300, ErrorCode.STUCK, "")),
+        asks(lambda ledger: ledger.unwanted_objects(5)),
+    ]
+    assert [type(error) for error in outcomes(says(body), calls)] == [SupabaseUnavailable] * len(calls)
 
 
 @pytest.mark.parametrize("behave", [resets, hangs_up_halfway])

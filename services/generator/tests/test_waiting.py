@@ -267,6 +267,17 @@ def test_job_of_a_killed_replica_is_taken_over_with_its_lease() -> None:
 # ------------------------------------------------------------------------------------ leases stay
 
 
+def test_one_answer_that_no_lease_stands_ends_no_job() -> None:
+    """An empty list is what one who holds nothing is answered, and what a proxy makes of an empty page."""
+
+    async def test(house: House) -> None:
+        house.images.seconds = 30
+        house.database.faults.add("renew", "answer", answer=[])
+        assert await house.run(house.order()) == COMPLETED
+
+    in_house(test)
+
+
 @pytest.mark.parametrize(
     "outage",
     [
@@ -274,9 +285,10 @@ def test_job_of_a_killed_replica_is_taken_over_with_its_lease() -> None:
         [("hang", {"seconds": 100.0}), ("hang", {"seconds": 100.0}), ("unavailable", {})],
         [("answer", {"answer": None})],
         [("answer", {"answer": "<html>"})],
+        [("answer", {"answer": [None]})],
         [("lost", {})],
     ],
-    ids=["one hangs", "three fail", "no list", "a page", "answer lost"],
+    ids=["one hangs", "three fail", "no list", "a page", "a list of nothing", "answer lost"],
 )
 def test_failed_renewals_cost_no_lease(outage: list[tuple[str, dict[str, Any]]]) -> None:
     """One that hung for longer than a lease made eight jobs run a second time."""

@@ -188,6 +188,15 @@ def _decision(data: dict[str, Any], verdict: V) -> Decision[V]:
     )
 
 
+def _checked_rows(data: object, source: str, names: Sequence[str]) -> list[dict[str, Any]]:
+    """`data` as rows that have these members at least; raises `SupabaseUnavailable` for all else."""
+    if not isinstance(data, list):
+        raise SupabaseUnavailable(f"{source} answered no list")
+    if not all(isinstance(row, dict) and row.keys() >= set(names) for row in data):
+        raise SupabaseUnavailable(f"{source} answered a list of something else")
+    return data
+
+
 class Ledger:
     """The ledger's functions. An answer of another shape than theirs counts as no answer."""
 
@@ -208,6 +217,15 @@ class Ledger:
         if not isinstance(data, kind):
             raise SupabaseUnavailable(f"generation_{function} answered no {kind.__name__}")
         return data
+
+    async def _rows(self, function: str, params: dict[str, Any], *names: str) -> list[dict[str, Any]]:
+        """Objects that have these members at least."""
+        return await self._retry.call(function, self._rows_once, function, params, names)
+
+    async def _rows_once(
+        self, function: str, params: dict[str, Any], names: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        return _checked_rows(await self._call_once(function, params, list), f"generation_{function}", names)
 
     async def _decide(self, function: str, params: dict[str, Any], verdicts: tuple[V, ...]) -> Decision[V]:
         return await self._retry.call(function, self._decide_once, function, params, verdicts)
@@ -245,8 +263,12 @@ class Ledger:
 
     async def renew(self, holders: Iterable[str]) -> set[str]:
         """Extend the leases of these holders; returns those that still hold."""
-        params = {"p_holders": list(holders), "p_lease_seconds": self._timing.lease}
-        return set(await self._call("renew", params, list))
+        asked = set(holders)
+        params = {"p_holders": sorted(asked), "p_lease_seconds": self._timing.lease}
+        kept = await self._call("renew", params, list)
+        if not all(isinstance(holder, str) and holder in asked for holder in kept):
+            raise SupabaseUnavailable("generation_renew answered a list of something else")
+        return set(kept)
 
     async def release(self, held: Held) -> Decision[ReleaseVerdict]:
         """Give a session up before it was claimed."""
@@ -336,7 +358,7 @@ class Ledger:
             "p_grace_seconds": self._timing.recovery_grace,
             "p_margin_seconds": self._timing.recovery_margin,
         }
-        return await self._call("recover", params, list)
+        return await self._rows("recover", params, "channel", "session_id", "task", "attempt")
 
     async def settled_among(self, session_ids: Iterable[str]) -> dict[str, bool]:
         """Of these sessions those that anybody ever held, and whether they are settled."""
@@ -344,9 +366,8 @@ class Ledger:
         found: dict[str, bool] = {}
         for start in range(0, len(wanted), _IDS_IN_ONE_QUERY):
             rows = await self._database.ledger_states(wanted[start : start + _IDS_IN_ONE_QUERY])
-            if not isinstance(rows, list):
-                raise SupabaseUnavailable("generation_ledger answered no list")
-            found |= {str(row["session_id"]): row["state"] == "settled" for row in rows}
+            known = _checked_rows(rows, "generation_ledger", ("session_id", "state"))
+            found |= {str(row["session_id"]): row["state"] == "settled" for row in known}
         return found
 
     async def orphans(self, created_before: datetime, stuck_after: int, limit: int) -> list[Session]:
@@ -356,7 +377,7 @@ class Ledger:
             **self._stuck_after(stuck_after),
             "p_limit": limit,
         }
-        rows = await self._call("orphans", params, list)
+        rows = await self._rows("orphans", params, "channel", "session_id")
         return [Session(Channel(row["channel"]), UUID(row["session_id"])) for row in rows]
 
     async def reap(
@@ -372,7 +393,7 @@ class Ledger:
             "p_error_code": code.value,
             "p_message": message,
         }
-        return await self._call("reap", params, list)
+        return await self._rows("reap", params, "channel", "session_id", "verdict")
 
     async def set_aside(self, session: Session, stuck_after: int, error: str) -> dict[str, Any]:
         """Flag an orphan that alone takes longer than a statement may; answers as `reap` does for one."""
@@ -387,7 +408,8 @@ class Ledger:
 
     async def unwanted_objects(self, limit: int) -> list[dict[str, Any]]:
         """Objects stored for sessions that ended without a result: channel, session_id, owner_id, since."""
-        return await self._call("unwanted_objects", {"p_limit": limit}, list)
+        names = ("channel", "session_id", "owner_id", "since")
+        return await self._rows("unwanted_objects", {"p_limit": limit}, *names)
 
     async def objects_deleted(self, objects: list[dict[str, Any]]) -> None:
         """Take note that these, as `unwanted_objects` answered them, are deleted."""
