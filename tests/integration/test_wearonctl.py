@@ -162,6 +162,11 @@ def test_missing_and_wrong_settings_are_one_line_and_exit_code_2(ctl: Ctl) -> No
         (["dead", "list", "--limit", "0"], {}),
         (["costs", "--days", "0"], {}),
         (["flagged", "--limit", "-1"], {}),
+        (["flagged", "--limit", "3000000000"], {}),
+        (["costs", "--days", "2147483647"], {}),
+        (["lanes", "set", f"user:{uuid4()}", "--share", "3000000000"], {}),
+        (["webhooks", "rotate", str(uuid4()), "--hours", "nan"], {}),
+        (["webhooks", "rotate", str(uuid4()), "--hours", "99999999"], {}),
         (["no-such-command"], {}),
     ],
 )

@@ -76,6 +76,8 @@ def test_an_added_endpoint_is_listed_without_its_secret(ask: Ask, ctl: Ctl, shop
         ("https://shop.example:8443/hook", "port"),
         ("https://user:password@shop.example/hook", "user name"),
         ("https://0x7f000001/hook", "public internet"),
+        ("https://10.0.0.1/hook", "public internet"),
+        ("https://[::1]/hook", "public internet"),
         ("ftp://shop.example/", "https://"),
         ("hook", "not valid"),
     ],

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import Final
 
 import httpcore
 import httpx
 
+from wearon_service_kit.checked_http.addresses import is_public
 from wearon_service_kit.checked_http.errors import Rule, TargetRefused
 from wearon_service_kit.origins import canonical_origin, parse_origin
 
@@ -44,10 +45,10 @@ class Target:
 class Targets:
     """Turns URLs into targets.
 
-    Refused: what is no http(s) URL; user names and passwords; ports other than 80 and 443; odd spellings of
-    an address. `trusted_origins` (scheme://host[:port], exactly) are excepted from the rules about ports and
-    addresses, and from no other. `rewrite_origins` maps an origin as others write it to the one to ask,
-    which is thereby trusted.
+    Refused: what is no http(s) URL; user names and passwords; ports other than 80 and 443; an address outside
+    the public internet that stands in the URL itself, and odd spellings of one. `trusted_origins`
+    (scheme://host[:port], exactly) are excepted from the rules about ports and addresses, and from no other.
+    `rewrite_origins` maps an origin as others write it to the one to ask, which is thereby trusted.
     """
 
     def __init__(self, trusted_origins: Iterable[str], rewrite_origins: Mapping[str, str]) -> None:
@@ -100,12 +101,13 @@ def _check_public(host: str, port: int | None) -> None:
     """What can be said of a URL from a stranger before its host is looked up."""
     if port is not None and port not in _PERMITTED_PORTS:
         raise TargetRefused(Rule.PORT, f"port {port}")
-    if ":" in host:  # an IPv6 address; the network checks it
-        return
-    if not _HOST_NAME.fullmatch(host):
+    is_number = _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]) is not None
+    if ":" not in host and not _HOST_NAME.fullmatch(host):
         raise TargetRefused(Rule.URL, "no valid host name")
-    if _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]):
+    if ":" in host or is_number:
         try:
-            IPv4Address(host)
-        except ValueError:  # decimal, octal, hexadecimal, short: only the plain dotted form is read
+            address = ip_address(host)
+        except ValueError:  # decimal, octal, hexadecimal, short: only the plain forms are read
             raise TargetRefused(Rule.ADDRESS, "an odd spelling of an address") from None
+        if not is_public(address):
+            raise TargetRefused(Rule.ADDRESS, f"{host} is not on the public internet")

@@ -22,7 +22,9 @@ from wearon_generator.operations import (
 from wearon_generator.operations.desk import Desk, JsonGroup
 from wearon_generator.operations.printing import fields, table
 
-_POSITIVE: Final = click.IntRange(min=1)
+_POSITIVE: Final = click.IntRange(min=1, max=1_000_000)
+"""Nothing is ever asked for so often, and the database takes no number above 2,147,483,647."""
+_HOURS: Final = click.IntRange(min=0, max=24 * 365)
 
 
 @click.group(cls=JsonGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -310,10 +312,10 @@ def test_webhook(desk: Desk, endpoint_id: UUID) -> None:
 @webhook_group.command("rotate")
 @click.argument("endpoint_id", type=click.UUID)
 @click.option(
-    "--hours", default=24.0, show_default=True, type=click.FloatRange(min=0), help="The old one signs too."
+    "--hours", default=24, show_default=True, type=_HOURS, help="For so long the old one signs too."
 )
 @click.pass_obj
-def rotate_webhook(desk: Desk, endpoint_id: UUID, hours: float) -> None:
+def rotate_webhook(desk: Desk, endpoint_id: UUID, hours: int) -> None:
     """Give an endpoint a new secret, which is printed; for a while the old one signs as well."""
     desk.show(desk.run(partial(webhooks.rotate, endpoint_id=endpoint_id, hours=hours)), fields)
 

@@ -94,7 +94,7 @@ async def endpoints(at: Connections) -> list[Endpoint]:
     return _ENDPOINT_ROWS.validate_python((await query.execute()).data)
 
 
-async def rotate(at: Connections, endpoint_id: UUID, hours: float) -> Secret:
+async def rotate(at: Connections, endpoint_id: UUID, hours: int) -> Secret:
     """Give an endpoint a new secret; for `hours` the old one signs as well."""
     row = await _row(at, endpoint_id, "secret")
     secret, until = new_secret(), (utc_now() + timedelta(hours=hours)).isoformat(timespec="seconds")
