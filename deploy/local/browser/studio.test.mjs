@@ -241,7 +241,6 @@ for (const [device, options] of Object.entries(DEVICES)) {
       await isAccessible();
       await fitsTheScreen();
       await shoot(page, `${device}-sizing`, { fullPage: true });
-      if (device === "desktop") await isSmall(await shootForReadme(page, "studio-sizing"));
     });
 
     test("the weight is used when it is said", async () => {
