@@ -1,7 +1,7 @@
 """What the generator asks of an image provider, whoever that is, and what can go wrong.
 
 To add a provider: write a module beside `openai_provider` with a class that fits `Provider`, and build it in
-`runtime`.
+`bootstrap`.
 """
 
 from __future__ import annotations
