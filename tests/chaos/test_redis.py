@@ -11,7 +11,7 @@ from tests.chaos.scene import Scene
 pytestmark = pytest.mark.slow  # kills, stops or cuts off running services
 
 
-def test_everything_works_again_by_itself(scene: Scene) -> None:
+def test_services_work_again_by_themselves_after_each_fault_of_redis(scene: Scene) -> None:
     redis = scene.stack.redis
 
     def outage() -> None:

@@ -51,7 +51,7 @@ def application(project: Path, typescript: Path, tmp_path_factory: pytest.TempPa
     return application
 
 
-def test_it_holds_what_is_needed_and_nothing_else(project: Path) -> None:
+def test_npm_package_holds_the_files_it_needs_and_no_others(project: Path) -> None:
     root = project / "node_modules/@wearon/contracts"
     files = {file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()}
     modules = {
@@ -71,12 +71,12 @@ def test_it_holds_what_is_needed_and_nothing_else(project: Path) -> None:
     }
 
 
-def test_it_has_the_version_of_the_python_package() -> None:
+def test_npm_package_has_the_version_of_the_python_package() -> None:
     python = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["project"]["version"]
     assert json.loads((PACKAGE / "typescript/package.json").read_text())["version"] == python
 
 
-def test_its_lock_names_no_registry_and_checks_every_file() -> None:
+def test_npm_lock_names_no_registry_and_has_a_hash_for_every_file() -> None:
     lock = json.loads((PACKAGE / "typescript/package-lock.json").read_text())
     packages = [entry for name, entry in lock["packages"].items() if name]
     assert packages
@@ -99,7 +99,7 @@ BUNDLER = ("--module", "esnext", "--moduleResolution", "bundler")
 @pytest.mark.parametrize(
     ("name", "options"), [("usage.mts", NODE16), ("usage.cts", NODE16), ("usage.ts", BUNDLER)]
 )
-def test_its_types_hold_and_refuse_wrong_fields(
+def test_npm_types_accept_right_fields_and_refuse_wrong_ones(
     project: Path, typescript: Path, name: str, options: Sequence[str]
 ) -> None:
     (project / name).write_text((typescript / "test/usage.ts").read_text())

@@ -195,7 +195,7 @@ def test_what_cannot_be_reached_is_a_sentence_and_exit_code_3(
     assert result.stdout == ""
 
 
-def test_it_is_a_program(stack: Stack, services: list[Service], tmp_path: Path) -> None:
+def test_wearonctl_is_installed_as_a_command(stack: Stack, services: list[Service], tmp_path: Path) -> None:
     given = stack.env_for("generator")
     done = subprocess.run(
         [Path(sys.executable).with_name("wearonctl"), "--json", "status"],

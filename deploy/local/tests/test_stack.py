@@ -123,7 +123,7 @@ def test_the_node_producer_pushes_what_the_contract_says(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_nothing_is_left_behind(number: signal.Signals) -> None:
+def test_killed_stack_leaves_no_process_and_no_directory(number: signal.Signals) -> None:
     owner = subprocess.Popen(
         [sys.executable, "-c", STARTS_AND_WAITS], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )

@@ -178,7 +178,7 @@ def test_another_sites_page_is_refused(stack: Stack, studio: httpx.Client) -> No
     assert studio.post("/api/queue/invalid", headers={"origin": str(studio.base_url).rstrip("/")}).is_success
 
 
-def test_what_is_not_there_is_said_to_be_missing(studio: httpx.Client) -> None:
+def test_studio_answers_404_for_unknown_paths_and_sessions(studio: httpx.Client) -> None:
     assert studio.post(f"/api/try-ons/{uuid4()}/cancel").status_code == 404
     for path in (
         f"/api/try-ons/{uuid4()}",

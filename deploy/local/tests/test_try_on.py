@@ -15,7 +15,7 @@ from wearon_local.stack import Stack
 pytestmark = pytest.mark.slow  # starts a stack for each test
 
 
-def test_it_says_what_becomes_of_it_and_where_the_picture_is(stack: Stack) -> None:
+def test_try_on_command_says_how_the_session_ends_and_where_the_picture_is(stack: Stack) -> None:
     stack.start_service("consumer")
     stack.start_service("generator")
     variables = {
@@ -37,7 +37,7 @@ def test_it_says_what_becomes_of_it_and_where_the_picture_is(stack: Stack) -> No
     assert stack.app.download(link).headers["content-type"] == "image/jpeg"
 
 
-def test_it_names_the_sentence_of_a_failure(stack: Stack) -> None:
+def test_try_on_command_prints_the_sentence_of_a_failure(stack: Stack) -> None:
     stack.start_service("consumer")
     stack.start_service("generator")
     stack.openai.set_mode("moderation_blocked")
@@ -48,7 +48,7 @@ def test_it_names_the_sentence_of_a_failure(stack: Stack) -> None:
     assert said.getvalue().splitlines()[-1].endswith(".")
 
 
-def test_it_says_where_to_look_when_nobody_takes_the_task(stack: Stack) -> None:
+def test_try_on_command_says_where_to_look_when_nobody_takes_the_task(stack: Stack) -> None:
     said = io.StringIO()
     assert show(stack.app, said, patience=0.3) == 1
     assert said.getvalue().splitlines()[-1].startswith("still queued: docker compose ps")

@@ -75,7 +75,7 @@ def test_trace_goes_along_with_the_task() -> None:
         f"{TRACEPARENT[:36]}{'0' * 16}-01",
     ],
 )
-def test_what_is_no_trace_is_ignored_and_the_task_taken(given: object) -> None:
+def test_invalid_traceparent_is_ignored_and_the_task_accepted(given: object) -> None:
     assert GenerationTask.model_validate({**TASK, "traceparent": given}).to_message() == {
         **TASK,
         "version": 1,

@@ -29,7 +29,7 @@ def _one_colour(format_: str, colour: tuple[int, int, int]) -> bytes:
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_whole_picture_is_delivered(format_: str) -> None:
+def test_whole_picture_is_accepted(format_: str) -> None:
     assert why_unusable(_picture(format_)) is None
 
 

@@ -44,7 +44,7 @@ async def _admitted(breaker: ProviderBreaker) -> bool:
     return bool(done)
 
 
-def test_it_opens_for_all_replicas_after_failures_in_a_row(redis_url: str) -> None:
+def test_breaker_opens_for_all_replicas_after_failures_in_a_row(redis_url: str) -> None:
     async def run() -> None:
         async with _replicas(redis_url) as (_, one, other):
             for _ in range(TRIPS_AFTER - 1):

@@ -99,7 +99,7 @@ WHAT_FOLLOWS: Final = {
 
 
 @pytest.mark.parametrize("refusal", Refusal)
-def test_what_follows_from_a_refusal(refusal: Refusal) -> None:
+def test_every_refusal_has_the_consequence_that_the_table_says(refusal: Refusal) -> None:
     code, family, words, again, opens, closes, alert = WHAT_FOLLOWS[refusal]
     error = ProviderError(refusal, "")
     follows = CONSEQUENCES[refusal]

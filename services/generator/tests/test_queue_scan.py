@@ -198,7 +198,7 @@ def test_every_element_of_a_long_list_is_looked_at(redis_url: str) -> None:
 @pytest.mark.parametrize(
     "element", [b"", b"nonsense", b"[]", b"3", b'{"body": "!"}', b'[[["x"]]]', b"[" * 100000]
 )
-def test_what_cannot_be_read_holds_no_task(element: bytes) -> None:
+def test_unreadable_element_holds_no_task(element: bytes) -> None:
     assert task_in(element) == {}
 
 

@@ -66,7 +66,7 @@ def now() -> float:
 
 
 @pytest.mark.parametrize("until", [0.0, 15.0, 54.0])
-def test_everybody_has_a_lease_to_renew_after_an_outage(until: float) -> None:
+def test_sweep_waits_for_a_lease_period_after_supabase_is_back(until: float) -> None:
     async def test() -> None:
         supabase = Supabase(until)
         sweeper = Sweeper(TIMING, now, look=supabase.look, sweep=supabase.sweep, election=AlwaysElected())

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from services.generator.tests import virtual_time
+
 from wearon_generator.slots import SLOT_KEY, Priority, RedisSlots, SlotLine
 from wearon_local.redis_server import RedisServer
 from wearon_service_kit.redis_clients import connect_async
@@ -110,7 +112,7 @@ def test_slots_go_to_further_calls_then_returned_jobs_then_new_ones() -> None:
         await line.stop()
         return order
 
-    assert asyncio.run(run()) == ["call", "returned", "new 1", "new 2"]
+    assert virtual_time.run(run()) == ["call", "returned", "new 1", "new 2"]
 
 
 def test_a_process_reserves_one_slot_at_a_time() -> None:
@@ -128,7 +130,7 @@ def test_a_process_reserves_one_slot_at_a_time() -> None:
         await line.stop()
         return reserved
 
-    assert asyncio.run(run()) == 2  # the one that was given, and the next
+    assert virtual_time.run(run()) == 2  # the one that was given, and the next
 
 
 def test_cancelled_job_does_not_get_a_slot() -> None:
@@ -144,7 +146,7 @@ def test_cancelled_job_does_not_get_a_slot() -> None:
         await line.stop()
         return "stays" if gone.cancelled() else "gone"
 
-    assert asyncio.run(run()) == "stays"
+    assert virtual_time.run(run()) == "stays"
 
 
 def test_no_slot_is_reserved_while_no_job_is_admitted() -> None:
@@ -165,7 +167,7 @@ def test_no_slot_is_reserved_while_no_job_is_admitted() -> None:
         await line.stop()
         return shut, source.reserved
 
-    shut, opened = asyncio.run(run())
+    shut, opened = virtual_time.run(run())
     assert (shut, opened >= 1) == (0, True)
 
 
@@ -210,7 +212,7 @@ def test_further_calls_pass_jobs_that_are_not_admitted() -> None:
             await asyncio.gather(*jobs)
         await line.stop()
 
-    asyncio.run(run())
+    virtual_time.run(run())
 
 
 def test_slot_of_a_cancelled_call_does_not_go_to_a_job_that_is_not_admitted() -> None:
@@ -229,7 +231,7 @@ def test_slot_of_a_cancelled_call_does_not_go_to_a_job_that_is_not_admitted() ->
         job.cancel()
         await line.stop()
 
-    asyncio.run(run())
+    virtual_time.run(run())
 
 
 def test_slot_without_waiting_job_is_reported_unused() -> None:
@@ -257,7 +259,7 @@ def test_slot_without_waiting_job_is_reported_unused() -> None:
         assert told == ["unused", "somebody"]
         await line.stop()
 
-    asyncio.run(run())
+    virtual_time.run(run())
 
 
 def test_slot_far_in_the_future_is_taken_for_one_of_another_clock(redis_url: str) -> None:

@@ -158,7 +158,7 @@ class TestFetchModel:
         assert not script["is_right"](data[:-1] + bytes([data[-1] ^ 1]))
         assert hashlib.sha256(data).hexdigest() == script["SHA256"]
 
-    def test_it_explains_itself(self) -> None:
+    def test_fetch_model_has_a_help_text(self) -> None:
         command = [sys.executable, str(HERE.parent / "fetch_model.py"), "--help"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         assert "sha256" in done.stdout

@@ -34,7 +34,9 @@ from .studio import PAIR, PAIR_SIDE, SITTERS, Sitter, pixels
 WITHIN = {"chest_cm": 10.0, "waist_cm": 9.0, "hip_cm": 8.0, "shoulder_cm": 2.5}
 
 
-def test_every_sitter_is_measured_about_right(landmarker: Landmarker, method: Method, sitter: Sitter) -> None:
+def test_every_sample_body_is_measured_within_its_tolerance(
+    landmarker: Landmarker, method: Method, sitter: Sitter
+) -> None:
     assessment = assess(find_person(landmarker, pixels(sitter.picture)), Shopper(sitter.height), method)
     for name, truth in sitter.truth.items():
         measurement = assessment.measurements[name]

@@ -115,5 +115,5 @@ def test_folds_are_zero_for_a_straight_edge_and_grow_with_its_waves() -> None:
     assert folds(deep)[0] > 2 * folds(gentle)[0] > 0.1
 
 
-def test_every_number_has_a_name() -> None:
+def test_every_measured_number_has_a_unique_name() -> None:
     assert len(measure_silhouette(figure(), HEIGHT_CM).values) == len(FEATURES) == len(set(FEATURES))
