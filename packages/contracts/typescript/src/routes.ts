@@ -182,7 +182,8 @@ export function createTryOnRoutes(options: TryOnRoutesOptions): TryOnRoutes {
     }
     const outcome = await getOutcome(options.supabase(), sessionId);
     const code: ErrorCode = outcome?.error_code ?? "internal_error";
-    const { sentence, retryable } = ERRORS[code];
+    // A code of newer services is not in this package's table.
+    const { sentence, retryable } = ERRORS[code] ?? ERRORS.internal_error;
     return Response.json({ status: session.status, code, sentence, retryable, givenBack: outcome?.given_back ?? false });
   }
 

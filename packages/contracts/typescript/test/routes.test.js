@@ -241,6 +241,23 @@ test("a failed session is shown with its code, its sentence and whether the cred
   assert.match(shown.sentence, /\.$/);
 });
 
+test("a failed session with a code of newer services is shown with a sentence all the same", async () => {
+  const { routes } = application({
+    answers: [
+      { data: { status: "failed", user_id: userId }, error: null, status: 200 },
+      { data: { error_code: "brand_new", given_back: false }, error: null, status: 200 },
+    ],
+  });
+  const { sentence, retryable } = ERRORS.internal_error;
+  assert.deepEqual(await (await routes.show(get(), sessionId)).json(), {
+    status: "failed",
+    code: "brand_new",
+    sentence,
+    retryable,
+    givenBack: false,
+  });
+});
+
 /** Serves the event route as an application does; gives its address. */
 async function serving(routes, use) {
   const server = createServer(async (request, response) => {
