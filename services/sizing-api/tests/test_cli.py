@@ -93,6 +93,13 @@ def test_explain_says_why_it_cannot(tmp_path: Path, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit):
         main(["explain", str(photo), "--height", "17"])
     assert "not between 100 and 250" in capsys.readouterr().err
+    photo.write_bytes(SITTERS[0].jpeg)
+    nowhere = tmp_path / "missing" / "drawn.png"
+    assert main(["explain", str(photo), "--height", "170", "-o", str(nowhere)]) == 1
+    assert capsys.readouterr().err.endswith(f"No such file or directory: '{nowhere}'\n")
+    with pytest.raises(SystemExit):
+        main(["explain", str(photo), "--height", "170", "-o", "drawn.txt"])
+    assert "drawn.txt ends in none of .png" in capsys.readouterr().err
 
 
 def test_the_process_serves_until_it_is_told_to_stop(model_path: Path, tmp_path: Path) -> None:

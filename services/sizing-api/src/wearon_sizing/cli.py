@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import structlog
@@ -38,6 +39,9 @@ from wearon_sizing.sizing import (
     find_side_person,
     refuse_photo,
 )
+
+# Kinds of pictures that `explain` writes.
+DRAWINGS: Final = (".png", ".jpg", ".jpeg", ".webp")
 
 _log = structlog.get_logger(__name__)
 
@@ -73,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     explaining.add_argument("--side", type=Path, metavar="PHOTO", help="a second photo, in profile")
     explaining.add_argument(
-        "-o", "--output", type=Path, default=Path("explained.png"), help="default: %(default)s"
+        "-o", "--output", type=_drawing, default=Path("explained.png"), help="default: %(default)s"
     )
     explaining.set_defaults(command=explain_photo)
 
@@ -90,6 +94,13 @@ def _between(least: float, most: float) -> Callable[[str], float]:
         return value
 
     return number
+
+
+def _drawing(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() not in DRAWINGS:
+        raise argparse.ArgumentTypeError(f"{text} ends in none of {', '.join(DRAWINGS)}")
+    return path
 
 
 def serve(_options: argparse.Namespace) -> int:
@@ -148,13 +159,13 @@ def explain_photo(options: argparse.Namespace) -> int:
                 explain_refusal(picture, people, said, fallback, shopper).save(options.output)
                 sys.stderr.write(f"{refused.code.value}: {said}\ndrawn in {options.output}\n")
                 return 1
+        explain(picture, person, assessment.reading, assessment, shopper).save(options.output)
     except ImageRefused as refused:
         sys.stderr.write(f"{refused.code.value}: {sentence(refused.code, SHOPPERS_PHOTO)}\n")
         return 1
     except (OSError, ModelMissingError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    explain(picture, person, assessment.reading, assessment, shopper).save(options.output)
     sys.stdout.write(f"{assessment.advice.size.value}, drawn in {options.output}\n")
     return 0
 
