@@ -19,6 +19,7 @@ SECRET = "s3cr3tVALUE0123456789"
     [
         ("key sk-proj-Ab12_Cd34-Ef56 used", "Ab12_Cd34", "key sk-*** used"),
         (f"sb_secret_{SECRET}", SECRET, "sb_secret_***"),
+        ("of 'whsec_MfKQ9r8G+Yqr/wjUPD8ILA=='", "MfKQ9r8G+Yqr/wjUPD8ILA==", "of 'whsec_***'"),
         (f"Authorization: Bearer {SECRET}", SECRET, "Authorization: Bearer ***"),
         (f"authorization: bearer {JWT}", "c2lnbmF0", "authorization: bearer ***"),
         (f"token {JWT} end", "c2lnbmF0", "token *** end"),

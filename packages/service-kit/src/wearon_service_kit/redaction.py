@@ -15,6 +15,8 @@ _SHORTEST_SECRET: Final = 8  # a shorter one would blot out ordinary words
 
 # OpenAI (sk-..., sk-proj-...) and Supabase (sb_secret_...) keys.
 _API_KEY: Final = re.compile(r"\b(sk-|sb_secret_)[A-Za-z0-9_-]{6,}")
+# As Standard Webhooks writes it: whsec_ and base64.
+_WEBHOOK_SECRET: Final = re.compile(r"\b(whsec_)[A-Za-z0-9+/=]{6,}")
 # A JSON Web Token: base64url of '{"' begins with eyJ. Also cut off in the middle.
 _JWT: Final = re.compile(r"\beyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*){0,2}")
 _BEARER: Final = re.compile(r"\b(bearer\s+)[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE)
@@ -44,12 +46,14 @@ _BLOB: Final = re.compile(r"[A-Za-z0-9+/_-]{256,}={0,2}")
 def redact(text: str) -> str:
     """`text` without secrets. Idempotent; ordinary text comes back unchanged.
 
-    Hidden: OpenAI and Supabase keys, bearer tokens, JSON Web Tokens, user and password of any URL, the query
-    of any http(s) URL, values of parameters and JSON members with a secret's name. Base64 of 256 characters
-    or more and data: URLs are replaced by their length.
+    Hidden: keys of OpenAI and Supabase, secrets of webhooks, bearer tokens, JSON Web Tokens, user and
+    password of any URL, the query of any http(s) URL, values of parameters and JSON members with a secret's
+    name. Base64 of 256 characters or more and data: URLs are replaced by their length.
     """
     if "sk-" in text or "sb_secret_" in text:
         text = _API_KEY.sub(rf"\1{_HIDDEN}", text)
+    if "whsec_" in text:
+        text = _WEBHOOK_SECRET.sub(rf"\1{_HIDDEN}", text)
     if "eyJ" in text:
         text = _JWT.sub(_HIDDEN, text)
     if "earer" in text or "EARER" in text:
