@@ -6,6 +6,8 @@ import io
 import itertools
 import random
 import struct
+import subprocess
+import sys
 import threading
 import zlib
 from collections.abc import Callable
@@ -255,6 +257,31 @@ def test_broken_exif_does_not_spoil_the_picture(exif: bytes) -> None:
     assert close(
         corners(open_rgb(encoded(quadrants(), "JPEG", exif=exif, quality=95), max_side=64)), TURNED[1]
     )
+
+
+OPEN_AS_A_SERVICE = """
+import sys
+from wearon_service_kit.images.decode import open_rgb
+from wearon_service_kit.logs import configure_logging
+configure_logging("test", "INFO", "json")
+open_rgb(sys.stdin.buffer.read(), max_side=64)
+"""
+
+
+# Pillow reads an AVIF's notes when it writes them, too.
+@pytest.mark.filterwarnings("ignore:Tag data larger than file")
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "AVIF"])
+def test_thousands_of_broken_notes_are_not_logged(format_: str) -> None:
+    count = 5000 if format_ == "JPEG" else 60_000
+    # Each says that 64 kB of its own stand somewhere.
+    notes = b"".join(struct.pack(">HHII", number + 1000, 7, 64_000, 8) for number in range(count))
+    exif = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", count) + notes + bytes(4)
+    data = encoded(quadrants(), format_, exif=exif)
+    # In a process of its own, since pytest has filters for warnings too.
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN_AS_A_SERVICE], input=data, capture_output=True, check=True
+    )
+    assert (done.stdout, done.stderr) == (b"", b"")
 
 
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "AVIF"])

@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import itertools
 import threading
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -48,9 +49,13 @@ _SMALL_COPIES: Final = 48 * 1024 * 1024  # reduced pictures on the way to the fi
 _REDUCING_GAP: Final = 3.0
 _WHOLE_FILE: Final = 1 << 30
 _STRIP_PIXELS: Final = 1 << 20
+# As much as fits into a JPEG. Other kinds can hold more; the orientation stands in the first few bytes.
+_EXIF_BYTES: Final = 65_536
 
 # Each thread of the AV1 decoder holds frames of its own, and there may be as many as the machine has cores.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+# Pillow warns of every broken note, and a small picture can hold 65,000: 20 s and 21 MB of log.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -329,7 +334,7 @@ def _orientation(exif: bytes | None) -> int:
         return 1
     try:
         tags = Image.Exif()
-        tags.load(exif)
+        tags.load(exif[:_EXIF_BYTES])
         return int(tags.get(ExifTags.Base.Orientation, 1))
     except Exception:
         return 1
