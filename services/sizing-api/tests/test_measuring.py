@@ -103,6 +103,23 @@ def test_a_side_photo_narrows_the_girths_and_comes_closer(landmarker: Landmarker
         assert abs(both.measurements[name].value - PAIR.truth[name]) < 0.6 * WITHIN[name]
 
 
+@pytest.mark.parametrize("weight", [None, 70.0])
+@pytest.mark.parametrize("sex", [None, Gender.FEMALE if PAIR.female else Gender.MALE])
+def test_a_side_photo_unlike_any_other_leaves_what_the_front_says(
+    landmarker: Landmarker, method: Method, weight: float | None, sex: Gender | None
+) -> None:
+    person = find_person(landmarker, pixels(PAIR.picture))
+    front = assess(person, Shopper(PAIR.height, weight, sex), method).reading.values
+    absurd = np.where(np.arange(len(INPUTS)) % 2, 1e6, -1e6)
+    absurd[INPUTS.index("height")] = PAIR.height
+    alone = method.estimate(front, PAIR.height, weight, sex)
+    both = method.estimate(front, PAIR.height, weight, sex, absurd)
+    assert both.body.mean == pytest.approx(alone.body.mean)
+    assert both.trust == pytest.approx(alone.trust)
+    for name in LENGTHS:
+        assert both.body.spread(name) == pytest.approx(alone.body.spread(name))
+
+
 def test_a_side_photo_that_cannot_be_used_is_left_out_and_said(
     landmarker: Landmarker, method: Method
 ) -> None:

@@ -206,7 +206,7 @@ class Method:
         gender: Gender | None,
         side: Array | None,
     ) -> tuple[Posterior, float, float]:
-        """The posterior, the ease and the familiarity, over the sexes that are possible."""
+        """The posterior, and ease and familiarity of the front photo, over the sexes that are possible."""
         likely = self.population.sex_shares(height_cm, weight_kg, gender)
         parts = [self._of_one_sex(front, height_cm, weight_kg, sex, side) for sex in likely]
         shares = list(likely.values())
@@ -228,11 +228,14 @@ class Method:
         if side is not None:
             seen.append(_read(self.side_reader, side, unweighed))
             both = seen_by(self.side[weighed], front, seen, known, (unweighed, sex))
-            # A second photo never takes certainty away.
-            spreads = np.sqrt(np.minimum(np.diag(both.covariance), np.diag(body.covariance)))
+            # A profile says little about some lengths, such as the shoulders' breadth; there the front alone
+            # knows better, and its mean is taken along with its spread.
+            spread, alone = np.sqrt(np.diag(both.covariance)), np.sqrt(np.diag(body.covariance))
+            mean = np.where(spread < alone, both.mean, body.mean)
+            spreads = np.minimum(spread, alone)
             covariance = self.side[weighed].correlations * np.outer(spreads, spreads)
-            body = Posterior(both.weights, both.means, covariance[None])
-        return body, seen[0].ease, min(photo.familiar for photo in seen)
+            body = Posterior(both.weights, mean[None], covariance[None])
+        return body, seen[0].ease, seen[0].familiar
 
 
 def seen_by(
