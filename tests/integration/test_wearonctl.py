@@ -613,6 +613,33 @@ def test_a_key_of_another_kind_is_a_sentence(stack: Stack, ctl: Ctl, as_json: li
             redis.delete(PAUSED_KEY)
 
 
+@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
+def test_a_number_that_somebody_broke_by_hand_is_named(stack: Stack, ctl: Ctl, as_json: list[str]) -> None:
+    with stack.redis.client() as redis:
+        redis.set(INVALID_IN_A_ROW, "x")
+        try:
+            assert_a_sentence(ctl(*as_json, "intake", "show"), as_json, INVALID_IN_A_ROW)
+        finally:
+            redis.delete(INVALID_IN_A_ROW)
+
+
+@pytest.mark.parametrize("broken", ["not json", "[1]", '{"share": "x"}'])
+def test_a_lane_whose_rule_somebody_broke_by_hand_is_shown(
+    stack: Stack, ask: Callable[..., Any], broken: str
+) -> None:
+    lane = f"user:{uuid4()}"
+    with stack.redis.client() as redis:
+        redis.lpush(LANE_PREFIX + lane, str(uuid4()))
+        redis.zadd(LANE_PARKED, {lane: time.time() * 1000 + 50_000})
+        redis.hset(LANE_RULES, lane, broken)
+        try:
+            assert {"lane": lane, "waiting": 1} in ask("lanes")["lanes"]
+        finally:
+            redis.zrem(LANE_PARKED, lane)
+            redis.delete(LANE_PREFIX + lane)
+            redis.hdel(LANE_RULES, lane)
+
+
 # ------------------------------------------------------------------ sessions
 
 

@@ -41,3 +41,12 @@ class Connections:
     def queues(self) -> QueueScan:
         """All queues of Redis."""
         return QueueScan(self.redis)
+
+
+async def number_at(at: Connections, key: str, *, otherwise: int) -> int:
+    """The whole number at a key of Redis, `otherwise` if it is not there; raises `Refused` for all else."""
+    value = await at.redis.get(key)
+    try:
+        return otherwise if value is None else int(value)
+    except ValueError as error:
+        raise Refused(f"the key {key} of Redis holds no number: somebody set it by hand") from error

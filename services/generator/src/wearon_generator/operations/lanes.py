@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Final, TypedDict
 
 from wearon_contracts.queues import (
@@ -15,8 +14,8 @@ from wearon_contracts.queues import (
     TASKS_HANDED,
 )
 from wearon_generator.lanes import set_rules
-from wearon_generator.operations.connections import Connections
-from wearon_generator.operations.values import Row
+from wearon_generator.operations.connections import Connections, number_at
+from wearon_generator.operations.values import Row, json_object
 from wearon_generator.timing import utc_now
 from wearon_service_kit.lanes import DEFAULT_AHEAD, DRAIN
 
@@ -84,14 +83,16 @@ async def longest(at: Connections, limit: int) -> Lanes:
         "lanes_in_all": len(waiting),
         "tasks_in_all": sum(waiting.values()),
         "handed_to_celery": await at.redis.zcard(TASKS_HANDED),
-        "wanted_ahead": int(await at.redis.get(TASKS_AHEAD) or DEFAULT_AHEAD),
-        "store_share": int(await at.redis.get(STORE_SHARE) or 10),
+        "wanted_ahead": await number_at(at, TASKS_AHEAD, otherwise=DEFAULT_AHEAD),
+        "store_share": await number_at(at, STORE_SHARE, otherwise=10),
     }
 
 
 def _read_rule(stored: bytes | str | None) -> Rule:
-    rule: Rule = json.loads(stored) if stored else {}
-    return rule
+    # One that somebody broke by hand is none; the elected generator writes it again.
+    found = json_object(stored, otherwise="unreadable") if stored else {}
+    limits = {name: value for name, value in found.items() if isinstance(value, int)}
+    return rule(share=limits.get("share"), in_work=limits.get("in_work"), per_minute=limits.get("per_minute"))
 
 
 async def _lengths(at: Connections) -> dict[str, int]:

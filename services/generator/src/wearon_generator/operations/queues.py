@@ -18,7 +18,7 @@ from wearon_contracts.queues import (
     UNACKED_HASH,
     consumer_heartbeat,
 )
-from wearon_generator.operations.connections import Connections
+from wearon_generator.operations.connections import Connections, number_at
 from wearon_generator.operations.values import Row, json_object, text
 from wearon_generator.presence import PAUSED_KEY, REPLICA_PREFIX
 
@@ -137,7 +137,7 @@ async def intake(at: Connections) -> Intake:
     stopped = await at.redis.get(INTAKE_STOPPED)
     return {
         "intake_stopped": None if stopped is None else json_object(stopped, otherwise="reason"),
-        "invalid_in_a_row": int(await at.redis.get(INVALID_IN_A_ROW) or 0),
+        "invalid_in_a_row": await number_at(at, INVALID_IN_A_ROW, otherwise=0),
     }
 
 
