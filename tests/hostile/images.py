@@ -93,6 +93,19 @@ def _many_scans() -> bytes:
     return data[:-2] + data[start:-2] * 5000 + b"\xff\xd9"
 
 
+def _many_segments(segment: bytes) -> bytes:
+    """A megabyte of them before the picture."""
+    data = photo("JPEG", (64, 64))
+    return data[:2] + segment * (2**20 // len(segment)) + data[2:]
+
+
+def _many_pieces(name: bytes) -> bytes:
+    """A megabyte of empty chunks before the picture."""
+    data = photo("PNG", (64, 64))
+    start = data.index(b"IDAT") - 4
+    return data[:start] + png_chunk(name, b"") * (2**20 // 12) + data[start:]
+
+
 def _profile_bomb() -> bytes:
     profile = png_chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(1_000_000), 9))
     return png(1, 1, *[profile] * 5000, pixels=b"\0\0")
@@ -173,5 +186,10 @@ HOSTILE_IMAGES: Final = (
     HostileImage("png-text-bomb", PNG, _text_bomb, _DAMAGED),
     HostileImage("jpeg-zero-high", JPEG, lambda: jpeg_of_size(16, 0), _DAMAGED),
     HostileImage("jpeg-scan-bomb", JPEG, _many_scans, _DAMAGED),
+    HostileImage("jpeg-empty-segments", JPEG, lambda: _many_segments(b"\xff\xe0\0\2"), _DAMAGED),
+    HostileImage("jpeg-empty-tables", JPEG, lambda: _many_segments(b"\xff\xc4\0\2"), _DAMAGED),
+    HostileImage("jpeg-restarts", JPEG, lambda: _many_segments(b"\xff\xd0"), _DAMAGED),
+    HostileImage("png-empty-pieces", PNG, lambda: _many_pieces(b"IDAT"), _DAMAGED),
+    HostileImage("png-empty-frames", PNG, lambda: _many_pieces(b"fdAT"), _DAMAGED),
     HostileImage("webp-frame-outside-canvas", WEBP, lambda: webp_canvas(8, 8), _DAMAGED),
 )
