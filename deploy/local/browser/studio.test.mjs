@@ -167,7 +167,7 @@ for (const [device, options] of Object.entries(DEVICES)) {
       const had = await balance();
       await serviceThat("keeps limiting the rate");
       await page.getByRole("button", { name: "Try it on" }).click();
-      await page.getByText("Too many try-ons are being made just now.").last().waitFor();
+      await page.getByText("Too many try-ons are being made right now.").last().waitFor();
       assert.equal(await balance(), had);
     });
 

@@ -182,13 +182,17 @@ _TABLE: Final = (
     ),
     ErrorInfo(
         _C.RATE_LIMITED,
-        "Too many try-ons are being made just now. Please try again shortly.",
+        "Too many try-ons are being made right now. Please try again shortly.",
         True,
         None,
         _F.RATE_LIMIT,
     ),
     ErrorInfo(
-        _C.QUOTA_EXHAUSTED, "Try-ons are not available just now. Please try again later.", True, None, _F.OURS
+        _C.QUOTA_EXHAUSTED,
+        "Try-ons are not available right now. Please try again later.",
+        True,
+        None,
+        _F.OURS,
     ),
     ErrorInfo(
         _C.PROVIDER_UNAVAILABLE,
@@ -366,7 +370,7 @@ _TABLE: Final = (
     ),
     ErrorInfo(
         _C.IMAGE_TOO_HEAVY,
-        "The {image} has more pixels than we can open just now. Please use a smaller picture.",
+        "The {image} has more pixels than we can open right now. Please use a smaller picture.",
         True,
         400,
         _F.PICTURE,
@@ -512,7 +516,7 @@ _TABLE: Final = (
     ),
     ErrorInfo(
         _C.OVERLOADED,
-        "Many people are being sized just now. Please try again in a moment.",
+        "Many people are being sized right now. Please try again in a moment.",
         True,
         503,
         _F.SERVICE,

@@ -215,12 +215,12 @@ exports.ERRORS = {
     "family": "moderation"
   },
   "rate_limited": {
-    "sentence": "Too many try-ons are being made just now. Please try again shortly.",
+    "sentence": "Too many try-ons are being made right now. Please try again shortly.",
     "retryable": true,
     "family": "rate_limit"
   },
   "insufficient_quota": {
-    "sentence": "Try-ons are not available just now. Please try again later.",
+    "sentence": "Try-ons are not available right now. Please try again later.",
     "retryable": true,
     "family": "ours"
   },
@@ -355,7 +355,7 @@ exports.ERRORS = {
     "family": "picture"
   },
   "image_too_heavy": {
-    "sentence": "The {image} has more pixels than we can open just now. Please use a smaller picture.",
+    "sentence": "The {image} has more pixels than we can open right now. Please use a smaller picture.",
     "retryable": true,
     "family": "picture"
   },
@@ -495,7 +495,7 @@ exports.ERRORS = {
     "family": "service"
   },
   "overloaded": {
-    "sentence": "Many people are being sized just now. Please try again in a moment.",
+    "sentence": "Many people are being sized right now. Please try again in a moment.",
     "retryable": true,
     "family": "service"
   },

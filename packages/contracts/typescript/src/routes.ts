@@ -212,7 +212,7 @@ function answering<Rest extends unknown[]>(
 }
 
 function unavailable(): Response {
-  return refusal(503, "unavailable", "This is not available just now. Please try again in a moment.");
+  return refusal(503, "unavailable", "This is not available right now. Please try again in a moment.");
 }
 
 async function bodyOf(request: Request): Promise<Record<string, unknown> | null> {

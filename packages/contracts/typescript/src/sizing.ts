@@ -82,7 +82,7 @@ export interface SizingClient {
 }
 
 const DEFAULT_TIMEOUT_MS = 5000;
-const UNAVAILABLE = "Sizing is not available just now. Please try again in a moment.";
+const UNAVAILABLE = "Sizing is not available right now. Please try again in a moment.";
 
 /**
  * A client of the sizing API at `baseUrl`, for instance `https://sizing.example`. Without one, as at build time,

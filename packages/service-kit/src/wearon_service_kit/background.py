@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, Final
 
-_CANCEL_AGAIN_SECONDS: Final = 0.2
+_CANCEL_AGAIN_SECONDS: Final = 0.2  # after a cancellation that the work swallowed
 
 
 async def end(task: asyncio.Task[Any]) -> None:

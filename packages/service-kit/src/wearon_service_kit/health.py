@@ -27,8 +27,8 @@ _log = structlog.get_logger(__name__)
 ANY_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - probes come from outside the container
 
 _REQUEST_SECONDS: Final = 2.0  # a request that has not arrived by then is dropped
-_REQUEST_BYTES: Final = 8192
-_MAX_CONNECTIONS: Final = 32
+_REQUEST_BYTES: Final = 8192  # of the head; a probe's has a few hundred
+_MAX_CONNECTIONS: Final = 32  # at once; probes and scrapes need a few
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,9 @@ from wearon_contracts.tasks import (
     RejectedTask,
 )
 
-_MAX_DETAILS: Final = 8
+_MAX_DETAILS: Final = 8  # mistakes named in a dead letter; one element may have thousands
 _MAX_DETAIL_CHARS: Final = 1000
-_MAX_REQUEST_ID_CHARS: Final = 200
+_MAX_REQUEST_ID_CHARS: Final = 200  # a longer one is no id, and would fill the logs
 _MAX_INT_DIGITS: Final = 4000  # Python's own int() refuses 4,300 and more
 
 

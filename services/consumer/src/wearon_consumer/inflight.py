@@ -62,7 +62,7 @@ from wearon_service_kit.redis_clients import ANSWER_SECONDS
 BATCH_ELEMENTS: Final = 100
 BATCH_BYTES: Final = 1024 * 1024
 """A batch ends with the element that reaches this size, so that huge elements come one at a time."""
-_SCAN_KEYS: Final = 1000
+_SCAN_KEYS: Final = 1000  # keys that Redis looks at for one SCAN, a fraction of a millisecond
 _HEAD_BYTES: Final = 64  # holds the first line of any answer to a blocking pop
 _SHORTEST_LOOK: Final = 0.001  # seconds; a socket with a time limit of 0 does not wait at all
 

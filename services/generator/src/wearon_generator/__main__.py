@@ -34,9 +34,9 @@ from wearon_service_kit.tracing import start_tracing
 
 log = structlog.get_logger()
 
-_LOOK_AGAIN_SECONDS: Final = 5.0
-_UNBLOCK_SECONDS: Final = 0.3
-_M_ARENA_MAX: Final = -8
+_LOOK_AGAIN_SECONDS: Final = 5.0  # between two looks whether all that a generator needs is there
+_UNBLOCK_SECONDS: Final = 0.3  # between two tries to end the worker's blocking pops
+_M_ARENA_MAX: Final = -8  # of glibc's malloc.h
 
 
 def main(

@@ -54,8 +54,8 @@ from wearon_service_kit.tracing import NO_TRACER, Tracer
 
 log = structlog.get_logger()
 
-SUPABASE_CONNECTIONS: Final = 64
-RENEWAL_CONNECTIONS: Final = 2
+SUPABASE_CONNECTIONS: Final = 64  # for jobs; uploads take the longest
+RENEWAL_CONNECTIONS: Final = 2  # one call renews all leases; a second one, where the first hangs
 WEBHOOK_CONNECTIONS: Final = 4  # to Supabase, for the outbox and for signing links
 MOST_DECODE_THREADS: Final = 4
 OWN_STORAGE_DOWNLOADS: Final = 48  # at once; 120 jobs a minute with two pictures of 8 s each need 32

@@ -23,8 +23,8 @@ TRIPS_AFTER: Final = 3
 """Such refusals in a row, over all replicas, that open the breaker; so many jobs fail at most."""
 PAUSE_SECONDS: Final = 30
 """Until a job probes whether the cause is gone: all go on within a minute, the probe's own time included."""
-_FORGET_SECONDS: Final = 24 * 3600
-_LOOK_SECONDS: Final = 1.0
+_FORGET_SECONDS: Final = 24 * 3600  # after the last refusal; by then a row of refusals says nothing
+_LOOK_SECONDS: Final = 1.0  # between two looks at what other replicas found
 
 # KEYS state, pause, probe; ARGV trips_after, probe seconds, replica.
 # Returns 'closed' (go on), 'probe' (go on, alone) or the reason to wait.

@@ -20,7 +20,7 @@ from wearon_contracts.queues import (
 from wearon_service_kit.redis_address import RedisAddress, parse_redis_url
 from wearon_service_kit.redis_clients import KEEPALIVE, SENTINEL_CONNECT_SECONDS
 
-BROKER_POP_SECONDS: Final = 8
+BROKER_POP_SECONDS: Final = 8  # longest blocking pop; a stop may wait as long, and each pop costs commands
 
 
 class SteadyConnection(Connection):

@@ -25,8 +25,8 @@ log = structlog.get_logger()
 
 MAX_SIDE: Final = 1024
 PICTURES_OF_A_JOB_AT_ONCE: Final = 3  # so that one job of 16 large files leaves memory to the others
-_FIRST_PAUSE: Final = 0.5
-_LONGEST_PAUSE: Final = 8.0
+_FIRST_PAUSE: Final = 0.5  # seconds before a host is asked again; it doubles each time
+_LONGEST_PAUSE: Final = 8.0  # seconds
 
 
 class InputImageError(Exception):

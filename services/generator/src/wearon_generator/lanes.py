@@ -37,13 +37,13 @@ from wearon_service_kit.lanes import ANNOUNCE, DEALT, LEAVE, RETURN_LOST
 
 log = structlog.get_logger()
 
-ANNOUNCE_SECONDS: Final = 2.0
+ANNOUNCE_SECONDS: Final = 2.0  # between two reports of how many tasks may be handed ahead
 AHEAD_SECONDS: Final = 3.0
 """Tasks for so many seconds are handed ahead, so that a slot never waits for Redis or the ledger."""
 MOST_PREPARING_SECONDS: Final = 20.0
 """Slower downloads than this get no more tasks ahead; the downloader gives up on most of them."""
-LEAST_AHEAD: Final = 2
-_CANCELLED_AT_ONCE: Final = 1000
+LEAST_AHEAD: Final = 2  # tasks, however low the limit
+_CANCELLED_AT_ONCE: Final = 1000  # cancelled sessions that one query returns
 _OLDEST_LOOKED_AT: Final = 1000  # tasks handed ahead are a few dozen, so this is all of them
 
 

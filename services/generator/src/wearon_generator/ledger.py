@@ -28,8 +28,8 @@ V = TypeVar("V", bound=str)
 SCHEMA_VERSION: Final = 4
 """Version of the migrations this code calls."""
 
-MAX_CLAIMS: Final = 5
-MAX_RATE_LIMIT_RETRIES: Final = 1
+MAX_CLAIMS: Final = 5  # so many without an outcome make a task poison
+MAX_RATE_LIMIT_RETRIES: Final = 1  # as the user's document has it
 _IDS_IN_ONE_QUERY: Final = 100
 """They go into the URL."""
 EARLIER_ATTEMPT: Final = "earlier_attempt"

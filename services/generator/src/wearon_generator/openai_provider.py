@@ -26,7 +26,7 @@ from wearon_service_kit.pauses import asked_pause
 from wearon_service_kit.tracing import NO_TRACER, Span, Tracer
 
 OPENAI_URL: Final = "https://api.openai.com/v1"
-_LOOK_UP_SECONDS: Final = 10.0
+_LOOK_UP_SECONDS: Final = 10.0  # time limit of the question whether a model is served
 _STATES: Final = {
     Refusal.MODEL_GONE: ModelState.GONE,
     Refusal.KEY_REFUSED: ModelState.KEY_REFUSED,

@@ -23,7 +23,7 @@ from wearon_contracts.queues import (
 )
 from wearon_contracts.tasks import Channel
 
-_CHUNK: Final = 500
+_CHUNK: Final = 500  # elements read at a time, about 0.5 MB
 
 
 def task_in(element: bytes | str) -> dict[str, Any]:

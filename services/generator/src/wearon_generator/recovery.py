@@ -32,7 +32,7 @@ from wearon_service_kit.background import Background
 
 log = structlog.get_logger()
 
-BATCH: Final = 100
+BATCH: Final = 100  # sessions in one call, which must end within the statement timeout of 8 s
 ROW_BEFORE_TASK: Final = 0.2
 """A session's row is older than its task: the application makes the row, then uploads, pays and pushes. One
 that is older than the oldest waiting task by less than this part of STUCK_AFTER_SECONDS (a minute of its

@@ -19,7 +19,7 @@ from wearon_service_kit.background import Background, end
 log = structlog.get_logger()
 
 SLOT_KEY: Final = "wearon:generator:next_slot"
-_RETRY_SECONDS: Final = 1.0
+_RETRY_SECONDS: Final = 1.0  # between two tries while Redis is unavailable
 
 _MOST_AHEAD: Final = 64
 """Slots that may be reserved ahead, one by each replica. What lies further off was left by another clock."""

@@ -46,10 +46,10 @@ ARMS: Final = [ELBOW_L, ELBOW_R, WRIST_L, WRIST_R]
 
 # A second person counts from this share of the first one's height on; a passer-by far away does not.
 SECOND_PERSON_SHARE: Final = 0.35
-DARKEST_HIGHLIGHT: Final = 60.0
-LEAST_SHARPNESS: Final = 0.3
-LEAST_HEIGHT_PIXELS: Final = 190
-TRUNK_VISIBILITY: Final = 0.5
+DARKEST_HIGHLIGHT: Final = 60.0  # of 255; see `highlight`
+LEAST_SHARPNESS: Final = 0.3  # see `sharpness`
+LEAST_HEIGHT_PIXELS: Final = 190  # of the person, in a picture of 640
+TRUNK_VISIBILITY: Final = 0.5  # MediaPipe's, 0 to 1
 # Dark trousers before a dark floor: joints of people who stand in full view go down to 0.32.
 HIDDEN_VISIBILITY: Final = 0.25
 ARM_VISIBILITY: Final = 0.3

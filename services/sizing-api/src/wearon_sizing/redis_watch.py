@@ -13,8 +13,8 @@ from redis.exceptions import RedisError
 from wearon_service_kit.background import Background
 from wearon_service_kit.redis_clients import connect_async
 
-CHECK_EVERY_SECONDS: Final = 2.0
-ANSWER_WITHIN_SECONDS: Final = 0.5
+CHECK_EVERY_SECONDS: Final = 2.0  # /health may be that old
+ANSWER_WITHIN_SECONDS: Final = 0.5  # later counts as unavailable
 
 
 class RedisWatch:

@@ -36,12 +36,12 @@ PLAUSIBLE_PER_HEIGHT: Final[dict[Length, tuple[float, float]]] = {
     "hip_cm": (0.38, 1.0),
     "shoulder_cm": (0.14, 0.34),
 }
-LITTLE_TRUST: Final = 0.5
+LITTLE_TRUST: Final = 0.5  # `photo_trust` below which a side photo is suggested
 # With arms along this share of the torso's edges, its width is what lies between them.
 MANY_ROWS_TOUCHED: Final = 0.5
 # Clothes this much wider than the body hide its shape, in cm of girth.
 LOOSE_CM: Final = 12.0
-LOW_CAMERA_DEGREES: Final = 2.5
+LOW_CAMERA_DEGREES: Final = 2.5  # lean of the world landmarks below which a higher camera is suggested
 
 WEIGHT_CONTRADICTS: Final = (
     "The weight and the photo do not fit together, so the ranges are wider. Please check weight and height."

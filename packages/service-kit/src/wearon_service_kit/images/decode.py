@@ -40,15 +40,15 @@ MIN_SIDE: Final = 64  # pixels; on less there is nothing to see, but it would be
 _MAX_SIDE: Final = (
     65_535  # JPEG's own limit; per row of a PNG that is one pixel wide, Pillow needs 12 bytes more
 )
-_JPEG_QUALITY: Final = 90
-HEAVY_BYTES: Final = 128 * 1024 * 1024
+_JPEG_QUALITY: Final = 90  # of the prepared pictures; no loss that a person sees
+HEAVY_BYTES: Final = 128 * 1024 * 1024  # a picture whose decoding takes more is opened by a child process
 # Upper bounds, from measurements of the kinds that take most: RGBA; 10 bits without subsampling, and alpha.
 _BYTES_PER_PIXEL: Final[dict[ImageFormat, int]] = {"JPEG": 8, "PNG": 6, "WEBP": 13, "AVIF": 17}
 _SMALL_COPIES: Final = 48 * 1024 * 1024  # reduced pictures on the way to the final size
 # Pictures are averaged down to no less than this many times the final size, which is fast, then resampled.
 _REDUCING_GAP: Final = 3.0
-_WHOLE_FILE: Final = 1 << 30
-_STRIP_PIXELS: Final = 1 << 20
+_WHOLE_FILE: Final = 1 << 30  # bytes that Pillow hands its decoder at a time: more than any file has
+_STRIP_PIXELS: Final = 1 << 20  # reduced at a time, so that a copy of the whole is never made
 # As much as fits into a JPEG. Other kinds can hold more; the orientation stands in the first few bytes.
 _EXIF_BYTES: Final = 65_536
 
