@@ -59,7 +59,8 @@ for (const [device, options] of Object.entries(DEVICES)) {
         }
       });
       await page.goto("/");
-      await page.getByRole("status").waitFor({ state: "attached" });
+      // The page is at work once it shows how many credits there are.
+      await page.locator("#balance", { hasText: /\d/ }).waitFor();
     });
 
     after(async () => {
@@ -263,6 +264,15 @@ for (const [device, options] of Object.entries(DEVICES)) {
       assert.equal(await page.locator(".chart-sizes tbody tr").count(), 2);
       await isAccessible();
       await fitsTheScreen();
+    });
+
+    test("a size chart that cannot be used is not blamed on the photo", async () => {
+      const lines = page.getByRole("textbox", { name: "One size per line" });
+      await lines.fill("small chest 90-70");
+      await page.getByRole("button", { name: "Find the size" }).click();
+      await page.getByText("has a lower end above its upper end").waitFor();
+      assert.equal(await page.locator("#sizes .verdict").textContent(), "No size was found.");
+      await lines.fill("");
     });
 
     test("a photo that cannot be measured says what to change", async () => {

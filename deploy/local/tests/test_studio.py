@@ -11,12 +11,15 @@ import httpx
 import pytest
 
 from wearon_contracts.queues import CELERY_QUEUE, DEAD_LETTER_LIST, TASK_LIST
+from wearon_local.paths import LOCAL_DIR, ROOT
 from wearon_local.processes import free_port, wait_until
 from wearon_local.stack import Stack
 from wearon_local.studio.server import CREDITS, SAMPLES
+from wearon_local.studio.sizing import SizingOverlayRenderer
 from wearon_local.studio.stack import serving_studio
 from wearon_local.studio.try_ons import Timeline
 
+SIZING_FIXTURES = ROOT / "services" / "sizing-api" / "tests" / "fixtures"
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
@@ -205,6 +208,22 @@ def test_sizing_without_a_sizing_api_says_so(studio: httpx.Client) -> None:
     assert answer["outcome"] == "refused" and answer["sentence"] == "No sizing API runs in this stack."
     without_height = studio.post("/api/sizing", files={"photo_sample": (None, "person-1")})
     assert without_height.status_code == 422 and "height" in without_height.json()["sentence"]
+
+
+def test_what_is_measured_in_a_photo_is_drawn_where_the_body_is() -> None:
+    photo = (SIZING_FIXTURES / "b150_typical.jpg").read_bytes()
+    renderer = SizingOverlayRenderer(LOCAL_DIR / "models" / "pose_landmarker_full.task")
+    drawing = renderer.draw(photo, 172.5)
+    assert drawing is not None
+    assert [line["name"] for line in drawing["lines"]] == ["chest", "waist", "hip"]
+    across = [point[0] for outline in drawing["outline"] for point in outline]
+    for line in drawing["lines"]:
+        (left, _), (right, _) = line["ends"]
+        assert min(across) < left < right < max(across)
+        assert 20 < line["width_cm"] < 50
+    refused = renderer.draw(photo, None)
+    assert refused is not None
+    assert refused["lines"] == []
 
 
 def test_a_photo_check_without_a_sizing_api_stops_nobody(studio: httpx.Client) -> None:

@@ -135,22 +135,29 @@ def _draw_skeleton(draw: ImageDraw.ImageDraw, person: Person, zoom: float) -> No
         draw.ellipse([x - 5, y - 5, x + 5, y + 5], fill=JOINT, outline=BONE, width=2)
 
 
-def _draw_widths(draw: ImageDraw.ImageDraw, person: Person, reading: Reading, zoom: float) -> None:
-    """Lines across the torso without the arms, as the network cut them off, at three levels."""
+def width_lines(person: Person, reading: Reading) -> list[tuple[str, NDArray[np.float64], float]]:
+    """Lines across the torso without the arms, as the network cut them off, at three levels: name, left and
+    right end (2, 2) in pixels of the picture, width in cm."""
     frame, torso = reading.silhouette.frame, reading.torso
     hips = float(frame.place(middle(person.points, HIP_L, HIP_R)[None])[0, 0])
-    font = ImageFont.load_default(17)
+    lines = []
     for name, level in LEVELS.items():
         row = int(np.argmin(np.abs(ROWS - level)))
         along = frame.origin + ROWS[row] * frame.torso * frame.down
-        left, right = (
-            (along + (hips / 2 + edge / frame.cm) * frame.across + 0.5) * zoom for edge in torso.edges[row]
-        )
+        ends = [along + (hips / 2 + edge / frame.cm) * frame.across + 0.5 for edge in torso.edges[row]]
+        lines.append((name, np.array(ends), float(torso.widths[row])))
+    return lines
+
+
+def _draw_widths(draw: ImageDraw.ImageDraw, person: Person, reading: Reading, zoom: float) -> None:
+    font = ImageFont.load_default(17)
+    for name, ends, width_cm in width_lines(person, reading):
+        left, right = ends * zoom
         colour = COLOURS[f"{name}_cm"]
         draw.line([*left, *right], fill=colour, width=5)
         for x, y in (left, right):
             draw.line([x, y - 9, x, y + 9], fill=colour, width=3)
-        label = f"{name} {torso.widths[row]:.0f} cm wide"
+        label = f"{name} {width_cm:.0f} cm wide"
         box = draw.textbbox((0, 0), label, font=font)
         x, y = (left + right) / 2
         x, y = x - box[2] / 2, y + 7

@@ -38,7 +38,6 @@ class SizingOverlayRenderer:
         from wearon_service_kit.images.errors import ImageRefused  # noqa: PLC0415
         from wearon_sizing.explain import BONES  # noqa: PLC0415
         from wearon_sizing.pose import Landmarker  # noqa: PLC0415
-        from wearon_sizing.silhouette import measure_silhouette  # noqa: PLC0415
         from wearon_sizing.sizing import LONG_SIDE  # noqa: PLC0415
 
         try:
@@ -49,14 +48,16 @@ class SizingOverlayRenderer:
             if self._landmarker is None:
                 self._landmarker = Landmarker(self._model)
             people = self._landmarker.detect(picture)
-        if not people:
-            return None
-        person = people[0]
+            if not people:
+                return None
+            person = people[0]
+            if height_cm is not None:
+                person = self._landmarker.with_parts(picture, person)
         points = person.points + _TO_PIXEL
         edges, _ = cv2.findContours(
             (person.mask > 0.5).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_TC89_L1
         )
-        lines = [] if height_cm is None else _lines(measure_silhouette(person, height_cm))
+        lines = [] if height_cm is None else _lines(person, height_cm)
         return {
             "width": picture.shape[1],
             "height": picture.shape[0],
@@ -141,21 +142,15 @@ def _refused(sentence: str, code: str | None) -> dict[str, Any]:
     return {"outcome": "refused", "sentence": sentence, "code": code}
 
 
-def _lines(silhouette: Any) -> list[dict[str, Any]]:
-    """Where the widths of the torso lie, the levels at which `explain` draws them."""
-    import numpy as np  # noqa: PLC0415
+def _lines(person: Any, height_cm: float) -> list[dict[str, Any]]:
+    """Where the widths of the torso lie, as `explain` draws them."""
+    from wearon_sizing.explain import width_lines  # noqa: PLC0415
+    from wearon_sizing.inputs import read_photo  # noqa: PLC0415
 
-    from wearon_sizing.silhouette import LEVELS, TORSO_ROWS  # noqa: PLC0415
-
-    frame = silhouette.frame
-    lines = []
-    for name, level in LEVELS.items():
-        row = int(np.argmin(np.abs(TORSO_ROWS - level)))
-        to_left, to_right = silhouette.torso[row] / frame.cm
-        ends = [silhouette.centres[row] + side * frame.across + _TO_PIXEL for side in (-to_left, to_right)]
-        width = float(silhouette.torso[row].sum())
-        lines.append({"name": name, "ends": [_rounded(end) for end in ends], "width_cm": round(width, 1)})
-    return lines
+    return [
+        {"name": name, "ends": [_rounded(end) for end in ends], "width_cm": round(width, 1)}
+        for name, ends, width in width_lines(person, read_photo(person, height_cm))
+    ]
 
 
 def _rounded(point: Any) -> list[float]:

@@ -106,9 +106,11 @@ function charted(chart) {
   ];
 }
 
-function refused({ sentence, code, fallback }) {
+function refused({ sentence, code, fallback, status }) {
+  // The chart, the request or the service may be to blame as well; only then is there no fallback, or a 5xx.
+  const photo = fallback && status < 500;
   return [
-    el("p", { class: "verdict bad" }, "This photo cannot be measured."),
+    el("p", { class: "verdict bad" }, photo ? "This photo cannot be measured." : "No size was found."),
     el("p", { class: "advice" }, sentence),
     ...(code ? [el("dl", { class: "facts" }, el("dt", {}, "Code"), el("dd", {}, code))] : []),
     ...(fallback ? [el("h3", {}, "Without the photo"), ...sized(fallback)] : []),
