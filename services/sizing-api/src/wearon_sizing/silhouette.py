@@ -26,8 +26,6 @@ HIP_L, HIP_R, KNEE_L, KNEE_R, ANKLE_L, ANKLE_R = 23, 24, 25, 26, 27, 28
 TORSO_ROWS = np.linspace(0.0, 1.15, 47)
 BODY_ROWS = np.linspace(0.02, 0.98, 49)
 LIMB_ROWS = np.linspace(0.1, 1.0, 19)
-# Levels of the girths on the torso, where the picture of an explanation draws them.
-LEVELS = {"chest": 0.45, "waist": 0.70, "hip": 1.0}
 
 STEP_CM = 0.25
 TORSO_HALF_CM = 40.0
