@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -212,8 +214,8 @@ def test_sizing_without_a_sizing_api_says_so(studio: httpx.Client) -> None:
 
 def test_what_is_measured_in_a_photo_is_drawn_where_the_body_is() -> None:
     photo = (SIZING_FIXTURES / "b150_typical.jpg").read_bytes()
-    renderer = SizingOverlayRenderer(LOCAL_DIR / "models" / "pose_landmarker_full.task")
-    drawing = renderer.draw(photo, 172.5)
+    with closing(SizingOverlayRenderer(LOCAL_DIR / "models" / "pose_landmarker_full.task")) as renderer:
+        drawing, refused = renderer.draw(photo, 172.5), renderer.draw(photo, None)
     assert drawing is not None
     assert [line["name"] for line in drawing["lines"]] == ["chest", "waist", "hip"]
     across = [point[0] for outline in drawing["outline"] for point in outline]
@@ -221,7 +223,6 @@ def test_what_is_measured_in_a_photo_is_drawn_where_the_body_is() -> None:
         (left, _), (right, _) = line["ends"]
         assert min(across) < left < right < max(across)
         assert 20 < line["width_cm"] < 50
-    refused = renderer.draw(photo, None)
     assert refused is not None
     assert refused["lines"] == []
 
@@ -238,6 +239,16 @@ def test_a_size_chart_that_cannot_be_read_is_refused(studio: httpx.Client, chart
     fields = {"photo_sample": "person-1", "height_cm": "161.3", "size_chart": chart}
     answer = studio.post("/api/sizing", files={name: (None, value) for name, value in fields.items()})
     assert answer.status_code == 422 and "size chart" in answer.json()["sentence"]
+
+
+def test_the_page_reads_nothing_that_the_answers_do_not_hold(studio: httpx.Client) -> None:
+    answers = {
+        "queue.js": studio.get("/api/queue").json(),
+        "try-on.js": studio.post("/api/try-ons", files=samples()).json(),
+    }
+    for script, answer in answers.items():
+        read = set(re.findall(r"\bview\.(\w+)", studio.get(f"/{script}").text))
+        assert read and read <= answer.keys(), script
 
 
 def test_the_queue_shows_the_consumer_and_what_it_set_aside(stack: Stack, studio: httpx.Client) -> None:

@@ -20,6 +20,9 @@ class OverlayRenderer(Protocol):
     def draw(self, data: bytes, height_cm: float | None) -> dict[str, Any] | None:
         """None if there is no picture or nobody in it; without a height no measured lines."""
 
+    def close(self) -> None:
+        """Give the model's memory back."""
+
 
 class SizingOverlayRenderer:
     """Uses wearon_sizing, which is loaded at the first drawing: that takes a second or two."""
@@ -66,6 +69,12 @@ class SizingOverlayRenderer:
             "joints": [_rounded(points[joint]) for joint in sorted({j for bone in BONES for j in bone})],
             "lines": lines,
         }
+
+    def close(self) -> None:
+        with self._lock:
+            if self._landmarker is not None:
+                self._landmarker.close()
+                self._landmarker = None
 
 
 class SizingUnavailableError(Exception):
@@ -128,6 +137,8 @@ class SizingService:
 
     def close(self) -> None:
         self._client.close()
+        if self._renderer is not None:
+            self._renderer.close()
 
 
 def without_feet(photo: bytes) -> bytes:

@@ -52,7 +52,7 @@ document.getElementById("push-invalid").addEventListener("click", (event) => {
 function draw(view) {
   drawDepths(view.depths);
   drawWorkers(view.workers, view.how_to_kill);
-  drawHappenings(view.happenings);
+  drawHappenings(view.events);
   drawSessions(view.sessions);
   drawLetters(view.dead_letters);
   parts["how-to-kill"].hidden = !view.how_to_kill;
