@@ -14,6 +14,7 @@ import yaml
 
 ROOT: Final = Path(__file__).parents[2]
 WORKFLOWS: Final = sorted((ROOT / ".github/workflows").glob("*.yml"))
+MAKEFILES: Final = ("Makefile", "deploy/deploy.mk", "deploy/local/local.mk")
 VERSION: Final = (ROOT / "VERSION").read_text().strip()
 DIGEST: Final = "sha256:" + "0123456789abcdef" * 4
 
@@ -24,7 +25,7 @@ def _jobs() -> list[tuple[str, dict[str, Any]]]:
 
 
 def test_steps_run_a_make_target_or_a_script_of_deploy() -> None:
-    makefiles = "".join((ROOT / name).read_text() for name in ("Makefile", "deploy/deploy.mk"))
+    makefiles = "".join((ROOT / name).read_text() for name in MAKEFILES)
     commands = [step["run"] for _, job in _jobs() for step in job["steps"] if "run" in step]
     assert len(commands) > 8
     for command in commands:
