@@ -1,11 +1,12 @@
 # mypy: ignore-errors
-"""Trains the network that tells arms from the rest of the body and writes src/wearon_sizing/parts.onnx.
+"""Trains the network that tells arms, the rest of the body and clothes; writes src/wearon_sizing/parts.onnx.
 
     python services/sizing-api/tools/train_parts.py --renders FOLDER
 
-FOLDER holds train.csv with its pictures and parts/train/NAME.png, which part of the body each pixel is. Needs
+FOLDER holds train.csv with its pictures and parts/train/NAME.png, which part of the body each pixel is and
+whether clothes cover it. Needs
 `pip install torch==2.13.0 onnx` beside the development environment: PyTorch is in no lock of this repository,
-because only this tool uses it. Under ten minutes of one core that has nothing else to do. Colours, light,
+because only this tool uses it. About half an hour of two cores that have nothing else to do. Colours, light,
 backgrounds, sharpness and masks are varied strongly, so that photographs are not foreign. After it, fit the
 method again (`make calibrate`).
 """
@@ -14,6 +15,7 @@ method again (`make calibrate`).
 from __future__ import annotations
 
 import argparse
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,10 +31,19 @@ from torch.nn import functional
 from wearon_sizing.gates import by_size
 from wearon_sizing.pose import Landmarker
 from wearon_sizing.silhouette import lay_frame
-from wearon_sizing.torso import CROP, arm_lines, crop_matrix
+from wearon_sizing.torso import (
+    COVERED,
+    CROP,
+    arm_lines,
+    crop_matrix,
+    face_colour,
+    likeness_to_face,
+)
 
 OUTPUT = Path(__file__).resolve().parents[1] / "src" / "wearon_sizing" / "parts.onnx"
-ROUNDS, BATCH = 7, 16
+ROUNDS, BATCH = 44, 16
+STRIP = 8
+"""Columns beside the crop that carry the face's colour."""
 MARGIN = 14
 """Pixels around the crop that are kept, so that it can be shifted and turned."""
 
@@ -45,19 +56,19 @@ class Block(nn.Sequential):
 
 
 class Net(nn.Module):
-    """Down to an eighth of the half-size crop and up again; 152,000 weights."""
+    """Down to an eighth of the half-size crop and up again; 279,000 weights."""
 
     def __init__(self) -> None:
         super().__init__()
         self.halved = nn.PixelUnshuffle(2)
-        self.a = Block(20, 12)
-        self.b = nn.Sequential(Block(12, 32, 2), Block(32, 32))
-        self.c = nn.Sequential(Block(32, 48, 2), Block(48, 48))
-        self.d = nn.Sequential(Block(48, 64, 2), Block(64, 64))
-        self.from_d, self.c2 = nn.Conv2d(64, 48, 1), Block(48, 48)
-        self.from_c, self.b2 = nn.Conv2d(48, 32, 1), Block(32, 32)
-        self.from_b, self.a2 = nn.Conv2d(32, 12, 1), Block(12, 12)
-        self.last, self.full = nn.Conv2d(12, 8, 3, 1, 1), nn.PixelShuffle(2)
+        self.a = Block(24, 12)
+        self.b = nn.Sequential(Block(12, 40, 2), Block(40, 40))
+        self.c = nn.Sequential(Block(40, 56, 2), Block(56, 56))
+        self.d = nn.Sequential(Block(56, 80, 2), Block(80, 80), Block(80, 80))
+        self.from_d, self.c2 = nn.Conv2d(80, 56, 1), Block(56, 56)
+        self.from_c, self.b2 = nn.Conv2d(56, 40, 1), Block(40, 40)
+        self.from_b, self.a2 = nn.Conv2d(40, 12, 1), Block(12, 12)
+        self.last, self.full = nn.Conv2d(12, 12, 3, 1, 1), nn.PixelShuffle(2)
 
     def forward(self, layers: torch.Tensor) -> torch.Tensor:
         def up(values: torch.Tensor) -> torch.Tensor:
@@ -74,13 +85,14 @@ class Net(nn.Module):
 
 @dataclass(frozen=True)
 class Example:
-    """Crops with a margin: `colours` (s, s, 3), `mask` (s, s), `parts` (s, s, 2) arm and body, all 0 to 255;
-    `points` (33, 2) landmarks in its pixels."""
+    """Crops with a margin: `colours` (s, s, 3), `mask` (s, s), `parts` (s, s, 3) arm, body and covered, all 0
+    to 255; `points` (33, 2) landmarks in its pixels; `face` (3,) its colour."""
 
     colours: NDArray[np.uint8]
     mask: NDArray[np.uint8]
     parts: NDArray[np.uint8]
     points: NDArray[np.float64]
+    face: NDArray[np.float32]
 
 
 def example(landmarker: Landmarker, render: Render) -> Example | None:
@@ -89,9 +101,10 @@ def example(landmarker: Landmarker, render: Render) -> Example | None:
     if not people:
         return None
     folder = render.path.parents[1] / "parts" / render.path.parent.name
-    classes = cv2.imread(str(folder / f"{render.path.stem}.png"), cv2.IMREAD_UNCHANGED) % 16
+    kept = cv2.imread(str(folder / f"{render.path.stem}.png"), cv2.IMREAD_UNCHANGED)
+    classes = kept % 16
     arm = (classes == 2) | (classes == 3)
-    maps = np.stack([arm, (classes > 0) & ~arm], axis=2).astype(np.float32) * 255
+    maps = np.stack([arm, (classes > 0) & ~arm, kept >= 16], axis=2).astype(np.float32) * 255
     maps = cv2.resize(maps, picture.shape[1::-1], interpolation=cv2.INTER_AREA)
     matrix = crop_matrix(people[0], lay_frame(people[0], 100.0))
     matrix[:, 2] += MARGIN
@@ -101,6 +114,7 @@ def example(landmarker: Landmarker, render: Render) -> Example | None:
         cv2.warpAffine((people[0].mask * 255).astype(np.uint8), matrix, size),
         cv2.warpAffine(maps, matrix, size).astype(np.uint8),
         people[0].points @ matrix[:, :2].T + matrix[:, 2],
+        face_colour(picture, people[0].points),
     )
 
 
@@ -108,7 +122,7 @@ def varied(
     one: Example, other: Example, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Layers for the network and the parts wanted; `other` lends its background."""
-    angle, zoom = np.deg2rad(rng.normal(0, 3)), np.exp(rng.normal(0, 0.06))
+    angle, zoom = np.deg2rad(rng.normal(0, 3)), np.exp(rng.normal(0, 0.05))
     turn = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     centre = np.full(2, CROP / 2 + MARGIN)
     matrix = np.column_stack([turn, CROP / 2 - turn @ centre + rng.normal(0, 3, 2)])
@@ -121,14 +135,18 @@ def varied(
 
     parts, mask = crop(one.parts), blemished(crop(one.mask), rng)
     colours = crop(one.colours, cv2.BORDER_REPLICATE).astype(np.float32)
-    if rng.random() < 0.35:
+    if rng.random() < 0.3:
         behind = cv2.resize(other.colours, (CROP, CROP)).astype(np.float32)
         behind = cv2.GaussianBlur(behind, (0, 0), rng.uniform(0.5, 5))
-        cover = np.minimum(1, parts.astype(np.float32).sum(axis=2, keepdims=True) / 255)
-        colours = colours * cover + behind * (1 - cover)
-    colours = recoloured(colours, rng)
+        person = np.minimum(1, parts[:, :, :COVERED].astype(np.float32).sum(axis=2, keepdims=True) / 255)
+        colours = colours * person + behind * (1 - person)
+    # The face's colour changes as the picture's do.
+    strip = np.broadcast_to(one.face, (CROP, STRIP, 3))
+    changed = recoloured(np.concatenate([colours, strip], axis=1), rng)
+    colours, face = changed[:, :CROP], changed[:, CROP + 2 :].mean(axis=(0, 1))
     lines = arm_lines(one.points @ matrix[:, :2].T + matrix[:, 2] + rng.normal(0, 1.7, one.points.shape))
     layers = np.concatenate([colours.transpose(2, 0, 1) - 127.5, mask[None], lines[None]]) / 255
+    layers = np.concatenate([layers, likeness_to_face(colours, face)[None]])
     return layers.astype(np.float32), parts.transpose(2, 0, 1).astype(np.float32) / 255
 
 
@@ -141,7 +159,7 @@ def blemished(mask: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
         return cv2.dilate(mask, np.ones((3, 3), np.uint8), iterations=int(rng.integers(1, 4)))
     if kind < 0.38:
         return cv2.erode(mask, np.ones((3, 3), np.uint8), iterations=int(rng.integers(1, 3)))
-    if kind < 0.5:
+    if kind < 0.58:
         side = int(rng.integers(5, 13))
         element = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
         return cv2.morphologyEx(mask, cv2.MORPH_CLOSE, element)
@@ -150,25 +168,48 @@ def blemished(mask: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
 
 def recoloured(colours: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """Other colours, light, sharpness, noise and compression; 0 to 255."""
-    if rng.random() < 0.5:
+    rows, columns = colours.shape[:2]
+    if rng.random() < 0.2:
         colours = colours[:, :, rng.permutation(3)]
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         grey = rng.uniform(0, 1)
         colours = colours * (1 - grey) + colours.mean(axis=2, keepdims=True) * grey
-    colours = colours * rng.uniform(0.75, 1.25, 3) * np.exp(rng.normal(0, 0.25)) + rng.normal(0, 12)
+    colours = colours * rng.uniform(0.8, 1.2, 3) * np.exp(rng.normal(0, 0.25)) + rng.normal(0, 10)
     colours = 255 * np.clip(colours / 255, 0, 1) ** np.exp(rng.normal(0, 0.25))
+    if rng.random() < 0.35:
+        colours = cv2.GaussianBlur(colours, (0, 0), rng.uniform(0.4, 1.5))
     if rng.random() < 0.4:
-        colours = cv2.GaussianBlur(colours, (0, 0), rng.uniform(0.4, 1.8))
-    if rng.random() < 0.5:
-        slope, (x, y) = np.linspace(-1, 1, CROP), rng.normal(0, 0.2, 2)
-        colours = colours * (1 + x * slope[None, :, None] + y * slope[:, None, None])
-    if rng.random() < 0.5:
-        colours = colours + rng.normal(0, rng.uniform(1, 14), colours.shape)
+        x, y = rng.normal(0, 0.15, 2)
+        across, down = np.linspace(-1, 1, columns), np.linspace(-1, 1, rows)
+        colours = colours * (1 + x * across[None, :, None] + y * down[:, None, None])
+    if rng.random() < 0.4:
+        colours = colours + rng.normal(0, rng.uniform(1, 12), colours.shape)
     whole = np.clip(colours, 0, 255).astype(np.uint8)
     if rng.random() < 0.4:
-        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))]
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 92))]
         whole = cv2.imdecode(cv2.imencode(".jpg", whole, quality)[1], cv2.IMREAD_COLOR)
     return whole.astype(np.float32)
+
+
+def loss_of(seen: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Arm and body at every pixel and their widths in every row; clothes above all where somebody is."""
+    each = functional.binary_cross_entropy(seen.clamp(1e-5, 1 - 1e-5), wanted, reduction="none")
+    gaps = (seen - wanted).abs()
+    parts, covered = slice(0, COVERED), slice(COVERED, COVERED + 1)
+    person = wanted[:, parts].sum(dim=1, keepdim=True).clamp(max=1)
+    widths = (seen[:, parts].sum(dim=3) - wanted[:, parts].sum(dim=3)).abs().mean()
+    clothes = (each[:, covered] * (0.2 + person)).mean() + 0.5 * (gaps[:, covered] * person).mean()
+    return each[:, parts].mean() + 0.5 * gaps[:, parts].mean() + 0.007 * widths + 0.7 * clothes
+
+
+def batch(
+    examples: list[Example], rows: NDArray[np.intp], rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Layers and wanted parts of the examples at `rows`, each varied in its own way."""
+    others = rng.integers(0, len(examples), len(rows))
+    pairs = [varied(examples[i], examples[j], rng) for i, j in zip(rows, others, strict=True)]
+    layers, wanted = (torch.tensor(np.stack(part)) for part in zip(*pairs, strict=True))
+    return layers, wanted
 
 
 def train(examples: list[Example]) -> Net:
@@ -178,22 +219,27 @@ def train(examples: list[Example]) -> Net:
     steps = len(examples) // BATCH
     optimiser = torch.optim.AdamW(net.parameters(), weight_decay=1e-4)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=ROUNDS * steps, pct_start=0.15)
-    for number in range(ROUNDS):
-        losses = []
-        for rows in rng.permutation(len(examples))[: steps * BATCH].reshape(steps, BATCH):
-            others = rng.integers(0, len(examples), BATCH)
-            pairs = [varied(examples[i], examples[j], rng) for i, j in zip(rows, others, strict=True)]
-            layers, wanted = (torch.tensor(np.stack(part)) for part in zip(*pairs, strict=True))
-            seen = net(layers)
-            widths = (seen.sum(dim=3) - wanted.sum(dim=3)).abs().mean()
-            loss = functional.binary_cross_entropy(seen.clamp(1e-5, 1 - 1e-5), wanted)
-            loss = loss + 0.5 * (seen - wanted).abs().mean() + 0.007 * widths
+    order = [
+        rows
+        for _ in range(ROUNDS)
+        for rows in rng.permutation(len(examples))[: steps * BATCH].reshape(steps, BATCH)
+    ]
+    losses = []
+    with ThreadPoolExecutor(1) as maker:
+        # While the network learns from one batch, the next one is made.
+        coming = maker.submit(batch, examples, order[0], rng)
+        for step in range(1, len(order) + 1):
+            layers, wanted = coming.result()
+            if step < len(order):
+                coming = maker.submit(batch, examples, order[step], rng)
+            loss = loss_of(net(layers), wanted)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             rate.step()
             losses.append(loss.item())
-        print(f"round {number + 1} of {ROUNDS}: loss {np.mean(losses):.4f}", flush=True)
+            if step % steps == 0:
+                print(f"round {step // steps} of {ROUNDS}: loss {np.mean(losses[-steps:]):.4f}", flush=True)
     return net.eval()
 
 
@@ -207,7 +253,7 @@ def main() -> None:
     options = parser.parse_args()
     found = detect_all(options.model, read_renders(options.renders / "train"), example)
     net = train([each for each in found if each is not None])
-    torch.onnx.export(net, torch.zeros(1, 5, CROP, CROP), options.output, opset_version=17, dynamo=False)
+    torch.onnx.export(net, torch.zeros(1, 6, CROP, CROP), options.output, opset_version=17, dynamo=False)
     print(f"wrote {options.output}")
 
 

@@ -17,6 +17,8 @@ from wearon_sizing.silhouette import Array
 
 LIMIT: Final = 3.0
 """Inputs further from the mean than so many standard deviations count as this far."""
+PLACE_STEP: Final = 0.1
+"""Places are kept in steps of so many standard deviations, which makes their file half as large."""
 KERNEL: Final = ((0.5, 1.0), (10.0, 6.0))
 """Heights and lengths of the two bells of the kernel; a length of 1 is the root mean square distance at which
 one standard deviation in every input lies. The wide one does what a ridge regression would do."""
@@ -111,5 +113,5 @@ def correction_from(arrays: Mapping[str, Array], name: str) -> Correction:
         return np.asarray(arrays[f"{name}_{key}"], dtype=np.float64)
 
     space = Space(part("mean"), part("scale"), part("basis"), part("expected_mean"), part("expected_scale"))
-    points = space.scaled(part("places"), part("expected"))
+    points = space.scaled(part("places") * PLACE_STEP, part("expected"))
     return Correction(space, points, part("strengths"), part("usual"), float(part("usual_likeness")))

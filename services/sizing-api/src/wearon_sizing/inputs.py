@@ -1,8 +1,9 @@
 """The row of numbers that a photo comes down to: what the estimate is made from. Pure.
 
 Widths in cm along the torso without the arms and along the whole body, widths of limbs, distances of joints,
-how much of the torso's edge the arms touch, and the pose's own geometry, which tells from what height the
-camera looks. Folds of the outline are left out: on real photographs they do not tell cloth from skin.
+how far the arms touch and how much of them is under clothes, and the pose's own geometry, which tells from
+what height the camera looks. Folds of the outline are left out: on real photographs they do not tell cloth
+from skin.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ INPUTS: Final = (
     *(f"free_{row:.2f}" for row in ROWS),
     *(f"arms_{row:.2f}" for row in ROWS),
     *(f"touch_{band}" for band in ("chest", "waist", "hip")),
+    *(f"arms_covered_{row:.2f}" for row in ROWS),
     *GEOMETRY,
 )
 TOUCHED: Final = slice(INPUTS.index("touch_chest"), INPUTS.index("touch_hip") + 1)
@@ -98,6 +100,7 @@ def read_photo(person: Person, height_cm: float) -> Reading:
             torso.widths,
             torso.arms,
             [float(torso.touching[band].mean()) for band in TOUCH_BANDS],
+            torso.arms_covered,
             geometry(person, silhouette.frame, height_cm),
         ]
     )

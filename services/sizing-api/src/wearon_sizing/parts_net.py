@@ -1,4 +1,4 @@
-"""The one module that runs the network that tells arms from the rest of the body (`parts.onnx`)."""
+"""The one module that runs the network that tells arms, the rest of the body and clothes (`parts.onnx`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class PartsNet:
         self._net = cv2.dnn.readNetFromONNX(model)
 
     def parts(self, layers: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(2, CROP, CROP) 0 to 1: how much of each pixel is arm, and the rest of the body. `layers`: what
-        `torso.net_input` makes."""
+        """(3, CROP, CROP) 0 to 1: how much of each pixel is arm, the rest of the body, and under clothes.
+        `layers`: what `torso.net_input` makes."""
         self._net.setInput(layers[None])
         return np.array(self._net.forward()[0], np.float32)

@@ -92,7 +92,7 @@ class Landmarker:
         ]
 
     def with_parts(self, picture: NDArray[np.uint8], person: Person) -> Person:
-        """The person, and which pixels around the torso are arm."""
+        """The person, and which pixels around the torso are arm, and which are clothes."""
         # The crop is as tall as the body whatever its height in cm.
         matrix = crop_matrix(person, lay_frame(person, 100.0))
         return replace(person, parts=self._net.parts(net_input(picture, person, matrix)))

@@ -1,8 +1,9 @@
 """The torso without the arms: a small picture of it for the network, and widths from what the network says.
 
 Pure: takes arrays, returns arrays. The network (`parts_net.py`) sees an upright, centred crop in which every
-body is equally tall, and says for each pixel how much of it is arm and how much is the rest of the body. It
-separates what the pose model's mask of 256 pixels runs together: an arm that hangs close to the torso.
+body is equally tall, and says for each pixel how much of it is arm, the rest of the body, and under clothes.
+It separates what the pose model's mask of 256 pixels runs together: an arm that hangs close to the torso. So
+that it knows skin in any light, it is shown how much each pixel looks like the person's own face.
 """
 
 from __future__ import annotations
@@ -38,7 +39,16 @@ HEIGHT_IN_CROP: Final = 283.333
 SHOULDERS_IN_CROP: Final = 16.667
 """The crop's row of the line between the shoulders; it reaches down to half the thigh."""
 ARM_CHAINS: Final = ((SHOULDER_L, ELBOW_L, WRIST_L, INDEX_L), (SHOULDER_R, ELBOW_R, WRIST_R, INDEX_R))
-ARM, BODY = 0, 1
+# Nose, eyes and mouth.
+FACE: Final = (0, 1, 2, 3, 4, 5, 6, 9, 10)
+UNKNOWN_FACE: Final = (128.0, 128.0, 128.0)
+# A colour looks like the face's when, in logarithms, its hue and its brightness are about this near.
+HUE_SPREAD: Final = 0.15
+BRIGHTNESS_SPREAD: Final = 0.6
+DARKEST: Final = 20.0
+"""Added to colours of 0 to 255 before their logarithm is taken, so that noise in the dark counts little."""
+ARM, BODY, COVERED = 0, 1, 2
+"""What the network says of each pixel, 0 to 1: arm, the rest of the body, clothes."""
 # Levels across the torso, 0 the shoulder line to 1 the hip line.
 ROWS: Final = np.linspace(0.1, 1.3, 25)
 # An arm this near the torso's edge touches it.
@@ -49,12 +59,13 @@ TOUCH_PIXELS: Final = 3
 class TorsoProfile:
     """Along ROWS, in cm: `widths` (n,) of the body without arms, `arms` (n,) of both arms together;
     `touching` (n, 2) whether an arm lies at the left and at the right edge; `edges` (n, 2) from the crop's
-    middle."""
+    middle; `arms_covered` (n,) the share of the arms under clothes, 0 to 1."""
 
     widths: Array
     arms: Array
     touching: NDArray[np.bool_]
     edges: Array
+    arms_covered: Array
 
 
 def crop_matrix(person: Person, frame: Frame) -> Array:
@@ -67,17 +78,41 @@ def crop_matrix(person: Person, frame: Frame) -> Array:
 
 
 def net_input(picture: NDArray[np.uint8], person: Person, matrix: Array) -> NDArray[np.float32]:
-    """(5, CROP, CROP): the picture's colours from -0.5 to 0.5, the mask, and where the bones of the arms run
-    (both 0 to 1)."""
+    """(6, CROP, CROP): the picture's colours from -0.5 to 0.5, the mask, where the bones of the arms run, and
+    how much a pixel looks like the face (all 0 to 1)."""
 
     def crop(values: cv2.typing.MatLike) -> cv2.typing.MatLike:
         return cv2.warpAffine(values, matrix, (CROP, CROP), flags=cv2.INTER_LINEAR)
 
-    layers = np.empty((5, CROP, CROP), np.float32)
-    layers[:3] = crop(picture).transpose(2, 0, 1) / np.float32(255) - np.float32(0.5)
+    layers = np.empty((6, CROP, CROP), np.float32)
+    colours = np.asarray(crop(picture), np.float32)
+    layers[:3] = colours.transpose(2, 0, 1) / np.float32(255) - np.float32(0.5)
     layers[3] = crop(person.mask)
     layers[4] = arm_lines(person.points @ matrix[:, :2].T + matrix[:, 2]) / np.float32(255)
+    layers[5] = likeness_to_face(colours, face_colour(picture, person.points))
     return layers
+
+
+def face_colour(picture: NDArray[np.uint8], points: Array) -> NDArray[np.float32]:
+    """(3,) 0 to 255: the middle colour around nose and eyes. `points` (33, 2) pixels of the picture."""
+    face = points[list(FACE)]
+    centre = face.mean(axis=0)
+    reach = max(1.5, 0.5 * float(np.abs(face - centre).max()))
+    corners = np.round([centre - reach, centre + reach + 1]).astype(int)
+    (left, top), (right, bottom) = np.clip(corners, 0, picture.shape[1::-1])
+    patch = picture[top:bottom, left:right].reshape(-1, 3)
+    return np.asarray(np.median(patch, axis=0) if len(patch) else UNKNOWN_FACE, np.float32)
+
+
+def likeness_to_face(colours: NDArray[np.float32], face: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(rows, columns) 0 to 1. `colours` (rows, columns, 3) and `face` (3,) 0 to 255."""
+    apart = np.log((colours + np.float32(DARKEST)) / (face + np.float32(DARKEST)))
+    brighter = apart.mean(axis=2)
+    hue = ((apart - brighter[..., None]) ** 2).sum(axis=2)
+    likeness: NDArray[np.float32] = np.exp(
+        -hue / np.float32(2 * HUE_SPREAD**2) - brighter**2 / np.float32(2 * BRIGHTNESS_SPREAD**2)
+    )
+    return likeness
 
 
 def arm_lines(points: Array) -> NDArray[np.uint8]:
@@ -90,13 +125,13 @@ def arm_lines(points: Array) -> NDArray[np.uint8]:
 
 
 def measure_torso(parts: NDArray[np.float32], frame: Frame) -> TorsoProfile:
-    """`parts` (2, CROP, CROP): how much of each pixel is arm and how much is the rest of the body."""
+    """`parts` (3, CROP, CROP): how much of each pixel is arm, the rest of the body, and under clothes."""
     cm = frame.cm * (frame.bottom - frame.top) / HEIGHT_IN_CROP
     torso = frame.torso * HEIGHT_IN_CROP / (frame.bottom - frame.top)
     # The mean of a row's neighbourhood of 1.5 % of the torso: single rows are noise.
     smooth = cv2.GaussianBlur(parts.transpose(1, 2, 0), (1, 5), 0).transpose(2, 0, 1)
     at = np.clip(np.round(SHOULDERS_IN_CROP + ROWS * torso).astype(int), 0, CROP - 1)
-    body, arm = smooth[BODY, at].astype(np.float64), smooth[ARM, at].astype(np.float64)
+    arm, body, covered = smooth[:, at].astype(np.float64)
     solid = body > 0.5
     first = np.where(solid.any(axis=1), solid.argmax(axis=1), CROP // 2)
     last = np.where(solid.any(axis=1), CROP - 1 - solid[:, ::-1].argmax(axis=1), CROP // 2)
@@ -111,4 +146,6 @@ def measure_torso(parts: NDArray[np.float32], frame: Frame) -> TorsoProfile:
         arms=arm.sum(axis=1) * cm,
         touching=touching,
         edges=np.stack([first - CROP / 2, last + 1 - CROP / 2], axis=1) * cm,
+        # One pixel more, so that nothing seen is nothing covered.
+        arms_covered=(covered * arm).sum(axis=1) / (arm.sum(axis=1) + 1),
     )
