@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
+
+# One photo's matrices are small: several threads for one would only wait for each other and take the cores
+# from the other workers. NumPy reads this when it is first imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from wearon_sizing.cli import main
 

@@ -8,7 +8,7 @@ were learned from is alike to none, and the correction fades with the likeness.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -66,9 +66,16 @@ class Space:
         return scaled
 
 
-def squared_distances(a: Array, b: Array) -> Array:
-    """(n, m) between the rows of `a` and of `b`."""
-    squares: Array = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1) - 2 * a @ b.T
+def squared_lengths(a: Array) -> Array:
+    """(n,) of the rows."""
+    lengths: Array = np.einsum("ij,ij->i", a, a)
+    return lengths
+
+
+def squared_distances(a: Array, b: Array, b_lengths: Array | None = None) -> Array:
+    """(n, m) between the rows of `a` and of `b`. `b_lengths` (m,): the `squared_lengths` of `b`, if known."""
+    lengths = squared_lengths(b) if b_lengths is None else b_lengths
+    squares: Array = squared_lengths(a)[:, None] + lengths - 2 * a @ b.T
     return np.maximum(squares, 0.0)
 
 
@@ -96,11 +103,16 @@ class Correction:
     strengths: Array
     usual: Array
     usual_likeness: float
+    lengths: Array = field(init=False, repr=False)
+    """`squared_lengths` of the points, taken once: they are thousands."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lengths", squared_lengths(self.points))
 
     def __call__(self, inputs: Array, expected: Array) -> tuple[Array, Array]:
         """The outputs (n, outputs), and how familiar the pictures look (n,), 0 to 1. `inputs` (n, inputs),
         `expected` (n, 5) cm."""
-        squared = squared_distances(self.space.place(inputs, expected), self.points)
+        squared = squared_distances(self.space.place(inputs, expected), self.points, self.lengths)
         familiar = familiarity(likeness(squared), self.usual_likeness)
         outputs: Array = self.usual + bells(squared) @ self.strengths
         return outputs, familiar

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 class PartsNet:
-    """For one thread at a time; 7 ms for a crop on one core. Written by tools/train_parts.py."""
+    """For one thread at a time; a fifth of what finding the person takes. tools/train_parts.py writes it."""
 
     def __init__(self) -> None:
         model = np.frombuffer(files("wearon_sizing").joinpath("parts.onnx").read_bytes(), np.uint8)
