@@ -66,16 +66,16 @@ class Space:
         return scaled
 
 
-def squared_lengths(a: Array) -> Array:
-    """(n,) of the rows."""
-    lengths: Array = np.einsum("ij,ij->i", a, a)
-    return lengths
+def sums_of_squares(rows: Array) -> Array:
+    """(n,): one for each row."""
+    sums: Array = np.einsum("ij,ij->i", rows, rows)
+    return sums
 
 
-def squared_distances(a: Array, b: Array, b_lengths: Array | None = None) -> Array:
-    """(n, m) between the rows of `a` and of `b`. `b_lengths` (m,): the `squared_lengths` of `b`, if known."""
-    lengths = squared_lengths(b) if b_lengths is None else b_lengths
-    squares: Array = squared_lengths(a)[:, None] + lengths - 2 * a @ b.T
+def squared_distances(a: Array, b: Array, b_sums: Array | None = None) -> Array:
+    """(n, m) between the rows of `a` and of `b`. `b_sums` (m,): `sums_of_squares(b)`, where it is known."""
+    of_b = sums_of_squares(b) if b_sums is None else b_sums
+    squares: Array = sums_of_squares(a)[:, None] + of_b - 2 * a @ b.T
     return np.maximum(squares, 0.0)
 
 
@@ -103,16 +103,16 @@ class Correction:
     strengths: Array
     usual: Array
     usual_likeness: float
-    lengths: Array = field(init=False, repr=False)
-    """`squared_lengths` of the points, taken once: they are thousands."""
+    point_sums: Array = field(init=False, repr=False)
+    """`sums_of_squares` of the points, taken once: they are thousands."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lengths", squared_lengths(self.points))
+        object.__setattr__(self, "point_sums", sums_of_squares(self.points))
 
     def __call__(self, inputs: Array, expected: Array) -> tuple[Array, Array]:
         """The outputs (n, outputs), and how familiar the pictures look (n,), 0 to 1. `inputs` (n, inputs),
         `expected` (n, 5) cm."""
-        squared = squared_distances(self.space.place(inputs, expected), self.points, self.lengths)
+        squared = squared_distances(self.space.place(inputs, expected), self.points, self.point_sums)
         familiar = familiarity(likeness(squared), self.usual_likeness)
         outputs: Array = self.usual + bells(squared) @ self.strengths
         return outputs, familiar
