@@ -18,7 +18,7 @@ from wearon_sizing.silhouette import Array
 LIMIT: Final = 3.0
 """Inputs further from the mean than so many standard deviations count as this far."""
 PLACE_STEP: Final = 0.1
-"""Places are kept in steps of so many standard deviations, which makes their file half as large."""
+"""Places are kept as whole numbers of steps, so many standard deviations each: small numbers pack well."""
 KERNEL: Final = ((0.5, 1.0), (10.0, 6.0))
 """Heights and lengths of the two bells of the kernel; a length of 1 is the root mean square distance at which
 one standard deviation in every input lies. The wide one does what a ridge regression would do."""

@@ -18,6 +18,6 @@ class PartsNet:
 
     def parts(self, layers: NDArray[np.float32]) -> NDArray[np.float32]:
         """(3, CROP, CROP) 0 to 1: how much of each pixel is arm, the rest of the body, and under clothes.
-        `layers`: what `torso.net_input` makes."""
+        `layers`: `torso.net_input`."""
         self._net.setInput(layers[None])
         return np.array(self._net.forward()[0], np.float32)

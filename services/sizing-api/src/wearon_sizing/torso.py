@@ -34,6 +34,7 @@ from wearon_sizing.silhouette import (
 
 CROP: Final = 160
 """Pixels on each side of the crop."""
+LAYERS: Final = 6
 HEIGHT_IN_CROP: Final = 283.333
 """Pixels that the whole body would take; 0.6 cm each for somebody of 170 cm."""
 SHOULDERS_IN_CROP: Final = 16.667
@@ -78,18 +79,30 @@ def crop_matrix(person: Person, frame: Frame) -> Array:
 
 
 def net_input(picture: NDArray[np.uint8], person: Person, matrix: Array) -> NDArray[np.float32]:
-    """(6, CROP, CROP): the picture's colours from -0.5 to 0.5, the mask, where the bones of the arms run, and
-    how much a pixel looks like the face (all 0 to 1)."""
+    """The layers of one person in `picture` (RGB). `matrix`: the `crop_matrix`."""
 
     def crop(values: cv2.typing.MatLike) -> cv2.typing.MatLike:
         return cv2.warpAffine(values, matrix, (CROP, CROP), flags=cv2.INTER_LINEAR)
 
-    layers = np.empty((6, CROP, CROP), np.float32)
-    colours = np.asarray(crop(picture), np.float32)
+    return layers_of(
+        np.asarray(crop(picture), np.float32),
+        np.asarray(crop(person.mask), np.float32),
+        person.points @ matrix[:, :2].T + matrix[:, 2],
+        face_colour(picture, person.points),
+    )
+
+
+def layers_of(
+    colours: NDArray[np.float32], mask: NDArray[np.float32], points: Array, face: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """(LAYERS, CROP, CROP): colours from -0.5 to 0.5, the mask, where the bones of the arms run, and how much
+    a pixel looks like the face (all 0 to 1). Of the crop: `colours` (CROP, CROP, 3) 0 to 255, `mask`
+    (CROP, CROP) 0 to 1, `points` (33, 2) in its pixels; `face` (3,) 0 to 255."""
+    layers = np.empty((LAYERS, CROP, CROP), np.float32)
     layers[:3] = colours.transpose(2, 0, 1) / np.float32(255) - np.float32(0.5)
-    layers[3] = crop(person.mask)
-    layers[4] = arm_lines(person.points @ matrix[:, :2].T + matrix[:, 2]) / np.float32(255)
-    layers[5] = likeness_to_face(colours, face_colour(picture, person.points))
+    layers[3] = mask
+    layers[4] = arm_lines(points) / np.float32(255)
+    layers[5] = likeness_to_face(colours, face)
     return layers
 
 
