@@ -57,18 +57,21 @@ def test_an_answer_is_what_the_client_accepts(
 
 def test_a_side_photo_is_used_and_narrows_what_is_said(service: Service, image_host: ImageHost) -> None:
     front, side = image_host.put("front.jpg", PAIR.jpeg), image_host.put("side.jpg", jpeg(PAIR_SIDE))
-    known = {"height_cm": PAIR.height, "gender": "female", "weight_kg": PAIR.weight}
-    alone = body_of(service.estimate(front, **known))
-    both = body_of(service.estimate(front, **known, side_image_url=side))
-    assert "side_image_url" not in alone["inputs_used"]
-    assert "side_image_url" in both["inputs_used"]
-
-    def width(answer: dict[str, Any]) -> float:
-        span = answer["intervals"]["waist_cm"]
-        return float(span["upper"] - span["lower"])
-
-    assert width(both) < width(alone)
-    assert 0 < alone["photo_trust"] <= 1
+    # With the weight known the waist hardly gains (by less than the 0.1 cm that answers are rounded to).
+    for weight, narrower in ((None, {"chest_cm", "waist_cm", "hip_cm"}), (PAIR.weight, {"chest_cm"})):
+        known = {"height_cm": PAIR.height, "gender": "female", "weight_kg": weight}
+        alone = body_of(service.estimate(front, **known))
+        both = body_of(service.estimate(front, **known, side_image_url=side))
+        assert "side_image_url" not in alone["inputs_used"]
+        assert "side_image_url" in both["inputs_used"]
+        gains = {
+            name: (span["upper"] - span["lower"])
+            - (both["intervals"][name]["upper"] - both["intervals"][name]["lower"])
+            for name, span in alone["intervals"].items()
+        }
+        assert min(gains.values()) > -0.15
+        assert {name for name, gain in gains.items() if gain > 0.5} == narrower
+        assert 0 < alone["photo_trust"] <= 1
 
 
 def test_a_side_photo_that_cannot_be_used_is_left_out_and_the_warning_says_why(
