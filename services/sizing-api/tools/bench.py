@@ -82,7 +82,7 @@ def shopper_of(render: Render, way: str) -> Shopper:
 
 def opened(path: Path) -> Image.Image:
     picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    picture.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.LANCZOS)
+    picture.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.HAMMING)
     return picture
 
 
@@ -136,7 +136,7 @@ class Bench:
         known = self._method.population.without_photo(shopper.height_cm, shopper.weight_kg, shopper.gender)
         look.no_photo[way] = known.mean
         silhouette = look.assessments[way].reading.silhouette
-        look.earlier[way] = self._earlier.measure(silhouette.values, shopper.height_cm, shopper.weight_kg)
+        look.earlier[way] = self._earlier.measure(silhouette, shopper.height_cm, shopper.weight_kg)
         if side is not None:
             look.with_side[way] = assess(person, shopper, self._method, side)
 

@@ -29,18 +29,17 @@ from numpy.typing import NDArray
 
 from wearon_contracts.errors import ErrorCode, sentence
 from wearon_contracts.sizing import Gender
-from wearon_service_kit.images.decode import open_rgb
 from wearon_sizing.measuring import Method, load_method
 from wearon_sizing.population import LENGTHS, Posterior
 from wearon_sizing.pose import Landmarker
 from wearon_sizing.silhouette import Array, Person
 from wearon_sizing.sizing import (
-    LONG_SIDE,
     PhotoRefusedError,
     Shopper,
     assess,
     find_person,
     find_side_person,
+    open_photo,
 )
 
 SEXES = {"F": Gender.FEMALE, "M": Gender.MALE}
@@ -139,7 +138,7 @@ def _subject(folder: Path, row: dict[str, str]) -> Subject:
 
 
 def opened(path: Path) -> NDArray[np.uint8]:
-    return np.asarray(open_rgb(path.read_bytes(), max_side=LONG_SIDE))
+    return open_photo(path.read_bytes())
 
 
 def examine(landmarker: Landmarker, subject: Subject, method: Method) -> None:
@@ -155,9 +154,7 @@ def examine(landmarker: Landmarker, subject: Subject, method: Method) -> None:
         subject.refusal = refusal.code
         return
     subject.found["photo"], subject.trust = alone.body, alone.photo_trust
-    subject.earlier = load_earlier().measure(
-        alone.reading.silhouette.values, shopper.height_cm, shopper.weight_kg
-    )
+    subject.earlier = load_earlier().measure(alone.reading.silhouette, shopper.height_cm, shopper.weight_kg)
     if subject.side_image is not None:
         side = _side(landmarker, subject.side_image)
         if isinstance(side, ErrorCode):

@@ -21,15 +21,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 from wearon_contracts.errors import ErrorCode
 from wearon_contracts.sizing import PhotoPurpose
-from wearon_service_kit.images.decode import open_rgb
 from wearon_sizing.photo_check import look, refuse_try_on
 from wearon_sizing.pose import Landmarker
-from wearon_sizing.sizing import LONG_SIDE, refuse_photo
+from wearon_sizing.sizing import open_photo, refuse_photo
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 E = ErrorCode
@@ -155,7 +153,7 @@ class Judge:
     def check(self, data: bytes) -> tuple[dict[PhotoPurpose, ErrorCode | None], str]:
         """The code per purpose, and what was seen in words."""
         start = time.perf_counter()
-        picture = np.asarray(open_rgb(data, max_side=LONG_SIDE))
+        picture = open_photo(data)
         people = self._landmarker.detect(picture)
         codes = {PhotoPurpose.TRY_ON: refuse_try_on(picture, people)}
         sight = look(picture, people)

@@ -11,14 +11,14 @@ Three steps, all linear but one, with the numbers in `earlier_method.json`:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from wearon_sizing.silhouette import FEATURES, Array
+from wearon_sizing.silhouette import FEATURES, Array, Silhouette
 
 WEIGHT_TERMS: Final = (
     "weight",
@@ -30,6 +30,50 @@ WEIGHT_TERMS: Final = (
 STOUT_BMI: Final = 33.0
 """Body mass index in kg/m² from which on more weight makes less girth. The cross-validated error of the chest
 shrinks from 26 up to here; 34 adds nothing."""
+FOLD_SPACINGS: Final = (1, 2, 4)
+"""Rows between the points whose second differences tell how folded an outline is."""
+CUT_CM: Final = 0.6
+"""A torso edge nearer than this to the bone of an arm was cut off there."""
+# Parts whose outline shows folds, and the rows of it that do.
+CLOTHED: Final[Mapping[str, Callable[[Silhouette], Array]]] = {
+    "torso": lambda s: s.seen[16:45],
+    "legs": lambda s: np.concatenate([s.limbs["thigh"][:, 6:], s.limbs["calf"]], axis=1),
+    "arms": lambda s: np.concatenate([s.limbs["upper_arm"][:, 4:], s.limbs["forearm"]], axis=1),
+    "body": lambda s: s.body[25:48, None],
+}
+# Rows of the torso in which arms may cut the outline off.
+CUT_BANDS: Final = {
+    "chest": slice(8, 18),
+    "waist": slice(18, 26),
+    "belly": slice(26, 36),
+    "hip": slice(36, 47),
+}
+NUMBERS: Final = (
+    *FEATURES,
+    *(f"folds_{part}_{spacing}" for part in CLOTHED for spacing in FOLD_SPACINGS),
+    *(f"cut_{band}" for band in CUT_BANDS),
+)
+"""What this method works from: today's widths and lengths, the folds of the outline in cm, and in how many
+rows an arm cut the outline off."""
+
+
+def numbers_of(silhouette: Silhouette) -> Array:
+    """(NUMBERS,)."""
+    folded = [size for outline in CLOTHED.values() for size in folds(outline(silhouette))]
+    cut = silhouette.arms - silhouette.seen < CUT_CM
+    return np.array([*silhouette.values, *folded, *(cut[rows].sum() for rows in CUT_BANDS.values())])
+
+
+def folds(profile: Array) -> list[float]:
+    """The mean size of an outline's second differences at FOLD_SPACINGS, in cm. `profile` (..., n, edges)."""
+    return [
+        float(
+            np.minimum(
+                np.abs(profile[..., : -2 * s, :] - 2 * profile[..., s:-s, :] + profile[..., 2 * s :, :]), 3.0
+            ).mean()
+        )
+        for s in FOLD_SPACINGS
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +129,12 @@ class Method:
     height_only: Steps
     with_weight: Steps
 
-    def measure(self, silhouette: Array, height_cm: float, weight_kg: float | None = None) -> Array:
-        """Chest, waist, hip and shoulder of one person in cm (4,). `silhouette` (features,)."""
+    def measure(self, silhouette: Silhouette, height_cm: float, weight_kg: float | None = None) -> Array:
+        """Chest, waist, hip and shoulder of one person in cm (4,)."""
         steps = self.height_only if weight_kg is None else self.with_weight
         weight = None if weight_kg is None else np.array([weight_kg])
-        values: Array = steps.estimate(inputs_of(silhouette[None], weight), np.array([height_cm]), weight)[0]
+        inputs = inputs_of(numbers_of(silhouette)[None], weight)
+        values: Array = steps.estimate(inputs, np.array([height_cm]), weight)[0]
         return values
 
 
@@ -109,6 +154,6 @@ def load_earlier() -> Method:
         )
 
     return Method(
-        height_only=steps(document["height_only"], FEATURES),
-        with_weight=steps(document["with_weight"], (*FEATURES, *WEIGHT_TERMS)),
+        height_only=steps(document["height_only"], NUMBERS),
+        with_weight=steps(document["with_weight"], (*NUMBERS, *WEIGHT_TERMS)),
     )

@@ -40,7 +40,7 @@ def look(path: Path, number: int) -> NDArray[np.uint8]:
     fit = min(1.0, LONG_SIDE / max(picture.size))
     frame = [round(side * fit) for side in picture.size]
     if number < 2:
-        return np.asarray(picture.resize((frame[0], frame[1]), Image.Resampling.LANCZOS))
+        return np.asarray(picture.resize((frame[0], frame[1]), Image.Resampling.HAMMING))
     seed = hashlib.sha256(f"{path.stem} {number}".encode()).digest()
     rng = np.random.default_rng(list(seed))
     fit *= rng.uniform(0.75, 1.0)

@@ -34,7 +34,6 @@ from wearon_contracts.sizing import (
     PhotoPurpose,
 )
 from wearon_service_kit.health import CheckResult, Readiness, ReadyGauge
-from wearon_service_kit.images.decode import open_rgb
 from wearon_service_kit.images.errors import ImageError
 from wearon_service_kit.images.fetch import FetchedImage, ImageFetcher
 from wearon_service_kit.tracing import NO_TRACER, Tracer
@@ -50,13 +49,13 @@ from wearon_sizing.settings import SizingSettings
 from wearon_sizing.silhouette import Person
 from wearon_sizing.size_charts import Chart, ChartError, choose, read_chart
 from wearon_sizing.sizing import (
-    LONG_SIDE,
     Estimate,
     PhotoRefusedError,
     Shopper,
     assess,
     find_person,
     find_side_person,
+    open_photo,
     refuse_photo,
 )
 from wearon_sizing.workers import QueueFullError, Workers
@@ -250,7 +249,7 @@ class Sizer:
         if time.monotonic() > deadline:
             raise RefusedError(ErrorCode.BUDGET_EXCEEDED)
         with self._metrics.step("decode"):
-            return np.asarray(open_rgb(image.data, max_side=LONG_SIDE))
+            return open_photo(image.data)
 
     def _side_person(
         self, landmarker: Landmarker, side: FetchedImage | ErrorCode | None, deadline: float
@@ -342,11 +341,12 @@ def load_landmarkers(settings: SizingSettings) -> list[Landmarker]:
         return []
 
 
-def key_check(keys: tuple[str, ...]) -> Callable[..., None]:
+def key_check(keys: tuple[str, ...]) -> Callable[..., Awaitable[None]]:
     """A dependency that refuses requests without one of `keys`; with no keys, none are refused."""
     expected = [key.encode() for key in keys]
 
-    def check(
+    # A coroutine, because FastAPI runs a plain function in a thread of its own.
+    async def check(
         key: Annotated[str | None, Security(KEY_HEADER)],
         token: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)],
     ) -> None:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from wearon_contracts.errors import ErrorCode, sentence
 from wearon_contracts.sizing import Gender
-from wearon_service_kit.images.decode import open_rgb
 from wearon_service_kit.images.errors import ImageRefused
 from wearon_service_kit.logs import configure_logging
 from wearon_service_kit.settings import load_settings
@@ -32,11 +31,11 @@ from wearon_sizing.pose import Landmarker, ModelMissingError
 from wearon_sizing.settings import SizingSettings
 from wearon_sizing.silhouette import Person
 from wearon_sizing.sizing import (
-    LONG_SIDE,
     PhotoRefusedError,
     Shopper,
     assess,
     find_side_person,
+    open_photo,
     refuse_photo,
 )
 
@@ -171,7 +170,7 @@ def explain_photo(options: argparse.Namespace) -> int:
 
 
 def _picture(path: Path) -> NDArray[np.uint8]:
-    return np.asarray(open_rgb(path.read_bytes(), max_side=LONG_SIDE))
+    return open_photo(path.read_bytes())
 
 
 def _side_person(landmarker: Landmarker, path: Path) -> Person | ErrorCode:

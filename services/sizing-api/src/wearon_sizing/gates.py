@@ -91,7 +91,15 @@ def angle(a: Array, b: Array, c: Array) -> float:
 
 def highlight(picture: NDArray[np.uint8]) -> float:
     """How bright the brightest twentieth of the picture is, 0 to 255."""
-    return float(np.quantile(picture[::4, ::4].max(axis=2), 0.95))
+    red, green, blue = cv2.split(np.ascontiguousarray(picture[::4, ::4]))
+    return quantile(cv2.max(cv2.max(red, green), blue), 0.95)
+
+
+def quantile(values: cv2.typing.MatLike, share: float) -> float:
+    """The value that this share of them stays below, without sorting them all."""
+    flat = values.ravel()
+    rank = int(share * (flat.size - 1))
+    return float(np.partition(flat, rank)[rank])
 
 
 def sharpness(picture: NDArray[np.uint8]) -> float:
@@ -99,7 +107,7 @@ def sharpness(picture: NDArray[np.uint8]) -> float:
     contrast, near 0 when they were blurred already."""
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     before, after = _slopes(grey), _slopes(cv2.blur(grey, (9, 9)))
-    strong = after >= np.quantile(after[::3, ::3], 0.98)
+    strong = after >= quantile(after[::3, ::3], 0.98)
     # A blurred edge is wider: what it was is the steepest slope nearby.
     steepest = cv2.dilate(before, np.ones((7, 7), np.uint8))[strong].mean()
     return float(1 - after[strong].mean() / max(float(steepest), 1e-6))
@@ -180,15 +188,15 @@ def refuse_size(person: Person) -> ErrorCode | None:
 
 def refuse_edges(person: Person) -> ErrorCode | None:
     """Whether the body ends inside the picture on all sides."""
-    mask = person.mask > 0.5
+    first, last = person.mask[0] > 0.5, person.mask[-1] > 0.5
     shoulders = float(np.linalg.norm(person.points[SHOULDER_L] - person.points[SHOULDER_R]))
-    if mask[0].sum() > MOST_CROWN_PER_SHOULDERS * shoulders:
+    if first.sum() > MOST_CROWN_PER_SHOULDERS * shoulders:
         return ErrorCode.HEAD_OUTSIDE_FRAME
-    if mask[-1].any():
+    if last.any():
         return ErrorCode.FEET_OUTSIDE_FRAME
     # A hand that leaves the picture at its side takes nothing along that is measured; an elbow does.
     x = person.points[[ELBOW_L, ELBOW_R], 0]
-    if (x < 0).any() or (x > mask.shape[1] - 1).any():
+    if (x < 0).any() or (x > len(first) - 1).any():
         return ErrorCode.LIMBS_HIDDEN
     return None
 

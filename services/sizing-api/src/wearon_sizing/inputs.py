@@ -45,7 +45,6 @@ SHOULDERS, HIPS, KNEES, ANKLES = (
     (KNEE_L, KNEE_R),
     (ANKLE_L, ANKLE_R),
 )
-KEPT: Final = [i for i, name in enumerate(FEATURES) if not name.startswith(("folds_", "cut_"))]
 # Levels between which an arm may touch: armpit to ribs, waist, hips.
 TOUCH_BANDS: Final = (slice(2, 8), slice(8, 13), slice(13, len(ROWS)))
 GEOMETRY: Final = (
@@ -68,7 +67,7 @@ GEOMETRY: Final = (
     "shoulders_in_picture",
 )
 INPUTS: Final = (
-    *(FEATURES[i] for i in KEPT),
+    *FEATURES,
     *(f"free_{row:.2f}" for row in ROWS),
     *(f"arms_{row:.2f}" for row in ROWS),
     *(f"touch_{band}" for band in ("chest", "waist", "hip")),
@@ -96,7 +95,7 @@ def read_photo(person: Person, height_cm: float) -> Reading:
     torso = measure_torso(person.parts, silhouette.frame)
     values = np.concatenate(
         [
-            silhouette.values[KEPT],
+            silhouette.values,
             torso.widths,
             torso.arms,
             [float(torso.touching[band].mean()) for band in TOUCH_BANDS],

@@ -181,7 +181,8 @@ class Method:
         side: Array | None = None,
     ) -> PhotoEstimate:
         """Lengths of one person. `front`, `side` (INPUTS,): what was read in the photos."""
-        body, ease, familiar = self._seen(front, height_cm, None, gender, side)
+        looked = self._look(front, height_cm, gender, side)
+        body, ease, familiar = self._over_sexes(front, height_cm, None, gender, looked)
         before = self.population.without_photo(height_cm, None, gender)
         narrowing = 1 - np.mean([body.spread(name) / before.spread(name) for name in GIRTHS])
         trust = familiar * float(np.clip(narrowing / self.best_narrowing, 0.0, 1.0))
@@ -193,49 +194,60 @@ class Method:
                 / math.hypot(body.spread(name), weighed.spread(name))
                 for name in GIRTHS
             )
-            body, ease, _ = self._seen(front, height_cm, weight_kg, gender, side)
+            body, ease, _ = self._over_sexes(front, height_cm, weight_kg, gender, looked)
             if disagreement > CONTRADICTION:
                 body = body.widened(min(1 + (disagreement - CONTRADICTION) / 2, MOST_WIDENED))
         return PhotoEstimate(body, trust, ease, disagreement)
 
-    def _seen(
+    def _look(
+        self, front: Array, height_cm: float, gender: Gender | None, side: Array | None
+    ) -> dict[Gender, list[Seen]]:
+        """What is seen in the photos, the front first, if it is somebody of each sex that is possible."""
+        sexes = list(self.population.sex_shares(height_cm, None, gender))
+        unweighed = np.array([self.population.sexes[sex].people(height_cm, None).mean for sex in sexes])
+        photos = [_read(self.front_reader, front, unweighed)]
+        if side is not None:
+            photos.append(_read(self.side_reader, side, unweighed))
+        return dict(zip(sexes, (list(seen) for seen in zip(*photos, strict=True)), strict=True))
+
+    def _over_sexes(
         self,
         front: Array,
         height_cm: float,
         weight_kg: float | None,
         gender: Gender | None,
-        side: Array | None,
+        looked: Mapping[Gender, Sequence[Seen]],
     ) -> tuple[Posterior, float, float]:
         """The posterior, and ease and familiarity of the front photo, over the sexes that are possible."""
         likely = self.population.sex_shares(height_cm, weight_kg, gender)
-        parts = [self._of_one_sex(front, height_cm, weight_kg, sex, side) for sex in likely]
+        parts = [self._of_one_sex(front, height_cm, weight_kg, sex, looked[sex]) for sex in likely]
+        fronts = [looked[sex][0] for sex in likely]
         shares = list(likely.values())
         if len(shares) == len(SEXES):
-            familiar = float(np.average([part[2] for part in parts], weights=shares))
+            familiar = float(np.average([seen.familiar for seen in fronts], weights=shares))
             odds = self.sex_line.odds(self.front_reader.space, front, familiar)
             shares = weighed_by_odds(shares, odds)
-        ease, familiar = (float(np.average([part[i] for part in parts], weights=shares)) for i in (1, 2))
-        return mixed(shares, [part[0] for part in parts]), ease, familiar
+        ease = float(np.average([seen.ease for seen in fronts], weights=shares))
+        familiar = float(np.average([seen.familiar for seen in fronts], weights=shares))
+        return mixed(shares, parts), ease, familiar
 
     def _of_one_sex(
-        self, front: Array, height_cm: float, weight_kg: float | None, sex: Gender, side: Array | None
-    ) -> tuple[Posterior, float, float]:
+        self, front: Array, height_cm: float, weight_kg: float | None, sex: Gender, seen: Sequence[Seen]
+    ) -> Posterior:
         weighed = weight_kg is not None
         unweighed = self.population.sexes[sex].people(height_cm, None).mean
         known = self.population.sexes[sex].people(height_cm, weight_kg)
-        seen = [_read(self.front_reader, front, unweighed)]
-        body = seen_by(self.front[weighed], front, seen, known, (unweighed, sex))
-        if side is not None:
-            seen.append(_read(self.side_reader, side, unweighed))
-            both = seen_by(self.side[weighed], front, seen, known, (unweighed, sex))
-            # A profile says little about some lengths, such as the shoulders' breadth; there the front alone
-            # knows better, and its mean is taken along with its spread.
-            spread, alone = np.sqrt(np.diag(both.covariance)), np.sqrt(np.diag(body.covariance))
-            mean = np.where(spread < alone, both.mean, body.mean)
-            spreads = np.minimum(spread, alone)
-            covariance = self.side[weighed].correlations * np.outer(spreads, spreads)
-            body = Posterior(both.weights, mean[None], covariance[None])
-        return body, seen[0].ease, seen[0].familiar
+        body = seen_by(self.front[weighed], front, seen[:1], known, (unweighed, sex))
+        if len(seen) == 1:
+            return body
+        both = seen_by(self.side[weighed], front, seen, known, (unweighed, sex))
+        # A profile says little about some lengths, such as the shoulders' breadth; there the front alone
+        # knows better, and its mean is taken along with its spread.
+        spread, alone = np.sqrt(np.diag(both.covariance)), np.sqrt(np.diag(body.covariance))
+        mean = np.where(spread < alone, both.mean, body.mean)
+        spreads = np.minimum(spread, alone)
+        covariance = self.side[weighed].correlations * np.outer(spreads, spreads)
+        return Posterior(both.weights, mean[None], covariance[None])
 
 
 def seen_by(
@@ -260,10 +272,13 @@ def seen_by(
     return narrowed(step, added, known, sex, terms)
 
 
-def _read(reader: Correction, inputs: Array, unweighed: Array) -> Seen:
-    outputs, familiar = (part[0] for part in reader(inputs[None], unweighed[None]))
-    lengths, widths = outputs[: -len(WIDTHS)], outputs[-len(WIDTHS) :]
-    return Seen(lengths, widths, float(familiar))
+def _read(reader: Correction, inputs: Array, unweighed: Array) -> list[Seen]:
+    """One for each row of `unweighed` (n, 5). `inputs` (INPUTS,)."""
+    outputs, familiar = reader(np.tile(inputs, (len(unweighed), 1)), unweighed)
+    return [
+        Seen(row[: -len(WIDTHS)], row[-len(WIDTHS) :], float(alike))
+        for row, alike in zip(outputs, familiar, strict=True)
+    ]
 
 
 def load_method() -> Method:

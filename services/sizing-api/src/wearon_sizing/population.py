@@ -39,6 +39,9 @@ OUTSIDE_POPULATION: Final = (
     " the height in centimetres, the weight in kilograms."
 )
 
+HALVINGS: Final = 36
+"""From 24 standard deviations down to less than a millionth of a millimetre."""
+
 # Seven points and weights of Gauss and Hermite's rule: the mean over a normal distribution, exact up to the
 # thirteenth power.
 _NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(7)
@@ -81,10 +84,13 @@ class Posterior:
 
     def below(self, name: Length, edge_cm: float) -> float:
         """The probability that the length is smaller than `edge_cm`."""
+        return _below(self._parts(name), edge_cm)
+
+    def _parts(self, name: Length) -> list[tuple[float, float, float]]:
+        """Weight, mean and standard deviation of each part of the mixture for one length."""
         index = LENGTHS.index(name)
         spreads = np.sqrt(self.covariances[:, index, index])
-        parts = [math.erf(z) for z in (edge_cm - self.means[:, index]) / spreads / math.sqrt(2)]
-        return float(0.5 * (1 + self.weights @ parts))
+        return list(zip(self.weights.tolist(), self.means[:, index].tolist(), spreads.tolist(), strict=True))
 
     def between(self, name: Length, lower_cm: float, upper_cm: float) -> float:
         """The probability that the length is at least `lower_cm` and smaller than `upper_cm`."""
@@ -92,11 +98,11 @@ class Posterior:
 
     def quantile(self, name: Length, share: float) -> float:
         """The length in cm that this share of such people stays below. `share` between 0 and 1."""
-        middle, reach = self.value(name), 12 * self.spread(name)
+        parts, middle, reach = self._parts(name), self.value(name), 12 * self.spread(name)
         low, high = middle - reach, middle + reach
-        for _ in range(50):
+        for _ in range(HALVINGS):
             between = (low + high) / 2
-            if self.below(name, between) < share:
+            if _below(parts, between) < share:
                 low = between
             else:
                 high = between
@@ -122,6 +128,14 @@ class Posterior:
         """The same means, all standard deviations times `factor`."""
         apart = self.means - self.mean
         return Posterior(self.weights, self.mean + apart * factor, self.covariances * factor**2)
+
+
+def _below(parts: Sequence[tuple[float, float, float]], edge_cm: float) -> float:
+    """The share of a mixture of normal distributions (weights, means, standard deviations) below an edge."""
+    return sum(
+        weight * (0.5 + 0.5 * math.erf((edge_cm - mean) / (spread * math.sqrt(2))))
+        for weight, mean, spread in parts
+    )
 
 
 @dataclass(frozen=True, slots=True)

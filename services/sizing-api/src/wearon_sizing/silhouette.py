@@ -1,4 +1,4 @@
-"""From one detected person to a row of numbers: widths of the body, lengths of its bones, folds of its cloth.
+"""From one detected person to a row of numbers: widths of the body and lengths of its bones.
 
 Pure: takes arrays, returns arrays. Everything is measured along lines laid into the soft segmentation mask,
 with the mask's values added up along the line, so an edge is placed more finely than a pixel. Left and right
@@ -7,11 +7,13 @@ are always averaged, so a mirrored photo gives the same numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,10 +40,6 @@ LIMBS: Final = (
 # From this row on (below the armpits) an edge that moves outward by more than LEAK_CM from one row to the
 # next is not the body's: the mask has run over into the background there.
 LEAK_ROW, LEAK_CM = 17, 0.8
-# A torso edge nearer than this to the bone of an arm was cut off there.
-CUT_CM = 0.6
-# Rows between the points whose second differences tell how folded an outline is.
-FOLD_SPACINGS: Final = (1, 2, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,54 +99,37 @@ def lay_frame(person: Person, height_cm: float) -> Frame:
     return Frame(origin, down, across, torso, top, bottom, height_cm / (bottom - top))
 
 
-def sample(padded: NDArray[np.float32], x: Array, y: Array) -> Array:
-    """Bilinear values of a mask at its pixel coordinates.
-
-    `padded`: the mask with a border of one pixel of nothing, which is what lies outside the picture.
-    """
-    height, width = padded.shape
-    x = np.clip(x + 1, 0, width - 1.001).astype(np.float32)
-    y = np.clip(y + 1, 0, height - 1.001).astype(np.float32)
-    x0, y0 = x.astype(np.int32), y.astype(np.int32)
-    fx, fy = x - x0, y - y0
-    flat, at = padded.ravel(), y0 * width + x0
-    upper = flat[at] * (1 - fx) + flat[at + 1] * fx
-    lower = flat[at + width] * (1 - fx) + flat[at + width + 1] * fx
-    values: Array = (upper * (1 - fy) + lower * fy).astype(np.float64)
-    return values
+def sample(mask: NDArray[np.float32], x: Array, y: Array) -> NDArray[np.float32]:
+    """Bilinear values of a mask at pixel coordinates (rows, columns); nothing lies outside the picture."""
+    places = x.astype(np.float32), y.astype(np.float32)
+    values = cv2.remap(mask, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0.0)
+    return np.asarray(values, np.float32)
 
 
-def reach(values: Array) -> Array:
+def reach(values: NDArray[np.float32]) -> Array:
     """How far the body goes on along the last axis, in steps: the sum of the values up to the first gap."""
     gaps = values <= 0.5
     solid = np.where(gaps.any(axis=-1), gaps.argmax(axis=-1), values.shape[-1])
     near = np.arange(values.shape[-1]) < solid[..., None] + 3
-    total: Array = (values * near).sum(axis=-1)
+    total: Array = (values * near).sum(axis=-1, dtype=np.float64)
     return total
 
 
-def halves(
-    padded: NDArray[np.float32],
-    centres: Array,
-    across: Array,
-    *,
-    half_cm: float,
-    cm: float,
-    limits: Array | None = None,
-) -> Array:
+def halves(mask: NDArray[np.float32], centres: Array, across: Array, *, limits: Array, cm: float) -> Array:
     """Distance in cm from each centre (n, 2) to the body's edge on either side: (n, 2).
 
-    `limits` (n, 2): where to stop at the latest, in pixels to the minus and to the plus side.
+    `across` (2,) or (n, 2): unit vectors. `limits` (n, 2): where to stop at the latest, in cm to the minus
+    and to the plus side. `cm` per pixel.
     """
-    steps = np.arange(0, half_cm + STEP_CM / 2, STEP_CM) / cm
-    both = np.stack([-steps, steps])  # minus side, plus side
-    values = sample(
-        padded,
-        centres[:, None, None, 0] + both[None] * across[0],
-        centres[:, None, None, 1] + both[None] * across[1],
+    count = len(centres)
+    steps = np.arange(0, limits.max() + STEP_CM / 2, STEP_CM)
+    both = np.stack([-steps, steps]) / cm  # minus side, plus side
+    x, y = (
+        (centres[:, None, None, axis] + both * across[..., axis].reshape(-1, 1, 1)).reshape(2 * count, -1)
+        for axis in (0, 1)
     )
-    if limits is not None:
-        values = np.where(steps < limits[:, :, None], values, 0.0)
+    values = sample(mask, x, y).reshape(count, 2, len(steps))
+    values[steps > limits[:, :, None]] = 0
     # The first column lies on the centre line and belongs half to either side.
     reached: Array = (reach(values) - values[:, :, 0] / 2) * STEP_CM
     return reached
@@ -162,130 +143,112 @@ def without_leaks(torso: Array) -> Array:
     return held
 
 
-def arm_limits(person: Person, frame: Frame, rows: Array, centre: Array) -> Array:
-    """How far from the centre line the bones of the arms cross the rows, in pixels to either side (n, 2).
+def arm_limits(placed: Array, frame: Frame, rows: Array, centre: Array) -> Array:
+    """How far from the centre line the bones of the arms cross the rows, in cm to either side (n, 2).
 
-    An arm that touches the torso is cut off there. Infinite where no arm crosses."""
+    An arm that touches the torso is cut off there. Infinite where no arm crosses. `placed` (33, 2) landmarks
+    in body coordinates, `rows` and `centre` (n,) pixels."""
     limits = np.full((len(rows), 2), np.inf)
     for chain in ((SHOULDER_L, ELBOW_L, WRIST_L, INDEX_L), (SHOULDER_R, ELBOW_R, WRIST_R, INDEX_R)):
-        placed = frame.place(person.points[list(chain)])
-        order = np.argsort(placed[:, 1])
-        x = np.interp(rows, placed[order, 1], placed[order, 0]) - centre
-        crosses = (rows >= placed[0, 1]) & (rows <= placed[:, 1].max() + 0.15 * frame.torso)
-        side = int(placed[1:3, 0].mean() > centre.mean())
-        limits[crosses, side] = np.maximum(np.abs(x[crosses]), 1.0)
+        arm = placed[list(chain)]
+        order = np.argsort(arm[:, 1])
+        x = np.interp(rows, arm[order, 1], arm[order, 0]) - centre
+        crosses = (rows >= arm[0, 1]) & (rows <= arm[:, 1].max() + 0.15 * frame.torso)
+        side = int(arm[1:3, 0].mean() > centre.mean())
+        limits[crosses, side] = np.maximum(np.abs(x[crosses]), 1.0) * frame.cm
     return limits
 
 
-def centre_line(person: Person, frame: Frame, down: Array) -> Array:
-    """Where the middle of the body lies (pixels across) at `down` pixels below the shoulder line."""
-    hip_x = float(frame.place(middle(person.points, HIP_L, HIP_R)[None])[0, 0])
-    line: Array = np.clip(down / frame.torso, 0, 1) * hip_x
+def centre_line(placed: Array, frame: Frame, rows: Array) -> Array:
+    """Where the middle of the body lies (pixels across) at `rows` pixels below the shoulder line."""
+    hip_x = float(placed[[HIP_L, HIP_R], 0].mean())
+    line: Array = np.clip(rows / frame.torso, 0, 1) * hip_x
     return line
 
 
-def limb_halves(
-    padded: NDArray[np.float32], frame: Frame, upper: Array, lower: Array, half_cm: float
-) -> Array:
-    """Half widths (n, 2) in cm across the bone between two joints."""
-    along = (lower - upper) / max(float(np.linalg.norm(lower - upper)), 1.0)
-    centres = upper + LIMB_ROWS[:, None] * (lower - upper)
-    return halves(padded, centres, np.array([along[1], -along[0]]), half_cm=half_cm, cm=frame.cm)
+def limb_halves(person: Person, frame: Frame) -> dict[str, Array]:
+    """By limb, half widths (sides, n, 2) in cm across its bone at LIMB_ROWS; the outer side first."""
+    rows = len(LIMB_ROWS)
+    ends = [(pair, half_cm) for _, *pairs, half_cm in LIMBS for pair in pairs]
+    upper, lower = (person.points[[pair[end] for pair, _ in ends]] for end in (0, 1))
+    bones = lower - upper
+    along = bones / np.maximum(np.linalg.norm(bones, axis=1), 1.0)[:, None]
+    across = np.stack([along[:, 1], -along[:, 0]], axis=1)
+    centres = upper[:, None] + LIMB_ROWS[None, :, None] * bones[:, None]
+    limits = np.repeat([half_cm for _, half_cm in ends], 2 * rows).reshape(-1, 2)
+    found = halves(
+        person.mask, centres.reshape(-1, 2), np.repeat(across, rows, axis=0), limits=limits, cm=frame.cm
+    ).reshape(len(LIMBS), 2, rows, 2)
+    # The right limb's outer side is where the left one's inner side is.
+    found[:, 1] = found[:, 1, :, ::-1]
+    return {name: found[index] for index, (name, *_) in enumerate(LIMBS)}
 
 
-def body_widths(person: Person, padded: NDArray[np.float32], frame: Frame) -> Array:
+def body_widths(person: Person, frame: Frame, placed: Array) -> Array:
     """Width in cm of everything between the arms at BODY_ROWS."""
     down = frame.top + BODY_ROWS * (frame.bottom - frame.top)
-    centre = centre_line(person, frame, down)
-    limits = arm_limits(person, frame, down, centre)
-    steps = np.arange(-45.0, 45.1, 2 * STEP_CM) / frame.cm
-    across = centre[:, None] + steps[None]
+    centre = centre_line(placed, frame, down)
+    limits = arm_limits(placed, frame, down, centre)
+    steps = np.arange(-45.0, 45.1, 2 * STEP_CM)
+    across = centre[:, None] + steps / frame.cm
     x = frame.origin[0] + down[:, None] * frame.down[0] + across * frame.across[0]
     y = frame.origin[1] + down[:, None] * frame.down[1] + across * frame.across[1]
-    between = (steps[None] > -limits[:, :1]) & (steps[None] < limits[:, 1:])
-    widths: Array = (sample(padded, x, y) * between).sum(axis=1) * 2 * STEP_CM
+    between = (steps > -limits[:, :1]) & (steps < limits[:, 1:])
+    widths: Array = (sample(person.mask, x, y) * between).sum(axis=1, dtype=np.float64) * 2 * STEP_CM
     return widths
-
-
-def folds(profile: Array) -> list[float]:
-    """How folded an outline is: the mean size of its second differences at three spacings, in cm.
-
-    `profile` (..., n, edges). Skin and tight clothing run smoothly, loose clothing hangs in folds; this is
-    what tells how much of a width is cloth.
-    """
-    return [
-        float(
-            np.minimum(
-                np.abs(profile[..., : -2 * s, :] - 2 * profile[..., s:-s, :] + profile[..., 2 * s :, :]), 3.0
-            ).mean()
-        )
-        for s in FOLD_SPACINGS
-    ]
 
 
 @dataclass(frozen=True, slots=True)
 class Silhouette:
-    """What was measured in the picture. `values` in the order of `FEATURES`; `torso` (n, 2) half widths in cm
-    at TORSO_ROWS; `cut` (n, 2) where an arm ended the row."""
+    """What was measured in the picture, in cm. `values` in the order of `FEATURES`; half widths (n, 2) of the
+    torso at TORSO_ROWS: as `seen`, and `torso` without leaks; `arms` (n, 2), how far the bones of the arms
+    lie from the middle there; half widths of the `limbs` by name (sides, n, 2); `body` (n,) widths at
+    BODY_ROWS."""
 
     frame: Frame
     values: Array
+    seen: Array
     torso: Array
-    cut: NDArray[np.bool_]
+    arms: Array
+    limbs: Mapping[str, Array]
+    body: Array
 
 
 def measure_silhouette(person: Person, height_cm: float) -> Silhouette:
-    """Every width, length and fold of one person whose height is known, in cm."""
+    """Every width and length of one person whose height is known, in cm."""
     frame = lay_frame(person, height_cm)
-    padded = np.pad(person.mask, 1)
-
+    placed = frame.place(person.points)
     down = TORSO_ROWS * frame.torso
-    centre = centre_line(person, frame, down)
+    centre = centre_line(placed, frame, down)
     centres = frame.origin + down[:, None] * frame.down + centre[:, None] * frame.across
-    limits = arm_limits(person, frame, down, centre)
-    seen = halves(padded, centres, frame.across, half_cm=TORSO_HALF_CM, cm=frame.cm, limits=limits)
-    cut = limits * frame.cm - seen < CUT_CM
+    arms = arm_limits(placed, frame, down, centre)
+    seen = halves(person.mask, centres, frame.across, limits=np.minimum(arms, TORSO_HALF_CM), cm=frame.cm)
     torso = without_leaks(seen)
-
-    limbs = {}
-    for name, left, right, half_cm in LIMBS:
-        one, other = (
-            limb_halves(padded, frame, person.points[upper], person.points[lower], half_cm)
-            for upper, lower in (left, right)
-        )
-        limbs[name] = np.stack([one, other[:, ::-1]])
-    body = body_widths(person, padded, frame)
-
-    measured = _Measured(height_cm, person.points, frame, torso, seen, cut, body, limbs)
+    limbs, body = limb_halves(person, frame), body_widths(person, frame, placed)
+    measured = _Measured(height_cm, (placed * frame.cm).tolist(), frame, torso, body, limbs)
     values = np.concatenate([values_of(measured) for _, values_of in _FEATURES])
-    return Silhouette(frame, values, torso, cut)
+    return Silhouette(frame, values, seen, torso, arms, limbs, body)
 
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """Everything that features are taken from; half widths and widths in cm.
-
-    `torso` (n, 2) without leaks, `seen` the same with them, `cut` where an arm ended the row; `limbs` by name
-    (sides, n, 2).
-    """
+    """Everything that features are taken from, in cm: `points` (33, 2) landmarks in body coordinates, `torso`
+    (n, 2) half widths without leaks, `body` (n,) widths, half widths of `limbs` by name (sides, n, 2)."""
 
     height_cm: float
-    points: Array
+    points: Sequence[Sequence[float]]
     frame: Frame
     torso: Array
-    seen: Array
-    cut: NDArray[np.bool_]
     body: Array
     limbs: Mapping[str, Array]
 
     def apart(self, *pairs: tuple[int, int]) -> float:
         """Distance between two landmarks in cm; of several pairs, such as left and right, the mean."""
-        p = self.points
-        return float(np.mean([np.linalg.norm(p[a] - p[b]) for a, b in pairs])) * self.frame.cm
+        return sum(math.dist(self.points[a], self.points[b]) for a, b in pairs) / len(pairs)
 
     def below(self, *landmarks: int) -> float:
         """How far below the shoulder line landmarks are, in cm; of several, the mean."""
-        return float(self.frame.place(self.points[list(landmarks)])[:, 1].mean()) * self.frame.cm
+        return sum(self.points[each][1] for each in landmarks) / len(landmarks)
 
 
 _BONES: Final[Mapping[str, Callable[[_Measured], float]]] = {
@@ -307,20 +270,6 @@ _BONES: Final[Mapping[str, Callable[[_Measured], float]]] = {
     "crown_up": lambda m: -m.frame.top * m.frame.cm,
     "knees_down": lambda m: m.below(KNEE_L, KNEE_R),
     "ankles_down": lambda m: m.below(ANKLE_L, ANKLE_R),
-}
-# Parts whose outline shows folds, and the rows of it that do.
-_CLOTHED: Final[Mapping[str, Callable[[_Measured], Array]]] = {
-    "torso": lambda m: m.seen[16:45],
-    "legs": lambda m: np.concatenate([m.limbs["thigh"][:, 6:], m.limbs["calf"]], axis=1),
-    "arms": lambda m: np.concatenate([m.limbs["upper_arm"][:, 4:], m.limbs["forearm"]], axis=1),
-    "body": lambda m: m.body[25:48, None],
-}
-# Rows of the torso in which arms may cut the outline off.
-_CUT_BANDS: Final = {
-    "chest": slice(8, 18),
-    "waist": slice(18, 26),
-    "belly": slice(26, 36),
-    "hip": slice(36, 47),
 }
 
 
@@ -348,13 +297,5 @@ _FEATURES: Final[Sequence[tuple[Sequence[str], Callable[[_Measured], Sequence[fl
         for limb in ("upper_arm", "thigh")
     ),
     ([f"bone_{bone}" for bone in _BONES], lambda m: [length(m) for length in _BONES.values()]),
-    (
-        [f"folds_{part}_{spacing}" for part in _CLOTHED for spacing in FOLD_SPACINGS],
-        lambda m: [size for outline in _CLOTHED.values() for size in folds(outline(m))],
-    ),
-    (
-        [f"cut_{band}" for band in _CUT_BANDS],
-        lambda m: [float(m.cut[rows].sum()) for rows in _CUT_BANDS.values()],
-    ),
 )
 FEATURES: Final = tuple(name for names, _ in _FEATURES for name in names)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from wearon_contracts.errors import ErrorCode, sentence
 from wearon_contracts.sizing import BodyType, FitPreference, Gender
+from wearon_service_kit.images.decode import open_rgb
 from wearon_sizing.body_types import body_type
 from wearon_sizing.gates import by_size, lean_of_camera, refuse_people, refuse_picture, refuse_side_people
 from wearon_sizing.inputs import TOUCHED, Reading, read_photo
@@ -111,6 +112,11 @@ class Measurement:
     value: float
     spread: float
     interval: tuple[float, float]
+
+
+def open_photo(data: bytes) -> NDArray[np.uint8]:
+    """Rows, columns, RGB of the picture in `data`, as it is measured. Raises ImageRefused."""
+    return np.asarray(open_rgb(data, max_side=LONG_SIDE, sharp=False))
 
 
 def find_person(landmarker: Landmarker, picture: NDArray[np.uint8]) -> Person:

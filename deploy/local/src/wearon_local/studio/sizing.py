@@ -37,14 +37,13 @@ class SizingOverlayRenderer:
         import cv2  # noqa: PLC0415
         import numpy as np  # noqa: PLC0415
 
-        from wearon_service_kit.images.decode import open_rgb  # noqa: PLC0415
         from wearon_service_kit.images.errors import ImageRefused  # noqa: PLC0415
         from wearon_sizing.explain import BONES  # noqa: PLC0415
         from wearon_sizing.pose import Landmarker  # noqa: PLC0415
-        from wearon_sizing.sizing import LONG_SIDE  # noqa: PLC0415
+        from wearon_sizing.sizing import open_photo  # noqa: PLC0415
 
         try:
-            picture = np.asarray(open_rgb(data, max_side=LONG_SIDE))
+            picture = open_photo(data)
         except ImageRefused:
             return None
         with self._lock:

@@ -109,13 +109,14 @@ def memory_needed(data: bytes) -> int:
     return pixels * per_pixel + 2 * len(data) + _SMALL_COPIES if 0 < pixels <= MAX_PIXELS else 0
 
 
-def open_rgb(data: bytes, *, max_side: int, min_side: int = 1) -> Image.Image:
+def open_rgb(data: bytes, *, max_side: int, min_side: int = 1, sharp: bool = True) -> Image.Image:
     """The picture in `data` (JPEG, PNG, WebP or AVIF; of an animation the first frame) as 8-bit RGB.
 
     EXIF orientation is applied, then all metadata is dropped; colours are converted to sRGB from an embedded
     profile or what else the file says of them (a profile that cannot be used is ignored); transparency is
-    laid onto white; the longest side becomes at most `max_side` pixels, never more than it was. Blocks for up
-    to about a second (an AVIF of 50 megapixels: four): call it in a thread.
+    laid onto white; the longest side becomes at most `max_side` pixels, never more than it was. Not `sharp`:
+    edges are a little softer, and a small picture takes half as long. Blocks for up to about a second (an
+    AVIF of 50 megapixels: four): call it in a thread.
 
     Raises ImageRefused: IMAGE_EMPTY; IMAGE_TYPE_REFUSED and its kin; IMAGE_TOO_MANY_PIXELS (over 50
     megapixels or 65,535 pixels on a side); IMAGE_TOO_SMALL (under `min_side` pixels on a side); or
@@ -125,7 +126,7 @@ def open_rgb(data: bytes, *, max_side: int, min_side: int = 1) -> Image.Image:
     if format_ is None:
         raise refusal_of(data)
     try:
-        return _OPENERS[format_](data, _Sizes(max_side, min_side))
+        return _OPENERS[format_](data, _Sizes(max_side, min_side, sharp=sharp))
     except ImageRefused:
         raise
     except MemoryError as error:
@@ -140,10 +141,12 @@ def open_rgb(data: bytes, *, max_side: int, min_side: int = 1) -> Image.Image:
 
 @dataclass(frozen=True, slots=True)
 class _Sizes:
-    """`largest`: of the picture's longest side afterwards; `smallest`: of its shortest before. In pixels."""
+    """`largest`: of the picture's longest side afterwards; `smallest`: of its shortest before. In pixels.
+    `sharp`: whether edges are worth the time of the better resampling."""
 
     largest: int
     smallest: int
+    sharp: bool
 
     def check(self, width: int, height: int) -> None:
         """Raises ImageRefused for a file with a picture of that size."""
@@ -158,11 +161,11 @@ def _open_jpeg(data: bytes, sizes: _Sizes) -> Image.Image:
     with JpegImageFile(io.BytesIO(file.data)) as image:
         sizes.check(*image.size)
         with _turn("JPEG", image.width * image.height):
-            small = _shrink(image, sizes.largest)
+            small = _shrink(image, sizes)
             if file.probe is not None:
                 image.close()
                 with JpegImageFile(io.BytesIO(file.probe)) as probe:
-                    if ImageChops.difference(small, _shrink(probe, sizes.largest)).getbbox() is not None:
+                    if ImageChops.difference(small, _shrink(probe, sizes)).getbbox() is not None:
                         raise ImageRefused(ErrorCode.IMAGE_DAMAGED, "cut off")
     return _finish(small, file.exif, file.profile)
 
@@ -176,7 +179,7 @@ def _open_png(data: bytes, sizes: _Sizes) -> Image.Image:
         last = image.crop((0, image.height - 1, *image.size)).tobytes()
         if (file.interlaced or last.count(0) == len(last)) and not file.rows_are_whole():
             raise ImageRefused(ErrorCode.IMAGE_DAMAGED, "cut off")
-        small = _shrink(image, sizes.largest, depth=file.depth, grey=file.grey)
+        small = _shrink(image, sizes, depth=file.depth, grey=file.grey)
     return _finish(small, file.exif, file.profile)
 
 
@@ -193,7 +196,7 @@ def _open_webp(data: bytes, sizes: _Sizes) -> Image.Image:
     with _FrugalWebP(io.BytesIO(data)) as image:
         sizes.check(*image.size)
         with _turn("WEBP", image.width * image.height):
-            small = _shrink(image, sizes.largest)
+            small = _shrink(image, sizes)
         return _finish(small, image.info.get("exif"), image.info.get("icc_profile"))
 
 
@@ -201,7 +204,7 @@ def _open_avif(data: bytes, sizes: _Sizes) -> Image.Image:
     with AvifImagePlugin.AvifImageFile(io.BytesIO(data)) as image:
         sizes.check(*image.size)
         with _turn("AVIF", image.width * image.height):
-            small = _shrink(image, sizes.largest)
+            small = _shrink(image, sizes)
         return _finish(small, image.info.get("exif"), image.info.get("icc_profile") or avif_profile(data))
 
 
@@ -254,13 +257,13 @@ def _load(image: ImageFile) -> None:
     image.load()
 
 
-def _shrink(image: ImageFile, max_side: int, *, depth: int = 8, grey: bool = False) -> Image.Image:
+def _shrink(image: ImageFile, sizes: _Sizes, *, depth: int = 8, grey: bool = False) -> Image.Image:
     """Decoded at its final size, still on its side; L, LA, RGB, RGBA or CMYK. `depth`: bits a sample.
 
     `grey`: Pillow opens grey with alpha and 16 bits as if it had colours.
     """
     whole = image.size
-    scale = min(1.0, max_side / max(whole))
+    scale = min(1.0, sizes.largest / max(whole))
     target = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     # libjpeg can leave out the detail while decoding: a half, a quarter or an eighth, at least `target`.
     drafted = image.draft(None, target)
@@ -272,7 +275,8 @@ def _shrink(image: ImageFile, max_side: int, *, depth: int = 8, grey: bool = Fal
     if image.size == target:
         return image.copy()
     # Lanczos would be sharper at edges, by 4 to 5 dB, but takes twice the time (`bench --only images`).
-    resampling = Image.Resampling.LANCZOS if image.size == whole else Image.Resampling.HAMMING
+    lanczos = sizes.sharp and image.size == whole
+    resampling = Image.Resampling.LANCZOS if lanczos else Image.Resampling.HAMMING
     return image.resize(target, resampling, box, _REDUCING_GAP)
 
 
