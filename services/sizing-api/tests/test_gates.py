@@ -13,7 +13,16 @@ from wearon_contracts.errors import ErrorCode
 from wearon_sizing.gates import refuse_people
 from wearon_sizing.measuring import Method
 from wearon_sizing.pose import Landmarker
-from wearon_sizing.silhouette import ANKLE_L, ANKLE_R, HIP_L, HIP_R, KNEE_L, KNEE_R
+from wearon_sizing.silhouette import (
+    ANKLE_L,
+    ANKLE_R,
+    HIP_L,
+    HIP_R,
+    KNEE_L,
+    KNEE_R,
+    SHOULDER_L,
+    SHOULDER_R,
+)
 from wearon_sizing.sizing import LONG_SIDE, PhotoRefusedError, Shopper, assess, find_person
 
 from .studio import DRESS, Sitter, pixels, with_forearm_turned
@@ -166,6 +175,18 @@ def test_thighs_much_shorter_than_the_calves_are_sitting(landmarker: Landmarker,
     person = find_person(landmarker, pixels(sitter.picture))
     points = person.points.copy()
     points[[KNEE_L, KNEE_R]] -= 0.4 * (points[[KNEE_L, KNEE_R]] - points[[HIP_L, HIP_R]])
+    assert refuse_people([replace(person, points=points)]) is ErrorCode.SEATED_OR_BENT
+
+
+def test_thighs_much_shorter_than_the_torso_are_sitting_though_the_calves_look_short_too(
+    landmarker: Landmarker, sitter: Sitter
+) -> None:
+    person = find_person(landmarker, pixels(sitter.picture))
+    points = person.points.copy()
+    hips = points[[HIP_L, HIP_R]]
+    torso = hips.mean(axis=0) - points[[SHOULDER_L, SHOULDER_R]].mean(axis=0)
+    points[[KNEE_L, KNEE_R]] = hips + 0.55 * torso
+    points[[ANKLE_L, ANKLE_R]] = hips + 1.15 * torso
     assert refuse_people([replace(person, points=points)]) is ErrorCode.SEATED_OR_BENT
 
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wearon_sizing.silhouette import Array
+
+Floats = NDArray[np.floating[Any]]
 
 LIMIT: Final = 3.0
 """Inputs further from the mean than so many standard deviations count as this far."""
@@ -66,17 +69,17 @@ class Space:
         return scaled
 
 
-def sums_of_squares(rows: Array) -> Array:
+def sums_of_squares(rows: Floats) -> Floats:
     """(n,): one for each row."""
-    sums: Array = np.einsum("ij,ij->i", rows, rows)
+    sums: Floats = np.einsum("ij,ij->i", rows, rows)
     return sums
 
 
-def squared_distances(a: Array, b: Array, b_sums: Array | None = None) -> Array:
+def squared_distances(a: Floats, b: Floats, b_sums: Floats | None = None) -> Array:
     """(n, m) between the rows of `a` and of `b`. `b_sums` (m,): `sums_of_squares(b)`, where it is known."""
     of_b = sums_of_squares(b) if b_sums is None else b_sums
-    squares: Array = sums_of_squares(a)[:, None] + of_b - 2 * a @ b.T
-    return np.maximum(squares, 0.0)
+    squares = sums_of_squares(a)[:, None] + of_b - 2 * a @ b.T
+    return np.maximum(squares, 0.0).astype(np.float64)
 
 
 def likeness(squared: Array) -> Array:
@@ -99,11 +102,11 @@ class Correction:
     reach."""
 
     space: Space
-    points: Array
+    points: Floats
     strengths: Array
     usual: Array
     usual_likeness: float
-    point_sums: Array = field(init=False, repr=False)
+    point_sums: Floats = field(init=False, repr=False)
     """`sums_of_squares` of the points, taken once: they are thousands."""
 
     def __post_init__(self) -> None:
@@ -113,7 +116,7 @@ class Correction:
         """The outputs (n, outputs), and how familiar the pictures look (n,), 0 to 1. `inputs` (n, inputs),
         `expected` (n, 5) cm."""
         places = self.space.place(inputs, expected).astype(self.points.dtype)
-        squared = squared_distances(places, self.points, self.point_sums).astype(np.float64)
+        squared = squared_distances(places, self.points, self.point_sums)
         familiar = familiarity(likeness(squared), self.usual_likeness)
         outputs: Array = self.usual + bells(squared) @ self.strengths
         return outputs, familiar

@@ -41,7 +41,12 @@ FEET: Final = [ANKLE_L, ANKLE_R, HEEL_L, HEEL_R, TOE_L, TOE_R]
 TRUNK_AND_LEGS: Final = [SHOULDER_L, SHOULDER_R, HIP_L, HIP_R, KNEE_L, KNEE_R, ANKLE_L, ANKLE_R]
 LEGS: Final = [KNEE_L, KNEE_R, ANKLE_L, ANKLE_R]
 SIDES: Final = ((SHOULDER_L, HIP_L, KNEE_L, ANKLE_L), (SHOULDER_R, HIP_R, KNEE_R, ANKLE_R))
-LEG_JOINTS: Final = ((HIP_L, HIP_R), (KNEE_L, KNEE_R), (ANKLE_L, ANKLE_R))
+TRUNK_AND_LEG_JOINTS: Final = (
+    (SHOULDER_L, SHOULDER_R),
+    (HIP_L, HIP_R),
+    (KNEE_L, KNEE_R),
+    (ANKLE_L, ANKLE_R),
+)
 ARMS: Final = [ELBOW_L, ELBOW_R, WRIST_L, WRIST_R]
 
 # A second person counts from this share of the first one's height on; a passer-by far away does not.
@@ -63,8 +68,9 @@ LEAST_KNEE_DEGREES: Final = 155.0
 LEAST_HIP_DEGREES: Final = 150.0
 # Somebody who sits before the camera has straight legs in the picture, but short thighs, and the landmarker
 # puts the knees in front. People who stand, also in long skirts and with a phone on the floor, keep 0.79 of a
-# calf, 137° at the hips and 129° at the knees (1,320 training renders).
+# calf, 0.60 of a torso, 137° at the hips and 129° at the knees (1,299 training renders).
 LEAST_THIGH_PER_CALF: Final = 0.7
+LEAST_THIGH_PER_TORSO: Final = 0.59
 LEAST_WORLD_HIP_DEGREES: Final = 120.0
 LEAST_WORLD_KNEE_DEGREES: Final = 115.0
 MOST_TILT_DEGREES: Final = 12.0
@@ -235,11 +241,15 @@ def bent(person: Person) -> bool:
 
 def sits_before_camera(person: Person) -> bool:
     """Whether the thighs point at the camera."""
-    hips, knees, ankles = (middle(person.points, *pair) for pair in LEG_JOINTS)
-    calf = max(float(np.linalg.norm(ankles - knees)), 1.0)
+    shoulders, hips, knees, ankles = (middle(person.points, *pair) for pair in TRUNK_AND_LEG_JOINTS)
+    torso, thigh, calf = (
+        float(np.linalg.norm(lower - upper))
+        for upper, lower in ((shoulders, hips), (hips, knees), (knees, ankles))
+    )
     hip, knee = sharpest_angles(person.world)
     return (
-        float(np.linalg.norm(knees - hips)) / calf < LEAST_THIGH_PER_CALF
+        thigh < LEAST_THIGH_PER_CALF * calf
+        or thigh < LEAST_THIGH_PER_TORSO * torso
         or hip < LEAST_WORLD_HIP_DEGREES
         or knee < LEAST_WORLD_KNEE_DEGREES
     )
