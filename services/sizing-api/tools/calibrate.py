@@ -36,7 +36,7 @@ from wearon_sizing.correction import (
     likeness,
     squared_distances,
 )
-from wearon_sizing.inputs import INPUTS
+from wearon_sizing.inputs import INPUTS, SIDE_INPUTS
 from wearon_sizing.measuring import QUALITY, credits_at, numbers_read, quality_terms
 from wearon_sizing.population import LENGTHS, SEXES, Population, load_population
 from wearon_sizing.silhouette import Array
@@ -243,8 +243,8 @@ def rounded(values: Array) -> Any:
 
 @dataclass(frozen=True)
 class Photos:
-    """Pictures of one view: renders and readings (n, INPUTS), numbers of bodies (n,), places of sexes (n,),
-    whether from the newer renders (n,) and read as they are (n,)."""
+    """Pictures of one view: renders and readings (n, INPUTS or SIDE_INPUTS), numbers of bodies (n,), places of
+    sexes (n,), whether from the newer renders (n,) and read as they are (n,)."""
 
     renders: list[Render]
     inputs: Array
@@ -261,7 +261,7 @@ def photos_of(new: tuple[list[Render], Readings], old: tuple[list[Render], Readi
         for row, owner in enumerate(readings.owners.tolist()):
             if view == ("front" if source is old[0] else source[owner].view):
                 renders.append(source[owner])
-                inputs.append(readings.values[row])
+                inputs.append(readings.values[row, : len(INPUTS) if view == "front" else None])
                 is_new.append(source is new[0])
                 first.append(bool(readings.first_look[row]))
     names = {name: number for number, name in enumerate(sorted({each.body for each in new[0] + old[0]}))}
@@ -547,7 +547,7 @@ def main() -> None:
             "folds": FOLDS,
             "noise": {"reading": READING_NOISE, "lengths": NOISE},
         },
-        "inputs": list(INPUTS),
+        "inputs": list(SIDE_INPUTS),
         "quality": list(QUALITY),
         **fitted,
         "body_types": body_type_edges({sex: read_ansur(options.ansur, sex) for sex in SEXES}),

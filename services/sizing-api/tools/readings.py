@@ -15,7 +15,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from renders import Render, detect_all
 
 from wearon_sizing.gates import by_size
-from wearon_sizing.inputs import INPUTS, read_photo
+from wearon_sizing.inputs import SIDE_INPUTS, read_photo
 from wearon_sizing.pose import Landmarker
 from wearon_sizing.silhouette import Array
 from wearon_sizing.sizing import LONG_SIDE
@@ -23,8 +23,8 @@ from wearon_sizing.sizing import LONG_SIDE
 
 @dataclass(frozen=True)
 class Readings:
-    """`values` (n, INPUTS) of the renders at the places `owners` (n,), `first_look` (n,) whether it is the
-    first look at them; those come first. Pictures nobody was found in are left out."""
+    """`values` (n, SIDE_INPUTS) of the renders at the places `owners` (n,), `first_look` (n,) whether it is
+    the first look at them; those come first. Pictures nobody was found in are left out."""
 
     values: Array
     owners: NDArray[np.intp]
@@ -61,7 +61,7 @@ def read_all(renders: list[Render], looks: tuple[int, ...], model: Path, cache: 
     """Measured, or out of `cache` when that file is there; written to it otherwise."""
     if cache is not None and cache.is_file():
         kept = np.load(cache)
-        if list(kept["inputs"]) != list(INPUTS) or len(kept["renders"]) != len(renders):
+        if list(kept["inputs"]) != list(SIDE_INPUTS) or len(kept["renders"]) != len(renders):
             raise SystemExit(f"{cache} was measured by other code or on other renders; remove it")
         return Readings(kept["values"], kept["owners"], kept["first_look"])
 
@@ -77,7 +77,7 @@ def read_all(renders: list[Render], looks: tuple[int, ...], model: Path, cache: 
             print(f"measured {done} of {len(items)} pictures", file=sys.stderr)
         if not people:
             return None
-        return read_photo(landmarker.with_parts(picture, people[0]), renders[index].height).values
+        return read_photo(landmarker.with_parts(picture, people[0]), renders[index].height).profile
 
     items = [(index, number) for number in looks for index in range(len(renders))]
     found = [
@@ -94,7 +94,7 @@ def read_all(renders: list[Render], looks: tuple[int, ...], model: Path, cache: 
             values=readings.values,
             owners=readings.owners,
             first_look=readings.first_look,
-            inputs=list(INPUTS),
+            inputs=list(SIDE_INPUTS),
             renders=names,
         )
     return readings

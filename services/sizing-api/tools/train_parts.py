@@ -5,7 +5,7 @@
 
 FOLDER holds train.csv with its pictures and parts/train/NAME.png, which part of the body each pixel is and
 whether clothes cover it. Needs `pip install torch==2.13.0 onnx` beside the development environment: PyTorch
-is in no lock of this repository, because only this tool uses it. About twenty minutes of two cores that have
+is in no lock of this repository, because only this tool uses it. About thirty minutes of two cores that have
 nothing else to do. Colours, light, backgrounds, sharpness and masks are varied strongly, so that photographs
 are not foreign. After it, fit the method again (`make calibrate`).
 """
@@ -39,13 +39,14 @@ from wearon_sizing.torso import (
     COVERED,
     CROP,
     LAYERS,
+    PARTS,
     crop_matrix,
     face_colour,
     layers_of,
 )
 
 OUTPUT = Path(__file__).resolve().parents[1] / "src" / "wearon_sizing" / "parts.onnx"
-ROUNDS, BATCH = 22, 16
+ROUNDS, BATCH = 36, 16
 STRIP = 8
 """Columns beside the crop that carry the face's colour."""
 MARGIN = 14
@@ -72,9 +73,11 @@ class Net(nn.Module):
         self.from_d, self.c2 = nn.Conv2d(80, 56, 1), Block(56, 56)
         self.from_c, self.b2 = nn.Conv2d(56, 40, 1), Block(40, 40)
         self.from_b, self.a2 = nn.Conv2d(40, 12, 1), Block(12, 12)
-        self.last, self.full = nn.Conv2d(12, 12, 3, 1, 1), nn.PixelShuffle(2)
+        self.last = nn.Conv2d(12, 4 * PARTS, 3, 1, 1)
 
     def forward(self, layers: torch.Tensor) -> torch.Tensor:
+        """(n, 4 * PARTS, CROP / 2, CROP / 2): of each part the four pixels of every square of 2 × 2."""
+
         def up(values: torch.Tensor) -> torch.Tensor:
             return functional.interpolate(values, scale_factor=2, mode="nearest")
 
@@ -84,7 +87,7 @@ class Net(nn.Module):
         c = self.c2(c + up(self.from_d(self.d(c))))
         b = self.b2(b + up(self.from_c(c)))
         a = self.a2(a + up(self.from_b(b)))
-        return torch.sigmoid(self.full(self.last(a)))
+        return torch.sigmoid(self.last(a))
 
 
 @dataclass(frozen=True)
@@ -156,11 +159,11 @@ def varied(
 def blemished(mask: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """The mask as other photographs may give it: soft, too wide, too narrow, with closed gaps."""
     kind = rng.random()
-    if kind < 0.15:
+    if kind < 0.12:
         return cv2.GaussianBlur(mask, (0, 0), rng.uniform(1, 3))
-    if kind < 0.3:
+    if kind < 0.22:
         return cv2.dilate(mask, np.ones((3, 3), np.uint8), iterations=int(rng.integers(1, 4)))
-    if kind < 0.38:
+    if kind < 0.28:
         return cv2.erode(mask, np.ones((3, 3), np.uint8), iterations=int(rng.integers(1, 3)))
     if kind < 0.5:
         side = int(rng.integers(5, 13))
@@ -235,7 +238,7 @@ def train(examples: list[Example]) -> Net:
             layers, wanted = coming.result()
             if step < len(order):
                 coming = maker.submit(batch, examples, order[step], rng)
-            loss = loss_of(net(layers), wanted)
+            loss = loss_of(functional.pixel_shuffle(net(layers), 2), wanted)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

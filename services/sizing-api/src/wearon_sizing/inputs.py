@@ -74,14 +74,22 @@ INPUTS: Final = (
     *(f"arms_covered_{row:.2f}" for row in ROWS),
     *GEOMETRY,
 )
+SIDE_INPUTS: Final = (
+    *INPUTS,
+    *(f"{edge}_{row:.2f}" for edge in ("front", "back", "arm_at_front", "arm_at_back") for row in ROWS),
+)
+"""In profile an arm often hides one edge of the torso, so how far the body reaches forward and backward count
+apart."""
 TOUCHED: Final = slice(INPUTS.index("touch_chest"), INPUTS.index("touch_hip") + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """`values` in the order of `INPUTS`, and what they were taken from, for pictures of an explanation."""
+    """`values` in the order of `INPUTS`; `profile` in the order of `SIDE_INPUTS`, for a side photo; and what
+    they were taken from, for pictures of an explanation."""
 
     values: Array
+    profile: Array
     silhouette: Silhouette
     torso: TorsoProfile
 
@@ -92,7 +100,8 @@ def read_photo(person: Person, height_cm: float) -> Reading:
     if person.parts is None:
         raise ValueError("the person has no part map")
     silhouette = measure_silhouette(person, height_cm)
-    torso = measure_torso(person.parts, silhouette.frame)
+    placed = silhouette.frame.place(person.points)
+    torso = measure_torso(person.parts, silhouette.frame, float(placed[list(HIPS), 0].mean()))
     values = np.concatenate(
         [
             silhouette.values,
@@ -103,7 +112,17 @@ def read_photo(person: Person, height_cm: float) -> Reading:
             geometry(person, silhouette.frame, height_cm),
         ]
     )
-    return Reading(values, silhouette, torso)
+    # The edge in front first.
+    order = [0, 1] if faces_left(placed) else [1, 0]
+    edges = [torso.halves[:, order].T.ravel(), torso.touching[:, order].T.ravel()]
+    return Reading(values, np.concatenate([values, *edges]), silhouette, torso)
+
+
+def faces_left(placed: Array) -> bool:
+    """Whether nose and toes point to the left in the picture. `placed` (33, 2) in body coordinates."""
+    nose = placed[NOSE, 0] - placed[[EAR_L, EAR_R], 0].mean()
+    toes = placed[[TOE_L, TOE_R], 0].mean() - placed[[HEEL_L, HEEL_R], 0].mean()
+    return bool(nose + toes < 0)
 
 
 def lean(world: NDArray[np.float64], upper: tuple[int, int], lower: tuple[int, int]) -> float:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from wearon_contracts.sizing import Gender
 from wearon_sizing.correction import Correction, Space, correction_from
-from wearon_sizing.inputs import INPUTS, TOUCHED
+from wearon_sizing.inputs import INPUTS, SIDE_INPUTS, TOUCHED
 from wearon_sizing.population import LENGTHS, SEXES, Length, Population, Posterior, load_population, mixed
 from wearon_sizing.silhouette import Array
 
@@ -180,7 +180,8 @@ class Method:
         gender: Gender | None = None,
         side: Array | None = None,
     ) -> PhotoEstimate:
-        """Lengths of one person. `front`, `side` (INPUTS,): what was read in the photos."""
+        """Lengths of one person. `front` (INPUTS,), `side` (SIDE_INPUTS,): what was read in
+        the photos."""
         looked = self._look(front, height_cm, gender, side)
         body, ease, familiar = self._over_sexes(front, height_cm, None, gender, looked)
         before = self.population.without_photo(height_cm, None, gender)
@@ -273,7 +274,7 @@ def seen_by(
 
 
 def _read(reader: Correction, inputs: Array, unweighed: Array) -> list[Seen]:
-    """One for each row of `unweighed` (n, 5). `inputs` (INPUTS,)."""
+    """One for each row of `unweighed` (n, 5). `inputs` (INPUTS or SIDE_INPUTS,)."""
     outputs, familiar = reader(np.tile(inputs, (len(unweighed), 1)), unweighed)
     return [
         Seen(row[: -len(WIDTHS)], row[-len(WIDTHS) :], float(alike))
@@ -293,7 +294,7 @@ def load_method() -> Method:
 
 
 def method_from(document: Mapping[str, Any], arrays: Mapping[str, Array]) -> Method:
-    if tuple(document["inputs"]) != INPUTS:
+    if tuple(document["inputs"]) != SIDE_INPUTS:
         raise ValueError("method.json was fitted on other inputs than this code reads; run make calibrate")
 
     def step(kind: str, weighed: bool) -> Step:

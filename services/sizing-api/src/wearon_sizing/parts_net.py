@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wearon_sizing.torso import whole_parts
+
 
 class PartsNet:
     """For one thread at a time; a fifth of what finding the person takes. tools/train_parts.py writes it."""
@@ -17,7 +19,7 @@ class PartsNet:
         self._net = cv2.dnn.readNetFromONNX(model)
 
     def parts(self, layers: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(3, CROP, CROP) 0 to 1: how much of each pixel is arm, the rest of the body, and under clothes.
+        """(PARTS, CROP, CROP) 0 to 1: how much of each pixel is arm, the rest of the body, and under clothes.
         `layers`: `torso.net_input`."""
         self._net.setInput(layers[None])
-        return np.array(self._net.forward()[0], np.float32)
+        return whole_parts(np.asarray(self._net.forward()[0], np.float32))

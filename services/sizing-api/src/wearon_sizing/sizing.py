@@ -152,7 +152,7 @@ def assess(
     """Measure and size one person. `side`: the same one in profile, or why that photo cannot be used. Raises
     PhotoRefusedError."""
     reading = read_photo(person, shopper.height_cm)
-    profile = read_photo(side, shopper.height_cm).values if isinstance(side, Person) else None
+    profile = read_photo(side, shopper.height_cm).profile if isinstance(side, Person) else None
     found = method.estimate(reading.values, shopper.height_cm, shopper.weight_kg, shopper.gender, profile)
     body = found.body
     for name, (least, most) in PLAUSIBLE_PER_HEIGHT.items():

@@ -32,7 +32,7 @@ from wearon_sizing.silhouette import (
     middle,
 )
 
-CROP: Final = 160
+CROP: Final = 144
 """Pixels on each side of the crop."""
 LAYERS: Final = 6
 HEIGHT_IN_CROP: Final = 283.333
@@ -48,7 +48,8 @@ HUE_SPREAD: Final = 0.15
 BRIGHTNESS_SPREAD: Final = 0.6
 DARKEST: Final = 20.0
 """Added to colours of 0 to 255 before their logarithm is taken, so that noise in the dark counts little."""
-ARM, BODY, COVERED = 0, 1, 2
+PARTS: Final = 3
+ARM, BODY, COVERED = range(PARTS)
 """What the network says of each pixel, 0 to 1: arm, the rest of the body, clothes."""
 # Levels across the torso, 0 the shoulder line to 1 the hip line.
 ROWS: Final = np.linspace(0.1, 1.3, 25)
@@ -60,15 +61,22 @@ TOUCH_PIXELS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class TorsoProfile:
-    """Along ROWS, in cm: `widths` (n,) of the body without arms, `arms` (n,) of both arms together;
-    `touching` (n, 2) whether an arm lies at the left and at the right edge; `edges` (n, 2) from the crop's
-    middle; `arms_covered` (n,) the share of the arms under clothes, 0 to 1."""
+    """Along ROWS, in cm: `halves` (n, 2), how far the body without arms reaches to the left and to the right
+    of the line from the shoulders to the hips; `arms` (n,) the width of both arms together; `touching` (n, 2)
+    whether an arm lies at the left and at the right edge; `edges` (n, 2) from the crop's middle;
+    `arms_covered` (n,) the share of the arms under clothes, 0 to 1."""
 
-    widths: Array
+    halves: Array
     arms: Array
     touching: NDArray[np.bool_]
     edges: Array
     arms_covered: Array
+
+    @property
+    def widths(self) -> Array:
+        """(n,) of the body without arms."""
+        widths: Array = self.halves.sum(axis=1)
+        return widths
 
 
 def crop_matrix(person: Person, frame: Frame) -> Array:
@@ -140,10 +148,19 @@ def arm_lines(points: Array) -> NDArray[np.uint8]:
     return np.asarray(cv2.GaussianBlur(lines, (7, 7), 0), np.uint8)
 
 
-def measure_torso(parts: NDArray[np.float32], frame: Frame) -> TorsoProfile:
-    """`parts` (3, CROP, CROP): how much of each pixel is arm, the rest of the body, and under clothes."""
-    cm = frame.cm * (frame.bottom - frame.top) / HEIGHT_IN_CROP
-    torso = frame.torso * HEIGHT_IN_CROP / (frame.bottom - frame.top)
+def whole_parts(squares: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(PARTS, CROP, CROP) from what the network says: (4 * PARTS, CROP / 2, CROP / 2), of each part the four
+    pixels of every square of 2 × 2, row by row."""
+    half = CROP // 2
+    four = squares.reshape(PARTS, 2, 2, half, half).transpose(0, 3, 1, 4, 2)
+    return np.ascontiguousarray(four).reshape(PARTS, CROP, CROP)
+
+
+def measure_torso(parts: NDArray[np.float32], frame: Frame, hips: float) -> TorsoProfile:
+    """`parts` (PARTS, CROP, CROP): how much of each pixel is arm, the rest of the body, and under clothes;
+    `hips`: how far their middle lies across from that of the shoulders, in pixels of the picture."""
+    scale = HEIGHT_IN_CROP / (frame.bottom - frame.top)
+    cm, torso = frame.cm / scale, frame.torso * scale
     at = np.round(SHOULDERS_IN_CROP + ROWS * torso).astype(int)
     rows = np.clip(at[:, None] + np.arange(-2, 3), 0, CROP - 1)
     arm, body, covered = np.einsum("prnc,n->prc", parts[:, rows], NEIGHBOURHOOD).astype(np.float64)
@@ -156,8 +173,12 @@ def measure_torso(parts: NDArray[np.float32], frame: Frame) -> TorsoProfile:
     touching = np.stack([((arm > 0.5) & near).any(axis=1) for near in (near_left, near_right)], axis=1)
     # An arm before the body hides it; what lies between two edges of the body belongs to it.
     inside = (columns >= first[:, None]) & (columns <= last[:, None])
+    solid_body = np.maximum(body, arm * inside)
+    # The crop's middle lies between shoulders and hips.
+    middles = CROP / 2 + (np.clip(ROWS, 0, 1) - 0.5) * hips * scale
+    left = (solid_body * np.clip(middles[:, None] - columns, 0, 1)).sum(axis=1)
     return TorsoProfile(
-        widths=(np.maximum(body, arm * inside)).sum(axis=1) * cm,
+        halves=np.stack([left, solid_body.sum(axis=1) - left], axis=1) * cm,
         arms=arm.sum(axis=1) * cm,
         touching=touching,
         edges=np.stack([first - CROP / 2, last + 1 - CROP / 2], axis=1) * cm,
