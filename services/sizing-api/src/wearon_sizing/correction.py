@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from wearon_sizing.reading_nets import ReadingNets
 from wearon_sizing.silhouette import Array
 
 Floats = NDArray[np.floating[Any]]
@@ -50,17 +51,29 @@ class Space:
     expected_mean: Array
     expected_scale: Array
 
+    def standardised(self, inputs: Array) -> Array:
+        """(n, inputs) in standard deviations from the mean, within LIMIT."""
+        standard: Array = np.clip((inputs - self.mean) / self.scale, -LIMIT, LIMIT)
+        return standard
+
+    def standardised_lengths(self, expected: Array) -> Array:
+        """(n, 5), the same of the expected lengths."""
+        standard: Array = np.clip((expected - self.expected_mean) / self.expected_scale, -LIMIT, LIMIT)
+        return standard
+
     def directions(self, inputs: Array) -> Array:
         """(n, directions): the standardised inputs on their main directions."""
-        seen: Array = np.clip((inputs - self.mean) / self.scale, -LIMIT, LIMIT) @ self.basis
+        seen: Array = self.standardised(inputs) @ self.basis
         return seen
 
     def place(self, inputs: Array, expected: Array) -> Array:
         """(n, directions + 5), scaled so that squared distances are means over the inputs."""
-        return self.scaled(
-            self.directions(inputs),
-            np.clip((expected - self.expected_mean) / self.expected_scale, -LIMIT, LIMIT),
-        )
+        return self.scaled(self.directions(inputs), self.standardised_lengths(expected))
+
+    def beside(self, inputs: Array, expected: Array) -> NDArray[np.float32]:
+        """(n, inputs + 5): standardised inputs and lengths, for networks."""
+        both = np.column_stack([self.standardised(inputs), self.standardised_lengths(expected)])
+        return both.astype(np.float32)
 
     def scaled(self, places: Array, expected: Array) -> Array:
         """The two parts of a place beside each other: on the main directions, and standardised lengths."""
@@ -120,6 +133,26 @@ class Correction:
         familiar = familiarity(likeness(squared), self.usual_likeness)
         outputs: Array = self.usual + bells(squared) @ self.strengths
         return outputs, familiar
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads a photo twice, with the `process` and with `nets`, and takes the mean: they err differently.
+    How familiar a photo looks is the process's to say."""
+
+    process: Correction
+    nets: ReadingNets
+
+    def __call__(self, inputs: Array, expected: Array) -> tuple[Array, Array]:
+        """As a `Correction`."""
+        outputs, familiar = self.process(inputs, expected)
+        return read_twice(outputs, self.nets(self.process.space.beside(inputs, expected))), familiar
+
+
+def read_twice(process: Array, nets: Array) -> Array:
+    """(n, outputs): what process and networks say together."""
+    mean: Array = (process + nets) / 2
+    return mean
 
 
 def correction_from(arrays: Mapping[str, Array], name: str) -> Correction:

@@ -3,7 +3,8 @@
 For each sex that is possible, the population model says what to expect (`population.py`); the photos shift
 that by a learned correction (`correction.py`) times the credit that these photos deserve, and narrow it as
 much as photos like them narrowed it for people who were left out of the fit. docs/sizing.md has the formulas
-on a page; the numbers are in `method.json`, `front.npz` and `side.npz`, written by tools/calibrate.py.
+on a page; the numbers are in `method.json`, `front.npz`, `front_nets.npz` and `side.npz`, written by
+tools/calibrate.py.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wearon_contracts.sizing import Gender
-from wearon_sizing.correction import Correction, Space, correction_from
+from wearon_sizing.correction import Correction, Reader, Space, correction_from
 from wearon_sizing.inputs import INPUTS, SIDE_INPUTS, TOUCHED
 from wearon_sizing.population import LENGTHS, SEXES, Length, Population, Posterior, load_population, mixed
+from wearon_sizing.reading_nets import nets_from
 from wearon_sizing.silhouette import Array
 
 GIRTHS: Final[tuple[Length, ...]] = LENGTHS[:3]
@@ -33,6 +35,8 @@ most 88 % of renders."""
 CONTRADICTION: Final = 3.0
 """From this many standard deviations between what the weight and what the photo say, one of them is wrong."""
 MOST_WIDENED: Final = 2.0
+TIE: Final = 1e-6
+"""Spreads whose ratio is so near 1 differ by rounding alone."""
 QUALITY: Final = ("one", "looseness", "touching", "stoutness", "unfamiliar")
 MOST_SEX_ODDS: Final = 4.0
 """Logarithm of the odds that a photo may add at most for one sex: photographs are not renders, on which it is
@@ -164,7 +168,7 @@ class Method:
 
     version: str
     population: Population
-    front_reader: Correction
+    front_reader: Reader
     side_reader: Correction
     sex_line: SexLine
     front: Mapping[bool, Step]
@@ -226,7 +230,7 @@ class Method:
         shares = list(likely.values())
         if len(shares) == len(SEXES):
             familiar = float(np.average([seen.familiar for seen in fronts], weights=shares))
-            odds = self.sex_line.odds(self.front_reader.space, front, familiar)
+            odds = self.sex_line.odds(self.front_reader.process.space, front, familiar)
             shares = weighed_by_odds(shares, odds)
         ease = float(np.average([seen.ease for seen in fronts], weights=shares))
         familiar = float(np.average([seen.familiar for seen in fronts], weights=shares))
@@ -245,7 +249,7 @@ class Method:
         # A profile says little about some lengths, such as the shoulders' breadth; there the front alone
         # knows better, and its mean is taken along with its spread.
         spread, alone = np.sqrt(np.diag(both.covariance)), np.sqrt(np.diag(body.covariance))
-        mean = np.where(spread < alone, both.mean, body.mean)
+        mean = np.where(spread < (1 - TIE) * alone, both.mean, body.mean)
         spreads = np.minimum(spread, alone)
         covariance = self.side[weighed].correlations * np.outer(spreads, spreads)
         return Posterior(both.weights, mean[None], covariance[None])
@@ -273,7 +277,7 @@ def seen_by(
     return narrowed(step, added, known, sex, terms)
 
 
-def _read(reader: Correction, inputs: Array, unweighed: Array) -> list[Seen]:
+def _read(reader: Correction | Reader, inputs: Array, unweighed: Array) -> list[Seen]:
     """One for each row of `unweighed` (n, 5). `inputs` (INPUTS or SIDE_INPUTS,)."""
     outputs, familiar = reader(np.tile(inputs, (len(unweighed), 1)), unweighed)
     return [
@@ -287,7 +291,7 @@ def load_method() -> Method:
     folder = files("wearon_sizing")
     document = json.loads(folder.joinpath("method.json").read_text())
     arrays: dict[str, Array] = {}
-    for name in ("front", "side"):
+    for name in ("front", "front_nets", "side"):
         with np.load(io.BytesIO(folder.joinpath(f"{name}.npz").read_bytes())) as kept:
             arrays |= dict(kept)
     return method_from(document, arrays)
@@ -311,7 +315,7 @@ def method_from(document: Mapping[str, Any], arrays: Mapping[str, Array]) -> Met
     return Method(
         version=str(document["version"]),
         population=load_population(),
-        front_reader=correction_from(arrays, "front"),
+        front_reader=Reader(correction_from(arrays, "front"), nets_from(arrays, "nets")),
         side_reader=correction_from(arrays, "side"),
         sex_line=SexLine(np.asarray(arrays["sex_slopes"], np.float64), float(arrays["sex_start"])),
         front={weighed: step("front", weighed) for weighed in (False, True)},

@@ -48,7 +48,7 @@ class ModelMissingError(Exception):
 
 
 class Landmarker:
-    """A pose landmarker with masks, for one thread at a time; 17 ms for a picture on one core.
+    """A pose landmarker with masks, for one thread at a time; most of what an answer takes.
 
     Raises ModelMissingError when `model_path` holds no model.
     """
