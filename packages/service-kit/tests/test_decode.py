@@ -413,6 +413,19 @@ def test_thin_lines_stay_sharp_in_a_picture_decoded_at_half_its_size() -> None:
     assert difference(open_rgb(encoded(scene, "JPEG", quality=92), max_side=512), expected) < 3.5
 
 
+def test_a_picture_that_need_not_be_sharp_is_the_same_but_softer() -> None:
+    # Lines two pixels apart: as fine as the smaller picture can show.
+    scene = Image.new("RGB", (480, 640), WHITE)
+    for x in range(0, 480, 4):
+        scene.paste(BLUE, (x, 0, x + 2, 640))
+    data = encoded(scene, "JPEG", quality=95, subsampling=0)
+    sharp, soft = (open_rgb(data, max_side=480, sharp=choice) for choice in (True, False))
+    assert soft.size == sharp.size == (360, 480)
+    assert difference(sharp, soft) < 30
+    contrasts = [sum(ImageStat.Stat(image).stddev) for image in (sharp, soft)]
+    assert contrasts[1] < 0.98 * contrasts[0]
+
+
 # Truncation and rubbish
 
 
