@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -23,7 +24,7 @@ from wearon_sizing.silhouette import (
     SHOULDER_L,
     SHOULDER_R,
 )
-from wearon_sizing.sizing import LONG_SIDE, PhotoRefusedError, Shopper, assess, find_person
+from wearon_sizing.sizing import PhotoRefusedError, Shopper, assess, find_person, open_photo
 
 from .studio import DRESS, Sitter, pixels, with_forearm_turned
 
@@ -32,12 +33,10 @@ Change = Callable[[Image.Image], Image.Image]
 
 def judge(landmarker: Landmarker, method: Method, picture: Image.Image, height: float) -> ErrorCode | None:
     """The code of the refusal, None when it was measured. The picture comes as the service decodes it."""
-    seen = picture.copy()
-    if max(seen.size) > LONG_SIDE:
-        scale = LONG_SIDE / max(seen.size)
-        seen = seen.resize((round(seen.width * scale), round(seen.height * scale)), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.save(file, "PNG")
     try:
-        assess(find_person(landmarker, pixels(seen)), Shopper(height), method)
+        assess(find_person(landmarker, open_photo(file.getvalue())), Shopper(height), method)
     except PhotoRefusedError as refusal:
         return refusal.code
     return None

@@ -32,13 +32,13 @@ from wearon_sizing.pose import Landmarker
 from wearon_sizing.silhouette import Array, Person
 from wearon_sizing.sizes import SIZES
 from wearon_sizing.sizing import (
-    LONG_SIDE,
     Assessment,
     PhotoRefusedError,
     Shopper,
     assess,
     find_person,
     find_side_person,
+    open_photo,
 )
 
 WAYS = ("height", "height, sex", "height, weight", "height, sex, weight")
@@ -80,12 +80,6 @@ def shopper_of(render: Render, way: str) -> Shopper:
     )
 
 
-def opened(path: Path) -> Image.Image:
-    picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    picture.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.HAMMING)
-    return picture
-
-
 def changes(picture: Image.Image) -> list[Image.Image]:
     """The same photo mirrored, shrunk, darkened, with more around it, and saved badly."""
     width, height = picture.size
@@ -111,7 +105,7 @@ class Bench:
         number, render = item
         look = Look(render)
         try:
-            person = find_person(landmarker, np.asarray(opened(render.path)))
+            person = find_person(landmarker, open_photo(render.path.read_bytes()))
             side = self._side(landmarker, render)
             for way in WAYS:
                 self._ask(look, way, person, side)
@@ -126,7 +120,7 @@ class Bench:
         if profile is None:
             return None
         try:
-            return find_side_person(landmarker, np.asarray(opened(profile.path)))
+            return find_side_person(landmarker, open_photo(profile.path.read_bytes()))
         except PhotoRefusedError:
             return None
 
@@ -142,7 +136,7 @@ class Bench:
 
     def _changed(self, landmarker: Landmarker, render: Render) -> list[Assessment]:
         found = []
-        for picture in changes(opened(render.path)):
+        for picture in changes(Image.fromarray(open_photo(render.path.read_bytes()))):
             try:
                 person = find_person(landmarker, np.asarray(picture))
                 found.append(assess(person, shopper_of(render, "height, sex, weight"), self._method))

@@ -25,7 +25,6 @@ from pathlib import Path
 
 import numpy as np
 from earlier_method import load_earlier
-from numpy.typing import NDArray
 
 from wearon_contracts.errors import ErrorCode, sentence
 from wearon_contracts.sizing import Gender
@@ -137,10 +136,6 @@ def _subject(folder: Path, row: dict[str, str]) -> Subject:
     )
 
 
-def opened(path: Path) -> NDArray[np.uint8]:
-    return open_photo(path.read_bytes())
-
-
 def examine(landmarker: Landmarker, subject: Subject, method: Method) -> None:
     """Fill in what is found: without a photo, from the photo, and with the side photo."""
     shopper = subject.shopper
@@ -148,7 +143,7 @@ def examine(landmarker: Landmarker, subject: Subject, method: Method) -> None:
         shopper.height_cm, shopper.weight_kg, shopper.gender
     )
     try:
-        person = find_person(landmarker, opened(subject.image))
+        person = find_person(landmarker, open_photo(subject.image.read_bytes()))
         alone = assess(person, shopper, method)
     except PhotoRefusedError as refusal:
         subject.refusal = refusal.code
@@ -165,7 +160,7 @@ def examine(landmarker: Landmarker, subject: Subject, method: Method) -> None:
 
 def _side(landmarker: Landmarker, path: Path) -> Person | ErrorCode:
     try:
-        return find_side_person(landmarker, opened(path))
+        return find_side_person(landmarker, open_photo(path.read_bytes()))
     except PhotoRefusedError as refusal:
         return refusal.code
 

@@ -142,10 +142,8 @@ class Unseen:
 
 def left_out(sample: Sample, noise: float) -> Unseen:
     """Every row from a fit without its body's fold."""
-    folds = folds_of(sample.bodies)
-    outputs, alike = np.zeros_like(sample.targets), np.zeros(len(folds))
-    for fold in range(FOLDS):
-        out = folds == fold
+    outputs, alike = np.zeros_like(sample.targets), np.zeros(len(sample.bodies))
+    for out in folds_of(sample.bodies):
         fitted = fit(sample.part(~out), noise).correction
         squared = squared_distances(
             fitted.space.place(sample.inputs[out], sample.expected[out]), fitted.points
@@ -166,11 +164,12 @@ def fit_credit(added: Array, gaps: Array, familiar: Array, ease: Array) -> Array
     return credit
 
 
-def folds_of(bodies: NDArray[np.intp]) -> NDArray[np.intp]:
+def folds_of(bodies: NDArray[np.intp]) -> list[NDArray[np.bool_]]:
+    """FOLDS times the rows (n,) to leave out; each row once, and those of one body together."""
     order = np.random.default_rng(20240501).permutation(bodies.max() + 1)
     fold_of_body = np.empty_like(order)
     fold_of_body[order] = np.arange(len(order)) % FOLDS
-    return fold_of_body[bodies]
+    return [fold_of_body[bodies] == fold for fold in range(FOLDS)]
 
 
 def fit_spread(terms: Array, errors: Array) -> Array:
@@ -318,16 +317,15 @@ def read_in(photos: Photos, sample: Sample, name: str, by_nets: Array | None = N
 
 def nets_of(sample: Sample) -> tuple[Array, ReadingNets]:
     """What networks read for people who were left out (n, outputs), and those trained on all."""
-    folds, read = folds_of(sample.bodies), np.zeros_like(sample.targets)
-    for fold in range(FOLDS):
-        out = folds == fold
-        print(f"training networks without fold {fold + 1} of {FOLDS}", file=sys.stderr)
+    read = np.zeros_like(sample.targets)
+    for number, out in enumerate(folds_of(sample.bodies), start=1):
+        print(f"training networks without fold {number} of {FOLDS}", file=sys.stderr)
         some = sample.part(~out)
         space = space_of(some)
-        nets = fit_nets(space.beside(some.inputs, some.expected), some.targets)
-        read[out] = nets(space.beside(sample.inputs[out], sample.expected[out]))
+        nets = fit_nets(space.for_nets(some.inputs, some.expected), some.targets)
+        read[out] = nets(space.for_nets(sample.inputs[out], sample.expected[out]))
     space = space_of(sample)
-    return read, fit_nets(space.beside(sample.inputs, sample.expected), sample.targets)
+    return read, fit_nets(space.for_nets(sample.inputs, sample.expected), sample.targets)
 
 
 def sex_scores(seen: Array, sexes: NDArray[np.intp]) -> tuple[NDArray[np.floating[Any]], float]:
@@ -340,9 +338,8 @@ def sex_scores(seen: Array, sexes: NDArray[np.intp]) -> tuple[NDArray[np.floatin
 
 def fit_sex(photos: Photos, sample: Sample) -> dict[str, NDArray[Any]]:
     """The arrays of the line that tells the sex; its odds come from people who were left out."""
-    folds, scores = folds_of(sample.bodies), np.zeros(len(photos.sexes))
-    for fold in range(FOLDS):
-        out = folds == fold
+    scores = np.zeros(len(photos.sexes))
+    for out in folds_of(sample.bodies):
         space = space_of(sample.part(~out))
         slopes, start = sex_scores(space.directions(sample.inputs[~out]), photos.sexes[~out])
         scores[out] = start + space.directions(sample.inputs[out]) @ slopes

@@ -18,7 +18,7 @@ from wearon_sizing.gates import by_size
 from wearon_sizing.inputs import SIDE_INPUTS, read_photo
 from wearon_sizing.pose import Landmarker
 from wearon_sizing.silhouette import Array
-from wearon_sizing.sizing import LONG_SIDE
+from wearon_sizing.sizing import LONG_SIDE, open_photo
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,14 @@ class Readings:
 def look(path: Path, number: int) -> NDArray[np.uint8]:
     """The picture as a shopper might have sent it: 0 as it is, 1 mirrored, from 2 on zoomed, shifted, re-lit
     and re-compressed, odd ones mirrored as well. The same every time."""
+    if number < 2:
+        seen = open_photo(path.read_bytes())
+        return np.ascontiguousarray(seen[:, ::-1]) if number else seen
     picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
     if number % 2:
         picture = ImageOps.mirror(picture)
     fit = min(1.0, LONG_SIDE / max(picture.size))
     frame = [round(side * fit) for side in picture.size]
-    if number < 2:
-        return np.asarray(picture.resize((frame[0], frame[1]), Image.Resampling.HAMMING))
     seed = hashlib.sha256(f"{path.stem} {number}".encode()).digest()
     rng = np.random.default_rng(list(seed))
     fit *= rng.uniform(0.75, 1.0)

@@ -10,10 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import structlog
 import uvicorn
-from numpy.typing import NDArray
 
 from wearon_contracts.errors import ErrorCode, sentence
 from wearon_contracts.sizing import Gender
@@ -142,7 +140,7 @@ def explain_photo(options: argparse.Namespace) -> int:
     shopper = Shopper(options.height, options.weight, options.gender)
     method = load_method()
     try:
-        picture = _picture(options.photo)
+        picture = open_photo(options.photo.read_bytes())
         with Landmarker(settings.mediapipe_model_path) as landmarker:
             people = by_size(landmarker.detect(picture))
             try:
@@ -169,14 +167,10 @@ def explain_photo(options: argparse.Namespace) -> int:
     return 0
 
 
-def _picture(path: Path) -> NDArray[np.uint8]:
-    return open_photo(path.read_bytes())
-
-
 def _side_person(landmarker: Landmarker, path: Path) -> Person | ErrorCode:
     """Who is in the side photo, or why it cannot be used."""
     try:
-        return find_side_person(landmarker, _picture(path))
+        return find_side_person(landmarker, open_photo(path.read_bytes()))
     except (ImageRefused, PhotoRefusedError) as refusal:
         return refusal.code
 

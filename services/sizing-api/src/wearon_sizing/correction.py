@@ -70,8 +70,8 @@ class Space:
         """(n, directions + 5), scaled so that squared distances are means over the inputs."""
         return self.scaled(self.directions(inputs), self.standardised_lengths(expected))
 
-    def beside(self, inputs: Array, expected: Array) -> NDArray[np.float32]:
-        """(n, inputs + 5): standardised inputs and lengths, for networks."""
+    def for_nets(self, inputs: Array, expected: Array) -> NDArray[np.float32]:
+        """(n, inputs + 5): standardised inputs, and lengths beside them."""
         both = np.column_stack([self.standardised(inputs), self.standardised_lengths(expected)])
         return both.astype(np.float32)
 
@@ -146,7 +146,7 @@ class Reader:
     def __call__(self, inputs: Array, expected: Array) -> tuple[Array, Array]:
         """As a `Correction`."""
         outputs, familiar = self.process(inputs, expected)
-        return read_twice(outputs, self.nets(self.process.space.beside(inputs, expected))), familiar
+        return read_twice(outputs, self.nets(self.process.space.for_nets(inputs, expected))), familiar
 
 
 def read_twice(process: Array, nets: Array) -> Array:

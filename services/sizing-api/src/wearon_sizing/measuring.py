@@ -70,9 +70,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What was read in one photo of a person of one sex: `lengths` (5,) in cm, what to add to the
-    expectation without the weight; `widths` (WIDTHS,) in cm; how `familiar` the photo looks, 0 to 1."""
+    """What was read in one photo of a person of one sex: `expected` (5,) in cm, without the weight, and
+    `lengths` (5,), what to add to that; `widths` (WIDTHS,) in cm; how `familiar` the photo looks, 0 to 1."""
 
+    expected: Array
     lengths: Array
     widths: Array
     familiar: float
@@ -184,8 +185,7 @@ class Method:
         gender: Gender | None = None,
         side: Array | None = None,
     ) -> PhotoEstimate:
-        """Lengths of one person. `front` (INPUTS,), `side` (SIDE_INPUTS,): what was read in
-        the photos."""
+        """Lengths of one person. What was read in the photos: `front` (INPUTS,), `side` (SIDE_INPUTS,)."""
         looked = self._look(front, height_cm, gender, side)
         body, ease, familiar = self._over_sexes(front, height_cm, None, gender, looked)
         before = self.population.without_photo(height_cm, None, gender)
@@ -240,12 +240,11 @@ class Method:
         self, front: Array, height_cm: float, weight_kg: float | None, sex: Gender, seen: Sequence[Seen]
     ) -> Posterior:
         weighed = weight_kg is not None
-        unweighed = self.population.sexes[sex].people(height_cm, None).mean
         known = self.population.sexes[sex].people(height_cm, weight_kg)
-        body = seen_by(self.front[weighed], front, seen[:1], known, (unweighed, sex))
+        body = seen_by(self.front[weighed], front, seen[:1], known, sex)
         if len(seen) == 1:
             return body
-        both = seen_by(self.side[weighed], front, seen, known, (unweighed, sex))
+        both = seen_by(self.side[weighed], front, seen, known, sex)
         # A profile says little about some lengths, such as the shoulders' breadth; there the front alone
         # knows better, and its mean is taken along with its spread.
         spread, alone = np.sqrt(np.diag(both.covariance)), np.sqrt(np.diag(body.covariance))
@@ -255,12 +254,9 @@ class Method:
         return Posterior(both.weights, mean[None], covariance[None])
 
 
-def seen_by(
-    step: Step, front: Array, seen: Sequence[Seen], known: Posterior, without_weight: tuple[Array, Gender]
-) -> Posterior:
-    """`known`, corrected by what was `seen` in the photos, the front first. `front` (INPUTS,);
-    `without_weight`: the lengths (5,) in cm to expect of somebody of this height and sex, and that sex."""
-    unweighed, sex = without_weight
+def seen_by(step: Step, front: Array, seen: Sequence[Seen], known: Posterior, sex: Gender) -> Posterior:
+    """`known` of somebody of this sex, corrected by what was `seen` in the photos, the front first. `front`
+    (INPUTS,)."""
     ease = np.array([np.mean([photo.ease for photo in seen])])
     familiar = np.array([min(photo.familiar for photo in seen)])
     expected = known.mean[None]
@@ -269,7 +265,7 @@ def seen_by(
         numbers = numbers_read(
             front[None, INPUTS.index("height")],
             np.array([SEXES.index(sex)]),
-            (unweighed + seen[0].lengths)[None],
+            (seen[0].expected + seen[0].lengths)[None],
             *(photo.widths[None] for photo in seen),
         )
         added = step.correction(numbers, expected)[0][0]
@@ -281,8 +277,8 @@ def _read(reader: Correction | Reader, inputs: Array, unweighed: Array) -> list[
     """One for each row of `unweighed` (n, 5). `inputs` (INPUTS or SIDE_INPUTS,)."""
     outputs, familiar = reader(np.tile(inputs, (len(unweighed), 1)), unweighed)
     return [
-        Seen(row[: -len(WIDTHS)], row[-len(WIDTHS) :], float(alike))
-        for row, alike in zip(outputs, familiar, strict=True)
+        Seen(expected, row[: -len(WIDTHS)], row[-len(WIDTHS) :], float(alike))
+        for expected, row, alike in zip(unweighed, outputs, familiar, strict=True)
     ]
 
 

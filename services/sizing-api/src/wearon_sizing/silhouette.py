@@ -22,6 +22,7 @@ Array = NDArray[np.float64]
 NOSE, EYE_L, EYE_R, EAR_L, EAR_R, MOUTH_L, MOUTH_R = 0, 3, 6, 7, 8, 9, 10
 SHOULDER_L, SHOULDER_R, ELBOW_L, ELBOW_R, WRIST_L, WRIST_R, INDEX_L, INDEX_R = 11, 12, 13, 14, 15, 16, 19, 20
 HIP_L, HIP_R, KNEE_L, KNEE_R, ANKLE_L, ANKLE_R = 23, 24, 25, 26, 27, 28
+ARM_CHAINS: Final = ((SHOULDER_L, ELBOW_L, WRIST_L, INDEX_L), (SHOULDER_R, ELBOW_R, WRIST_R, INDEX_R))
 
 # Rows across the torso, 0 shoulder line to 1 hip line; across the body, 0 crown to 1 soles; across a limb,
 # 0 its upper joint to 1 its lower one.
@@ -149,7 +150,7 @@ def arm_limits(placed: Array, frame: Frame, rows: Array, centre: Array) -> Array
     An arm that touches the torso is cut off there. Infinite where no arm crosses. `placed` (33, 2) landmarks
     in body coordinates, `rows` and `centre` (n,) pixels."""
     limits = np.full((len(rows), 2), np.inf)
-    for chain in ((SHOULDER_L, ELBOW_L, WRIST_L, INDEX_L), (SHOULDER_R, ELBOW_R, WRIST_R, INDEX_R)):
+    for chain in ARM_CHAINS:
         arm = placed[list(chain)]
         order = np.argsort(arm[:, 1])
         x = np.interp(rows, arm[order, 1], arm[order, 0]) - centre

@@ -16,16 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wearon_sizing.silhouette import (
-    ELBOW_L,
-    ELBOW_R,
+    ARM_CHAINS,
     HIP_L,
     HIP_R,
-    INDEX_L,
-    INDEX_R,
-    SHOULDER_L,
-    SHOULDER_R,
-    WRIST_L,
-    WRIST_R,
     Array,
     Frame,
     Person,
@@ -39,7 +32,6 @@ HEIGHT_IN_CROP: Final = 283.333
 """Pixels that the whole body would take; 0.6 cm each for somebody of 170 cm."""
 SHOULDERS_IN_CROP: Final = 16.667
 """The crop's row of the line between the shoulders; it reaches down to half the thigh."""
-ARM_CHAINS: Final = ((SHOULDER_L, ELBOW_L, WRIST_L, INDEX_L), (SHOULDER_R, ELBOW_R, WRIST_R, INDEX_R))
 # Nose, eyes and mouth.
 FACE: Final = (0, 1, 2, 3, 4, 5, 6, 9, 10)
 UNKNOWN_FACE: Final = (128.0, 128.0, 128.0)
