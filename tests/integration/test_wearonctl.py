@@ -667,18 +667,19 @@ def test_a_waiting_session_tells_its_place_in_line(
 ) -> None:
     pauses = len(services[1].events(event="jobs_paused"))
     ask("pause")
+    woken = tryons.order()  # without a job a generator looks for a pause every 30 s only
     try:
         wait_until(
             lambda: len(services[1].events(event="jobs_paused")) > pauses, timeout=20, what="it pauses"
         )
         first, second = tryons.order(), tryons.order()
         wait_until(lambda: ask("session", second.id)["place"], timeout=20, what="it waits")
-        assert ask("session", first.id)["place"]["before"] in (0, 1)
+        assert ask("session", first.id)["place"]["before"] in (0, 1, 2)
         assert ask("session", second.id)["place"]["seconds"] > 0
         assert "before: " in ctl("session", second.id).stdout
     finally:
         ask("resume")
-    tryons.wait_settled(first, second)
+    tryons.wait_settled(woken, first, second)
 
 
 def test_flagged_sessions_are_listed_until_somebody_has_looked(
