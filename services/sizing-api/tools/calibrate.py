@@ -47,7 +47,7 @@ from wearon_sizing.reading_nets import ReadingNets, kept_nets
 from wearon_sizing.silhouette import Array
 
 OUTPUT = Path(__file__).resolve().parents[1] / "src" / "wearon_sizing"
-METHOD_VERSION = "6"
+METHOD_VERSION = "7"
 LOOKS = (0, 3)
 EARLIER_LOOKS = (0,)
 FOLDS = 6
@@ -64,7 +64,7 @@ NOISE = 1.0
 # earlier method did best at 0.3 of their size; today's are already as small as renders of people left out
 # ask for, and fade for unfamiliar photos, so only a margin is taken, and only where the weight is the better
 # witness. It is a guess.
-TAKEN = {"height": 1.0, "weight": 0.9}
+TAKEN_WITH_WEIGHT = 0.9
 SEX_TAKEN = 0.5
 """Of the logarithm of the odds for a sex, as renders give it, what is taken for photographs: a guess."""
 SEX_DAMPING = 100.0
@@ -421,11 +421,52 @@ def report_limit(name: str, photos: Photos, expected: Array, evidence: Evidence)
     )
 
 
+@dataclass(frozen=True)
+class Views:
+    """What was read in all photos, of people who were left out. `truth`, `unweighed` (n, 5) in cm: lengths of
+    the people in front photos, by the newer renders' definitions, and as expected without the weight.
+    `numbers` (n, numbers): what the second correction works from. Photos `ones` from the front and `others`
+    from the side show the same people; `pairs` names the blocks of both."""
+
+    front: Photos
+    truth: Array
+    unweighed: Array
+    seen: Read
+    seen_side: Read
+    numbers: Array
+    ones: NDArray[np.intp]
+    others: NDArray[np.intp]
+    pairs: NDArray[np.str_]
+
+    @property
+    def blocks(self) -> NDArray[np.str_]:
+        """(n,) of the front photos."""
+        return np.array([render.block for render in self.front.renders])
+
+
 def calibrate(
     new: tuple[list[Render], Readings], old: tuple[list[Render], Readings]
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """What goes into method.json, and the arrays of the files beside it by name; prints the errors."""
     population = load_population()
+    views, arrays = read_views(population, new, old)
+    steps: dict[str, Any] = {}
+    for weighed in (False, True):
+        front, spreads = front_step(population, views, arrays, weighed=weighed)
+        if not weighed:
+            measured = [
+                render for render, is_new in zip(views.front.renders, views.front.new, strict=True) if is_new
+            ]
+            best = narrowing_of_the_best(population, measured, spreads)
+        side = side_step(population, views, arrays, weighed=weighed)
+        steps |= {step_name("front", weighed): front, step_name("side", weighed): side}
+    return {"steps": steps, "best_narrowing": round(best, 4)}, arrays
+
+
+def read_views(
+    population: Population, new: tuple[list[Render], Readings], old: tuple[list[Render], Readings]
+) -> tuple[Views, dict[str, dict[str, Any]]]:
+    """What is read in the photos, and the arrays of what reads it."""
     front, side = (photos_of(new, old, view) for view in ("front", "side"))
     layouts = definitions(front, population)
     truth = column(front.renders, *LENGTHS) - ~front.new[:, None] * layouts[front.sexes]
@@ -442,53 +483,67 @@ def calibrate(
         side.bodies,
     )
     seen_side = read_in(side, profile, "side")
-    arrays: dict[str, dict[str, Any]] = {
+    ones, others = np.nonzero(
+        (front.bodies[:, None] == side.bodies) & (front.new & front.plain)[:, None] & side.plain
+    )
+    pairs = [
+        f"{front.renders[one].block}+{side.renders[other].clothing}"
+        for one, other in zip(ones.tolist(), others.tolist(), strict=True)
+    ]
+    lengths, widths = np.hsplit(seen.outputs, [len(LENGTHS)])
+    height = front.inputs[:, INPUTS.index("height")]
+    numbers = numbers_read(height, front.sexes, unweighed + lengths, widths)
+    arrays = {
         "front": seen.arrays | fit_sex(front, frontal),
         "front_nets": kept_nets("nets", nets),
         "side": seen_side.arrays,
     }
-    ones, others = np.nonzero(
-        (front.bodies[:, None] == side.bodies) & (front.new & front.plain)[:, None] & side.plain
-    )
-    blocks = np.array([render.block for render in front.renders])
-    pairs = np.array(
-        [
-            f"{blocks[one]}+{side.renders[other].clothing}"
-            for one, other in zip(ones.tolist(), others.tolist(), strict=True)
-        ]
-    )
-    lengths, widths = np.hsplit(seen.outputs, [len(LENGTHS)])
-    height = front.inputs[:, INPUTS.index("height")]
-    numbers = numbers_read(height, front.sexes, unweighed + lengths, widths)
-    both = np.column_stack([numbers[ones], seen_side.outputs[others]])
-    steps: dict[str, Any] = {}
-    best = 0.0
-    for knowledge in ("height", "weight"):
-        expected = expected_lengths(population, front.renders, weighed=knowledge == "weight")
-        offsets = offsets_of((truth - expected)[front.new], front.sexes[front.new])
-        gaps = truth - expected - offsets[front.sexes]
-        no_photo = expected - truth
-        added = lengths
-        if knowledge == "weight":
-            added = second(Sample(numbers, expected, gaps, front.bodies), "front_weight", arrays["front"])
-        terms = quality_terms(front.inputs, seen.ease, expected, seen.familiar)
-        name = f"front_{knowledge}"
-        evidence = Evidence(added, gaps, terms, blocks, no_photo)
-        report_old(name, evidence.part(~front.new))
-        report_limit(name, front, expected, evidence)
-        steps[name], spreads = conclude(name, evidence.part(front.new), offsets, TAKEN[knowledge])
-        if knowledge == "height":
-            measured = [render for render, is_new in zip(front.renders, front.new, strict=True) if is_new]
-            best = narrowing_of_the_best(population, measured, spreads)
+    return Views(front, truth, unweighed, seen, seen_side, numbers, ones, others, np.array(pairs)), arrays
 
-        name = f"side_{knowledge}"
-        added = second(Sample(both, expected[ones], gaps[ones], front.bodies[ones]), name, arrays["side"])
-        ease = (seen.ease[ones] + seen_side.ease[others]) / 2
-        familiar = np.minimum(seen.familiar[ones], seen_side.familiar[others])
-        terms = quality_terms(front.inputs[ones], ease, expected[ones], familiar)
-        evidence = Evidence(added, gaps[ones], terms, pairs, no_photo[ones])
-        steps[name], _ = conclude(name, evidence, offsets, TAKEN[knowledge])
-    return {"steps": steps, "best_narrowing": round(best, 4)}, arrays
+
+def step_name(view: str, weighed: bool) -> str:
+    """As `measuring.method_from` looks for it."""
+    return f"{view}_{'weight' if weighed else 'height'}"
+
+
+def front_step(
+    population: Population, views: Views, arrays: dict[str, dict[str, Any]], *, weighed: bool
+) -> tuple[dict[str, Any], Array]:
+    """The step of front photos alone, and its standard deviations (new photos, 5)."""
+    front, seen, name = views.front, views.seen, step_name("front", weighed)
+    expected = expected_lengths(population, front.renders, weighed=weighed)
+    wanted = views.truth - expected
+    offsets = offsets_of(wanted[front.new], front.sexes[front.new])
+    shifts = offsets[front.sexes]
+    if weighed:
+        added = second(Sample(views.numbers, expected, wanted - shifts, front.bodies), name, arrays["front"])
+    else:
+        added = seen.outputs[:, : len(LENGTHS)]
+    terms = quality_terms(front.inputs, seen.ease, expected, seen.familiar)
+    evidence = Evidence(
+        added, wanted - seen.familiar[:, None] * shifts, terms, views.blocks, no_photo=-wanted
+    )
+    report_old(name, evidence.part(~front.new))
+    report_limit(name, front, expected, evidence)
+    return conclude(name, evidence.part(front.new), offsets, TAKEN_WITH_WEIGHT if weighed else 1.0)
+
+
+def side_step(
+    population: Population, views: Views, arrays: dict[str, dict[str, Any]], *, weighed: bool
+) -> dict[str, Any]:
+    """The step of a front and a side photo together."""
+    front, ones, others, name = views.front, views.ones, views.others, step_name("side", weighed)
+    expected = expected_lengths(population, front.renders, weighed=weighed)
+    wanted = views.truth - expected
+    offsets = offsets_of(wanted[front.new], front.sexes[front.new])
+    expected, wanted, shifts = expected[ones], wanted[ones], offsets[front.sexes][ones]
+    both = np.column_stack([views.numbers[ones], views.seen_side.outputs[others]])
+    added = second(Sample(both, expected, wanted - shifts, front.bodies[ones]), name, arrays["side"])
+    ease = (views.seen.ease[ones] + views.seen_side.ease[others]) / 2
+    familiar = np.minimum(views.seen.familiar[ones], views.seen_side.familiar[others])
+    terms = quality_terms(front.inputs[ones], ease, expected, familiar)
+    evidence = Evidence(added, wanted - familiar[:, None] * shifts, terms, views.pairs, no_photo=-wanted)
+    return conclude(name, evidence, offsets, TAKEN_WITH_WEIGHT if weighed else 1.0)[0]
 
 
 def second(sample: Sample, name: str, arrays: dict[str, NDArray[Any]]) -> Array:

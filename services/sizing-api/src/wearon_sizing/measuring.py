@@ -58,7 +58,8 @@ class Step:
     """One kind of photos with one kind of knowledge. `correction` says from `numbers_read` what the photos
     add; None where that is read directly (from the front, without the weight). `credit` (2, 5): of the
     correction, what it is worth in tight clothes, and how that changes with each 10 cm of ease. `offsets`
-    (2, 5) per sex in cm: how the lengths are measured here beside the population's survey. `spread` (QUALITY,
+    (2, 5) per sex in cm: by how much the rendered people differ from what the population model expects of
+    them, in the mean. `spread` (QUALITY,
     5): logarithms of the standard deviations in cm. `correlations` (5, 5) of what is left."""
 
     correction: Correction | None
@@ -128,8 +129,8 @@ def narrowed(step: Step, added: Array, known: Posterior, sex: Gender, terms: Arr
     """`known` of somebody of this sex, corrected by `added` (5,) cm, with what photos like these were worth.
     `terms` (QUALITY,)."""
     familiar, ease = 1 - terms[QUALITY.index("unfamiliar")], 10 * terms[QUALITY.index("looseness")]
-    credit = familiar * credits_at(step.credit, np.array([ease]))[0]
-    mean = known.mean + step.offsets[SEXES.index(sex)] + credit * added
+    credit = credits_at(step.credit, np.array([ease]))[0]
+    mean = known.mean + familiar * (step.offsets[SEXES.index(sex)] + credit * added)
     before = np.diag(known.covariance)
     learned = np.minimum(np.exp(2 * terms @ step.spread) * PHOTO_MARGIN**2, before)
     # Of an unfamiliar photo only a share of the correction is taken; what it would have taken away comes
