@@ -18,7 +18,6 @@ import redis
 import redis.asyncio
 from pydantic import SecretStr
 
-from wearon_service_kit import redis_clients
 from wearon_service_kit.redis_clients import KEEPALIVE, connect, connect_async
 
 
@@ -128,11 +127,10 @@ def test_options_in_the_url_cannot_undo_the_limits(url: str) -> None:
 
 @pytest.mark.parametrize("misbehave", [hang_up, say_nothing])
 def test_a_command_whose_answer_is_lost_is_not_sent_again(
-    monkeypatch: pytest.MonkeyPatch, misbehave: Callable[[socket.socket], None]
+    misbehave: Callable[[socket.socket], None],
 ) -> None:
-    monkeypatch.setattr(redis_clients, "ANSWER_SECONDS", 0.3)
     with BreakingServer(misbehave) as server:
-        client = connect(f"redis://127.0.0.1:{server.port}/0", name="t")
+        client = connect(f"redis://127.0.0.1:{server.port}/0", name="t", answer_seconds=0.3)
         with pytest.raises((redis.ConnectionError, redis.TimeoutError)):
             client.lpush("k", "v")
         assert client.ping() is True, "the next command has a new connection"
@@ -140,7 +138,7 @@ def test_a_command_whose_answer_is_lost_is_not_sent_again(
         assert server.pushes == 1
 
 
-def test_the_async_client_does_not_send_it_again_either(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_async_client_does_not_send_it_again_either() -> None:
     async def scenario(port: int) -> None:
         client = connect_async(f"redis://127.0.0.1:{port}/0", name="t")
         with pytest.raises((redis.ConnectionError, redis.TimeoutError)):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
@@ -283,15 +284,13 @@ def test_a_request_with_thousands_of_faults_is_told_of_a_few(service: Service) -
     assert len(response.content) < 2000
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"\xff\xfe", b"[" * 60_000, b'{"image_url": "\\ud800", "height_cm": 170}']
-)
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 60_000])
 def test_a_body_that_is_no_json_is_422(service: Service, content: bytes) -> None:
     response = service.client.post(
         "/estimate-body", content=content, headers={"Content-Type": "application/json"}
     )
-    assert response.status_code in (400, 422)
-    assert body_of(response)["code"] in ("request_invalid", "image_url_invalid")
+    assert response.status_code == 422
+    assert body_of(response)["code"] == "request_invalid"
 
 
 @pytest.mark.parametrize("announced", [True, False])
@@ -304,15 +303,18 @@ def test_a_huge_request_is_413(service: Service, announced: bool) -> None:
 
 
 def test_a_photo_without_a_person_is_422_with_its_code(service: Service, image_host: ImageHost) -> None:
-    url = image_host.put("grey.jpg", jpeg(Image.linear_gradient("L").resize((480, 640)).convert("RGB")))
+    # Stripes with sharp edges: nothing but the missing person is wrong with them.
+    stripes = np.zeros((640, 480, 3), np.uint8)
+    stripes[:, ::40] = 255
+    url = image_host.put("stripes.jpg", jpeg(Image.fromarray(stripes)))
     before = service.counter('wearon_sizing_refusals_total{code="no_person"}')
     response = service.estimate(url)
     answer = body_of(response)
     assert response.status_code == 422
-    assert answer["code"] in ("no_person", "blurred")
+    assert answer["code"] == "no_person"
     assert "photo" in answer["detail"].lower()
     after = service.counter('wearon_sizing_refusals_total{code="no_person"}')
-    assert after == before + (answer["code"] == "no_person")
+    assert after == before + 1
 
 
 def test_a_photo_that_is_not_there_is_400(service: Service, image_host: ImageHost) -> None:

@@ -137,11 +137,11 @@ def test_mirrored_dim_grey_or_slightly_tilted_photo_is_measured_almost_the_same(
 ) -> None:
     shopper = Shopper(sitter.height)
     plain, changed = (
-        assess(find_person(landmarker, pixels(picture)), shopper, method).measurements
+        assess(find_person(landmarker, pixels(picture)), shopper, method).body
         for picture in (sitter.picture, change(sitter.picture))
     )
     for name in ("chest_cm", "waist_cm", "hip_cm"):
-        assert abs(plain[name].value - changed[name].value) < 4.0, name
+        assert abs(plain.value(name) - changed.value(name)) < 4.0, name
 
 
 @pytest.mark.parametrize(("degrees", "both"), [(100, False), (100, True), (55, True), (140, True)])

@@ -13,7 +13,7 @@ from wearon_contracts.errors import ErrorCode
 from wearon_contracts.sizing import BodyType, Gender
 from wearon_sizing.body_types import body_type
 from wearon_sizing.inputs import INPUTS, SIDE_INPUTS, read_photo
-from wearon_sizing.measuring import GIRTHS, MOST_SEX_ODDS, Method, method_from, weighed_by_odds
+from wearon_sizing.measuring import GIRTHS, MOST_SEX_LOG_ODDS, Method, method_from, weighed_by_log_odds
 from wearon_sizing.population import LENGTHS
 from wearon_sizing.pose import Landmarker
 from wearon_sizing.silhouette import FEATURES, measure_silhouette
@@ -40,10 +40,10 @@ def test_every_sample_body_is_measured_within_its_tolerance(
 ) -> None:
     assessment = assess(find_person(landmarker, pixels(sitter.picture)), Shopper(sitter.height), method)
     for name, truth in sitter.truth.items():
-        measurement = assessment.measurements[name]
-        assert abs(measurement.value - truth) < WITHIN[name], name
-        lower, upper = measurement.interval
-        assert lower < measurement.value < upper
+        value = assessment.body.value(name)
+        assert abs(value - truth) < WITHIN[name], name
+        lower, upper = assessment.body.interval(name)
+        assert lower < value < upper
 
 
 def test_a_weight_is_used_and_makes_the_girths_more_certain(
@@ -55,14 +55,14 @@ def test_a_weight_is_used_and_makes_the_girths_more_certain(
     assert "weight_kg" in weighed.inputs_used
     assert "weight_kg" not in plain.inputs_used
     for name in GIRTHS:
-        assert weighed.measurements[name].spread < plain.measurements[name].spread
-        assert abs(weighed.measurements[name].value - sitter.truth[name]) < 0.6 * WITHIN[name]
+        assert weighed.body.spread(name) < plain.body.spread(name)
+        assert abs(weighed.body.value(name) - sitter.truth[name]) < 0.6 * WITHIN[name]
 
 
 def test_a_heavier_weight_means_larger_girths(landmarker: Landmarker, method: Method) -> None:
     person = find_person(landmarker, pixels(SITTERS[2].picture))
-    light, heavy = (assess(person, Shopper(172.5, weight), method).measurements for weight in (60.0, 75.0))
-    assert all(light[name].value + 1 < heavy[name].value for name in GIRTHS)
+    light, heavy = (assess(person, Shopper(172.5, weight), method).body for weight in (60.0, 75.0))
+    assert all(light.value(name) + 1 < heavy.value(name) for name in GIRTHS)
 
 
 def test_a_weight_that_cannot_be_widens_the_ranges_and_is_said(
@@ -76,7 +76,7 @@ def test_a_weight_that_cannot_be_widens_the_ranges_and_is_said(
     assert WEIGHT_CONTRADICTS not in fitting.warnings
     assert "weight_kg" in absurd.inputs_used
     for name in GIRTHS:
-        assert absurd.measurements[name].spread > 1.2 * fitting.measurements[name].spread
+        assert absurd.body.spread(name) > 1.2 * fitting.body.spread(name)
 
 
 @pytest.mark.parametrize("weight", [None, 70.0])
@@ -101,11 +101,11 @@ def test_a_side_photo_narrows_the_girths_and_comes_closer(landmarker: Landmarker
     alone, both = assess(person, shopper, method), assess(person, shopper, method, side)
     assert "side_image_url" in both.inputs_used
     assert both.photo_trust >= alone.photo_trust
-    one, other = (sum(each.measurements[name].spread for name in GIRTHS) for each in (alone, both))
+    one, other = (sum(each.body.spread(name) for name in GIRTHS) for each in (alone, both))
     assert other < one
     for name in GIRTHS:
-        assert both.measurements[name].spread <= alone.measurements[name].spread
-        assert abs(both.measurements[name].value - PAIR.truth[name]) < 0.6 * WITHIN[name]
+        assert both.body.spread(name) <= alone.body.spread(name)
+        assert abs(both.body.value(name) - PAIR.truth[name]) < 0.6 * WITHIN[name]
 
 
 def test_a_side_photo_reads_the_same_whichever_way_the_person_faces(
@@ -161,10 +161,10 @@ def test_without_a_weight_the_weight_is_what_would_help_most(landmarker: Landmar
 
 
 def test_odds_of_a_photo_shift_the_shares_of_the_sexes() -> None:
-    assert weighed_by_odds([0.5, 0.5], 0.0) == pytest.approx([0.5, 0.5])
-    assert weighed_by_odds([0.5, 0.5], np.log(3)) == pytest.approx([0.25, 0.75])
-    assert weighed_by_odds([0.9, 0.1], -np.log(2)) == pytest.approx([18 / 19, 1 / 19])
-    assert weighed_by_odds([1.0, 0.0], 4.0) == pytest.approx([1.0, 0.0])
+    assert weighed_by_log_odds([0.5, 0.5], 0.0) == pytest.approx([0.5, 0.5])
+    assert weighed_by_log_odds([0.5, 0.5], np.log(3)) == pytest.approx([0.25, 0.75])
+    assert weighed_by_log_odds([0.9, 0.1], -np.log(2)) == pytest.approx([18 / 19, 1 / 19])
+    assert weighed_by_log_odds([1.0, 0.0], 4.0) == pytest.approx([1.0, 0.0])
 
 
 def test_a_photo_says_no_more_about_the_sex_than_its_limit_and_nothing_when_it_is_foreign(
@@ -172,8 +172,8 @@ def test_a_photo_says_no_more_about_the_sex_than_its_limit_and_nothing_when_it_i
 ) -> None:
     space = method.front_reader.process.space
     far = space.mean + 1e6 * space.basis @ method.sex_line.slopes
-    assert method.sex_line.odds(space, far, 1.0) == MOST_SEX_ODDS
-    assert method.sex_line.odds(space, far, 0.0) == 0.0
+    assert method.sex_line.log_odds(space, far, 1.0) == MOST_SEX_LOG_ODDS
+    assert method.sex_line.log_odds(space, far, 0.0) == 0.0
 
 
 def test_without_the_sex_a_photo_stands_in_for_it(
@@ -182,25 +182,23 @@ def test_without_the_sex_a_photo_stands_in_for_it(
     person = find_person(landmarker, pixels(sitter.picture))
     gender = Gender.FEMALE if sitter.female else Gender.MALE
     blind, told = (
-        assess(person, Shopper(sitter.height, sitter.weight, sex), method).measurements
-        for sex in (None, gender)
+        assess(person, Shopper(sitter.height, sitter.weight, sex), method).body for sex in (None, gender)
     )
     for name in GIRTHS:
-        assert abs(blind[name].value - told[name].value) < 0.5
+        assert abs(blind.value(name) - told.value(name)) < 0.5
 
 
 def test_measurements_grow_with_the_height(landmarker: Landmarker, method: Method) -> None:
     person = find_person(landmarker, pixels(SITTERS[2].picture))
-    short, tall = (assess(person, Shopper(height), method).measurements for height in (160.0, 190.0))
-    assert all(short[name].value < tall[name].value for name in LENGTHS)
+    short, tall = (assess(person, Shopper(height), method).body for height in (160.0, 190.0))
+    assert all(short.value(name) < tall.value(name) for name in LENGTHS)
 
 
 def test_the_same_picture_gives_the_same_numbers(landmarker: Landmarker, method: Method) -> None:
     picture = pixels(SITTERS[1].picture)
-    first, second = (
-        assess(find_person(landmarker, picture), Shopper(161.0), method).measurements for _ in range(2)
-    )
-    assert first == second
+    first, second = (assess(find_person(landmarker, picture), Shopper(161.0), method).body for _ in range(2))
+    assert (first.mean == second.mean).all()
+    assert (first.covariance == second.covariance).all()
 
 
 def test_the_fitted_numbers_carry_their_provenance() -> None:
@@ -241,3 +239,6 @@ def test_the_quartiles_of_the_shoppers_own_sex_count(method: Method) -> None:
     edges = method.body_type_edges
     assert edges["female"] != edges["male"] != edges["all"]
     assert body_type(170.0, 100.0, 92.0, Gender.OTHER, edges) is body_type(170.0, 100.0, 92.0, None, edges)
+    # Broad among women, not among men.
+    assert body_type(170.0, 105.0, 97.5, Gender.FEMALE, edges) is BodyType.BROAD
+    assert body_type(170.0, 105.0, 97.5, Gender.MALE, edges) is BodyType.AVERAGE

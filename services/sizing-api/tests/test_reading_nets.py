@@ -32,6 +32,14 @@ def test_the_mean_of_the_networks_is_answered_in_cm() -> None:
     assert read == pytest.approx(np.array([[90, 30], [110, 32]]))
 
 
+def test_what_the_hidden_layers_find_is_added_to_the_line() -> None:
+    nets = straight(0.0)
+    for layer in (nets.weights[0], nets.weights[2], nets.weights[4]):
+        layer[0, 0, 0] = 1
+    # SiLU of 1 is 0.731, of that 0.4935, ten centimetres each.
+    assert nets(np.array([[1, 0, 0]], np.float32)) == pytest.approx(np.array([[94.935, 30]]), abs=0.001)
+
+
 def test_networks_that_were_kept_read_the_same() -> None:
     nets, photo = straight(0.25), np.ones((1, INPUTS), np.float32)
     assert nets_from(kept_nets("some", nets), "some")(photo) == pytest.approx(nets(photo))

@@ -44,7 +44,7 @@ def figure(torso_width: int = 80) -> Person:
         line = points[list(chain)].round().astype(np.int32)
         cv2.polylines(mask, [line], isClosed=False, color=1, thickness=14)
     world = np.zeros((33, 3))
-    return Person(points, np.zeros(33), np.ones(33), world, mask)
+    return Person(points, np.ones(33), world, mask)
 
 
 def torso_width(person: Person, row: float) -> float:

@@ -20,7 +20,6 @@ from wearon_contracts.sizing import (
 )
 from wearon_sizing.population import LENGTHS, Posterior, load_population
 from wearon_sizing.size_charts import (
-    CHARTED,
     ChartError,
     beyond_chart,
     choose,
@@ -63,7 +62,7 @@ def chest(*ranges: tuple[float | None, float | None]) -> SizeChart:
 @st.composite
 def charts(draw: st.DrawFn) -> SizeChart:
     """Charts with one to four measurements, in any order; ranges touch, overlap, leave gaps or repeat."""
-    names = draw(st.lists(st.sampled_from(CHARTED), min_size=1, max_size=4, unique=True))
+    names = draw(st.lists(st.sampled_from(LENGTHS), min_size=1, max_size=4, unique=True))
     count = draw(st.integers(1, 9))
     steps = st.sampled_from([0.0, 0.5, 2.0, 4.0, 9.0])
     lower = {name: draw(st.floats(40, 110)) for name in names}

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 from renders import Render, detect_all, read_renders
 
-from wearon_sizing.measuring import Method, load_method
+from wearon_sizing.measuring import GIRTHS, Method, load_method
 from wearon_sizing.population import LENGTHS
 from wearon_sizing.pose import Landmarker
 from wearon_sizing.silhouette import Array, Person
@@ -49,7 +49,6 @@ SMALLEST_BLOCK = 60
 MOST_DEVIATION = 2.0
 MOST_CHANGE = 1.5
 MOST_SIZE_CHANGES = 0.1
-GIRTHS = 3
 MOST_OF_EARLIER = 1.3
 EARLIER_TIGHT = ("cam", "good")
 """The blocks of the earlier renders with tight clothes, on which the earlier method was at its best."""
@@ -196,8 +195,8 @@ def print_errors(looks: Sequence[Look]) -> list[Figure]:
                         f"{length} from {way} in {name} / earlier method", ratio, "x", most=MOST_OF_EARLIER
                     )
                     for length, ratio in zip(
-                        LENGTHS[:GIRTHS],
-                        (error.mean(axis=0)[:GIRTHS] / before[:GIRTHS]).tolist(),
+                        GIRTHS,
+                        (error.mean(axis=0)[: len(GIRTHS)] / before[: len(GIRTHS)]).tolist(),
                         strict=True,
                     )
                 ]
@@ -207,7 +206,7 @@ def print_errors(looks: Sequence[Look]) -> list[Figure]:
                 figures += [
                     Figure(f"{length} in {name}: worse than no photo by", gap, "cm", most=round(limit, 3))
                     for length, gap, limit in zip(
-                        LENGTHS[:GIRTHS], worse.mean(axis=0).tolist(), margin.tolist(), strict=False
+                        GIRTHS, worse.mean(axis=0).tolist(), margin.tolist(), strict=False
                     )
                 ]
     return figures
@@ -238,7 +237,7 @@ def print_intervals(looks: Sequence[Look]) -> list[Figure]:
                             least=COVERAGE[0],
                             most=COVERAGE[1],
                         )
-                        for length, share in zip(LENGTHS[:GIRTHS], inside.tolist(), strict=False)
+                        for length, share in zip(GIRTHS, inside.tolist(), strict=False)
                     ]
     return figures
 
@@ -295,7 +294,7 @@ def print_steadiness(looks: Sequence[Look]) -> list[Figure]:
         print(f"\nStandard deviation over the front pictures of one body from {way}: {cells(deviations)} cm")
         figures += [
             Figure(f"{length}, deviation over pictures", deviation, "cm", most=MOST_DEVIATION)
-            for length, deviation in zip(LENGTHS[:GIRTHS], deviations.tolist(), strict=False)
+            for length, deviation in zip(GIRTHS, deviations.tolist(), strict=False)
         ]
     tried = [look for look in looks if look.changed]
     if tried:
@@ -311,7 +310,7 @@ def print_steadiness(looks: Sequence[Look]) -> list[Figure]:
         )
         figures += [
             Figure(f"{length}, same picture changed", change, "cm", most=MOST_CHANGE)
-            for length, change in zip(LENGTHS[:GIRTHS], deviations.tolist(), strict=False)
+            for length, change in zip(GIRTHS, deviations.tolist(), strict=False)
         ]
         figures.append(Figure("size changes", float(np.mean(moved)), "", most=MOST_SIZE_CHANGES))
     return figures
@@ -325,7 +324,7 @@ def measure_all(renders: list[Render], model: Path) -> list[Look]:
     return detect_all(model, enumerate(fronts), bench.measure)
 
 
-def print_refusals(looks: Sequence[Look], least_block: int = SMALLEST_BLOCK) -> list[Figure]:
+def print_refusals(looks: Sequence[Look]) -> list[Figure]:
     refused: list[NDArray[np.bool_]] = []
     for block in sorted({look.render.block for look in looks}):
         group = [look for look in looks if look.render.block == block]
@@ -333,7 +332,7 @@ def print_refusals(looks: Sequence[Look], least_block: int = SMALLEST_BLOCK) -> 
         print(f"  {block:20s} {len(codes)} of {len(group)} refused {'; '.join(codes)}")
         refused.append(np.array([look.refusal is not None for look in group]))
     share = float(np.concatenate(refused).mean())
-    return [Figure("refused", share, "", most=MOST_REFUSED)] if len(looks) >= least_block else []
+    return [Figure("refused", share, "", most=MOST_REFUSED)] if len(looks) >= SMALLEST_BLOCK else []
 
 
 def main() -> None:

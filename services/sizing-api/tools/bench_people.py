@@ -27,25 +27,25 @@ import numpy as np
 from earlier_method import load_earlier
 
 from wearon_contracts.errors import ErrorCode, sentence
-from wearon_contracts.sizing import Gender
+from wearon_contracts.sizing import HEIGHT_CM, WEIGHT_KG, Gender
 from wearon_sizing.measuring import Method, load_method
 from wearon_sizing.population import LENGTHS, Posterior
 from wearon_sizing.pose import Landmarker
-from wearon_sizing.silhouette import Array, Person
+from wearon_sizing.silhouette import Array
 from wearon_sizing.sizing import (
     PhotoRefusedError,
     Shopper,
     assess,
     find_person,
-    find_side_person,
     open_photo,
+    side_person_or_code,
 )
 
 SEXES = {"F": Gender.FEMALE, "M": Gender.MALE}
 NEEDED = ("image", "height_cm")
 BOUNDS: dict[str, tuple[float, float]] = {
-    "height_cm": (100, 250),
-    "weight_kg": (25, 300),
+    "height_cm": HEIGHT_CM,
+    "weight_kg": WEIGHT_KG,
     **dict.fromkeys(LENGTHS, (20, 250)),
 }
 """What the service takes for height and weight; lengths in metres or inches lie below theirs."""
@@ -151,18 +151,11 @@ def examine(landmarker: Landmarker, subject: Subject, method: Method) -> None:
     subject.found["photo"], subject.trust = alone.body, alone.photo_trust
     subject.earlier = load_earlier().measure(alone.reading.silhouette, shopper.height_cm, shopper.weight_kg)
     if subject.side_image is not None:
-        side = _side(landmarker, subject.side_image)
+        side = side_person_or_code(landmarker, subject.side_image)
         if isinstance(side, ErrorCode):
             subject.side_refusal = side
         else:
             subject.found["with side"] = assess(person, shopper, method, side).body
-
-
-def _side(landmarker: Landmarker, path: Path) -> Person | ErrorCode:
-    try:
-        return find_side_person(landmarker, open_photo(path.read_bytes()))
-    except PhotoRefusedError as refusal:
-        return refusal.code
 
 
 def report(subjects: Sequence[Subject]) -> None:

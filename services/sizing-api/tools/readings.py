@@ -32,11 +32,10 @@ class Readings:
 
 
 def look(path: Path, number: int) -> NDArray[np.uint8]:
-    """The picture as a shopper might have sent it: 0 as it is, 1 mirrored, from 2 on zoomed, shifted, re-lit
-    and re-compressed, odd ones mirrored as well. The same every time."""
-    if number < 2:
-        seen = open_photo(path.read_bytes())
-        return np.ascontiguousarray(seen[:, ::-1]) if number else seen
+    """The picture as a shopper might have sent it: 0 as it is, others zoomed, shifted, re-lit and
+    re-compressed, odd ones mirrored as well. The same every time."""
+    if number == 0:
+        return open_photo(path.read_bytes())
     picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
     if number % 2:
         picture = ImageOps.mirror(picture)

@@ -1,14 +1,18 @@
-"""Request and answer of the sizing API, `POST /estimate-body`."""
+"""Requests and answers of the sizing API: `/estimate-body`, `/estimate-without-photo`, `/check-photo`."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from wearon_contracts.errors import ErrorCode
 
+HEIGHT_CM: Final = (100, 250)
+"""The shortest and the tallest shopper that is taken; beyond lie heights in other units."""
+WEIGHT_KG: Final = (25, 300)
+"""The same of the weight."""
 Centimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Measured = Literal["chest_cm", "waist_cm", "hip_cm", "shoulder_cm", "inseam_cm"]
 
@@ -34,7 +38,8 @@ class BodyType(StrEnum):
 
 
 class Gender(StrEnum):
-    """Decides the size bands; without it, or with `other`, the men's bands serve."""
+    """Decides what bodies are likely, the size bands and the build. Without it, or with `other`, both sexes
+    count and the men's bands serve."""
 
     FEMALE = "female"
     MALE = "male"
@@ -50,7 +55,7 @@ class FitPreference(StrEnum):
 
 
 class SizeStandard(StrEnum):
-    """Charts that the service knows by name; docs/sizing.md has the figures."""
+    """Charts that the service knows by name; docs/sizing.md says where they come from."""
 
     EN_13402_MEN = "en_13402_men"
     EN_13402_WOMEN = "en_13402_women"
@@ -106,9 +111,15 @@ class EstimateWithoutPhotoRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     height_cm: float = Field(
-        ge=100, le=250, allow_inf_nan=False, strict=True, description="Height in centimetres."
+        ge=HEIGHT_CM[0],
+        le=HEIGHT_CM[1],
+        allow_inf_nan=False,
+        strict=True,
+        description="Height in centimetres.",
     )
-    weight_kg: float | None = Field(default=None, ge=25, le=300, allow_inf_nan=False, strict=True)
+    weight_kg: float | None = Field(
+        default=None, ge=WEIGHT_KG[0], le=WEIGHT_KG[1], allow_inf_nan=False, strict=True
+    )
     gender: Gender | None = None
     fit_preference: FitPreference | None = None
     size_chart: SizeChart | None = Field(
@@ -255,7 +266,7 @@ class PhotoSeen(BaseModel):
     people: int = Field(ge=0, le=2, description="2 stands for two or more.")
     body: BodySeen = Field(description="How much there is of the largest person.")
     light: float = Field(ge=0, le=1, description="Brightness of the brightest twentieth; 1 is white.")
-    sharpness: float = Field(ge=0, le=1, description="0.5 to 0.8 is sharp, below 0.3 is blurred.")
+    sharpness: float = Field(ge=0, le=1, description="0.5 to 0.75 is sharp, below 0.3 is blurred.")
 
 
 class CheckPhotoResponse(BaseModel):

@@ -134,7 +134,7 @@ export interface ChartRange {
 /** How loosely the shopper likes to wear things. */
 export type FitPreference = "tight" | "regular" | "loose";
 
-/** Decides the size bands; without it, or with `other`, the men's bands serve. */
+/** Decides what bodies are likely, the size bands and the build. Without it, or with `other`, both sexes count and the men's bands serve. */
 export type Gender = "female" | "male" | "other";
 
 /** The sizes of one garment: either `rows` or the name of a `standard`. */
@@ -156,7 +156,7 @@ export interface SizeChartRow {
   inseam_cm?: ChartRange | null;
 }
 
-/** Charts that the service knows by name; docs/sizing.md has the figures. */
+/** Charts that the service knows by name; docs/sizing.md says where they come from. */
 export type SizeStandard = "en_13402_men" | "en_13402_women" | "us_men" | "us_women" | "uk_men" | "uk_women";
 
 /** A photo of the whole body from the front, and the person's height. */
@@ -298,7 +298,7 @@ export interface PhotoSeen {
   body: BodySeen;
   /** Brightness of the brightest twentieth; 1 is white. */
   light: number;
-  /** 0.5 to 0.8 is sharp, below 0.3 is blurred. */
+  /** 0.5 to 0.75 is sharp, below 0.3 is blurred. */
   sharpness: number;
 }
 

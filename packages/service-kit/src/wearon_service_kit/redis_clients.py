@@ -48,11 +48,12 @@ KEEPALIVE: Final = {
 """Socket options: after 5 s of silence the kernel asks the other side, after three times 3 s it gives up."""
 
 
-def connect(url: str | SecretStr, *, name: str) -> redis.Redis:
+def connect(url: str | SecretStr, *, name: str, answer_seconds: float = ANSWER_SECONDS) -> redis.Redis:
     """A client for threads; opens no connection yet, later as many as are used at once.
 
     `url`: what `parse_redis_url` reads; behind Sentinel each new connection asks for the primary.
-    `name` shows in CLIENT LIST where the server allows that; no spaces.
+    `name` shows in CLIENT LIST where the server allows that; no spaces. `answer_seconds`: how long an
+    answer may take.
     Commands raise redis.ConnectionError or redis.TimeoutError; whether they were executed is then unknown.
     """
     address = parse_redis_url(_plain(url))
@@ -69,6 +70,7 @@ def connect(url: str | SecretStr, *, name: str) -> redis.Redis:
     options: dict[str, Any] = {
         **address.connection_options(),
         **_limits(),
+        "socket_timeout": answer_seconds,
         "retry": Retry(NoBackoff(), 0),
         "redis_connect_func": say_name,
     }

@@ -38,7 +38,6 @@ from wearon_service_kit.images.errors import ImageError
 from wearon_service_kit.images.fetch import FetchedImage, ImageFetcher
 from wearon_service_kit.tracing import NO_TRACER, Tracer
 from wearon_sizing.answers import answer, checked, documented_errors, problem, retry_after, status_of
-from wearon_sizing.estimates import without_photo
 from wearon_sizing.measuring import Method, load_method
 from wearon_sizing.metrics import Metrics
 from wearon_sizing.middleware import QUIET, RequestMiddleware, request_id_of
@@ -58,6 +57,7 @@ from wearon_sizing.sizing import (
     open_photo,
     refuse_photo,
 )
+from wearon_sizing.without_photo import without_photo
 from wearon_sizing.workers import QueueFullError, Workers
 
 # The client gives up after 5 s; what it has not been told by then is lost.

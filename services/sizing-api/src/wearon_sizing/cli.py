@@ -13,29 +13,28 @@ from typing import Final
 import structlog
 import uvicorn
 
-from wearon_contracts.errors import ErrorCode, sentence
-from wearon_contracts.sizing import Gender
+from wearon_contracts.errors import sentence
+from wearon_contracts.sizing import HEIGHT_CM, WEIGHT_KG, Gender
 from wearon_service_kit.images.errors import ImageRefused
 from wearon_service_kit.logs import configure_logging
 from wearon_service_kit.settings import load_settings
 from wearon_service_kit.tracing import start_tracing
 from wearon_sizing.answers import SHOPPERS_PHOTO
 from wearon_sizing.app import create_app
-from wearon_sizing.estimates import without_photo
 from wearon_sizing.explain import explain, explain_refusal
 from wearon_sizing.gates import by_size
 from wearon_sizing.measuring import load_method
 from wearon_sizing.pose import Landmarker, ModelMissingError
 from wearon_sizing.settings import SizingSettings
-from wearon_sizing.silhouette import Person
 from wearon_sizing.sizing import (
     PhotoRefusedError,
     Shopper,
     assess,
-    find_side_person,
+    find_person_among,
     open_photo,
-    refuse_photo,
+    side_person_or_code,
 )
+from wearon_sizing.without_photo import without_photo
 
 # Kinds of pictures that `explain` writes.
 DRAWINGS: Final = (".png", ".jpg", ".jpeg", ".webp")
@@ -64,11 +63,15 @@ def _parser() -> argparse.ArgumentParser:
     explaining = commands.add_parser(
         "explain", help="draw what is measured in a photo", description="Draws what is measured in a photo."
     )
-    explaining.add_argument("photo", type=Path, help="JPEG, PNG or WebP of the whole body from the front")
     explaining.add_argument(
-        "--height", type=_between(100, 250), required=True, metavar="CM", help="height in cm"
+        "photo", type=Path, help="JPEG, PNG, WebP or AVIF of the whole body from the front"
     )
-    explaining.add_argument("--weight", type=_between(25, 300), metavar="KG", help="weight in kg, if known")
+    explaining.add_argument(
+        "--height", type=_between(*HEIGHT_CM), required=True, metavar="CM", help="height in cm"
+    )
+    explaining.add_argument(
+        "--weight", type=_between(*WEIGHT_KG), metavar="KG", help="weight in kg, if known"
+    )
     explaining.add_argument(
         "--gender", type=Gender, choices=list(Gender), metavar="GENDER", help="female, male or other"
     )
@@ -144,11 +147,8 @@ def explain_photo(options: argparse.Namespace) -> int:
         with Landmarker(settings.mediapipe_model_path) as landmarker:
             people = by_size(landmarker.detect(picture))
             try:
-                refusal = refuse_photo(picture, people)
-                if refusal:
-                    raise PhotoRefusedError(refusal)
-                person = landmarker.with_parts(picture, people[0])
-                side = None if options.side is None else _side_person(landmarker, options.side)
+                person = find_person_among(people, landmarker, picture)
+                side = None if options.side is None else side_person_or_code(landmarker, options.side)
                 assessment = assess(person, shopper, method, side)
             except PhotoRefusedError as refused:
                 said = sentence(refused.code, SHOPPERS_PHOTO)
@@ -165,14 +165,6 @@ def explain_photo(options: argparse.Namespace) -> int:
         return 1
     sys.stdout.write(f"{assessment.advice.size.value}, drawn in {options.output}\n")
     return 0
-
-
-def _side_person(landmarker: Landmarker, path: Path) -> Person | ErrorCode:
-    """Who is in the side photo, or why it cannot be used."""
-    try:
-        return find_side_person(landmarker, open_photo(path.read_bytes()))
-    except (ImageRefused, PhotoRefusedError) as refusal:
-        return refusal.code
 
 
 def print_openapi(_options: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 """What a photo must show before anything is measured in it. Pure; each refusal has one code.
 
-The thresholds were set on the training renders (docs/sizing.md has the distances kept): loose enough to let
-all but a handful of them pass, with the nine unusable photographs on the other side.
+The thresholds were set on the training renders: loose enough to let all but a handful of them pass, with the
+nine unusable photographs on the other side.
 """
 
 from __future__ import annotations
@@ -18,35 +18,37 @@ from wearon_contracts.errors import ErrorCode
 from wearon_sizing.silhouette import (
     ANKLE_L,
     ANKLE_R,
+    ANKLES,
     ELBOW_L,
     ELBOW_R,
+    HEEL_L,
+    HEEL_R,
     HIP_L,
     HIP_R,
+    HIPS,
     INDEX_L,
     INDEX_R,
     KNEE_L,
     KNEE_R,
+    KNEES,
     SHOULDER_L,
     SHOULDER_R,
+    SHOULDERS,
+    TOE_L,
+    TOE_R,
     WRIST_L,
     WRIST_R,
     Array,
     Person,
+    lean,
     middle,
 )
 
-HEEL_L, HEEL_R, TOE_L, TOE_R = 29, 30, 31, 32
 HEAD: Final = [*range(11)]
 FEET: Final = [ANKLE_L, ANKLE_R, HEEL_L, HEEL_R, TOE_L, TOE_R]
 TRUNK_AND_LEGS: Final = [SHOULDER_L, SHOULDER_R, HIP_L, HIP_R, KNEE_L, KNEE_R, ANKLE_L, ANKLE_R]
 LEGS: Final = [KNEE_L, KNEE_R, ANKLE_L, ANKLE_R]
 SIDES: Final = ((SHOULDER_L, HIP_L, KNEE_L, ANKLE_L), (SHOULDER_R, HIP_R, KNEE_R, ANKLE_R))
-TRUNK_AND_LEG_JOINTS: Final = (
-    (SHOULDER_L, SHOULDER_R),
-    (HIP_L, HIP_R),
-    (KNEE_L, KNEE_R),
-    (ANKLE_L, ANKLE_R),
-)
 ARMS: Final = [ELBOW_L, ELBOW_R, WRIST_L, WRIST_R]
 
 # A second person counts from this share of the first one's height on; a passer-by far away does not.
@@ -142,6 +144,24 @@ def by_size(people: Sequence[Person]) -> list[Person]:
     return sorted(people, key=extent, reverse=True)
 
 
+def who_counts(people: Sequence[Person]) -> list[Person]:
+    """The largest person first, without passers-by far away."""
+    sized = by_size(people)
+    return [person for person in sized if extent(person) >= SECOND_PERSON_SHARE * extent(sized[0])]
+
+
+def height_of_mask(person: Person) -> int:
+    """Rows between the mask's first and last one; 0 for an empty mask."""
+    rows = np.flatnonzero((person.mask > 0.5).any(axis=1))
+    return int(np.ptp(rows)) if len(rows) else 0
+
+
+def tilt(person: Person) -> float:
+    """Degrees by which the line from shoulders to ankles leans to a side of the picture."""
+    across, down = middle(person.points, *ANKLES) - middle(person.points, *SHOULDERS)
+    return math.degrees(math.atan2(abs(across), down))
+
+
 def refuse_picture(picture: NDArray[np.uint8], people: Sequence[Person]) -> ErrorCode | None:
     """What is wrong with the light, or with the focus where the person is."""
     if highlight(picture) < DARKEST_HIGHLIGHT:
@@ -155,8 +175,8 @@ def refuse_people(people: Sequence[Person]) -> ErrorCode | None:
     """Whether there is exactly one person, whole and upright and facing the camera."""
     if not people:
         return ErrorCode.NO_PERSON
-    person, *others = by_size(people)
-    if any(extent(other) >= SECOND_PERSON_SHARE * extent(person) for other in others):
+    person, *others = who_counts(people)
+    if others:
         return ErrorCode.SEVERAL_PEOPLE
     return (
         refuse_missing(person)
@@ -186,10 +206,7 @@ def refuse_missing(person: Person) -> ErrorCode | None:
 
 def refuse_size(person: Person) -> ErrorCode | None:
     """Whether the person is large enough; of a small one even the stance is a guess."""
-    rows = np.flatnonzero((person.mask > 0.5).any(axis=1))
-    if not len(rows) or np.ptp(rows) < LEAST_HEIGHT_PIXELS:
-        return ErrorCode.PERSON_TOO_SMALL
-    return None
+    return ErrorCode.PERSON_TOO_SMALL if height_of_mask(person) < LEAST_HEIGHT_PIXELS else None
 
 
 def refuse_edges(person: Person) -> ErrorCode | None:
@@ -241,7 +258,9 @@ def bent(person: Person) -> bool:
 
 def sits_before_camera(person: Person) -> bool:
     """Whether the thighs point at the camera."""
-    shoulders, hips, knees, ankles = (middle(person.points, *pair) for pair in TRUNK_AND_LEG_JOINTS)
+    shoulders, hips, knees, ankles = (
+        middle(person.points, *pair) for pair in (SHOULDERS, HIPS, KNEES, ANKLES)
+    )
     torso, thigh, calf = (
         float(np.linalg.norm(lower - upper))
         for upper, lower in ((shoulders, hips), (hips, knees), (knees, ankles))
@@ -257,15 +276,11 @@ def sits_before_camera(person: Person) -> bool:
 
 def refuse_stance(person: Person) -> ErrorCode | None:
     """Whether the person stands upright and faces the camera."""
-    p = person.points
-    shoulders, hips, ankles = (
-        middle(p, *pair) for pair in ((SHOULDER_L, SHOULDER_R), (HIP_L, HIP_R), (ANKLE_L, ANKLE_R))
-    )
-    across, down = ankles - shoulders
-    tilt = math.degrees(math.atan2(abs(across), down))
     # A picture that lies on its side says nothing else.
-    if tilt > LYING_DEGREES:
+    if tilt(person) > LYING_DEGREES:
         return ErrorCode.LEANING
+    p = person.points
+    shoulders, hips, ankles = (middle(p, *pair) for pair in (SHOULDERS, HIPS, ANKLES))
     if p[SHOULDER_L, 0] < p[SHOULDER_R, 0] and p[HIP_L, 0] < p[HIP_R, 0]:
         return ErrorCode.FACING_AWAY
     torso = max(float(np.linalg.norm(hips - shoulders)), 1.0)
@@ -281,7 +296,7 @@ def refuse_stance(person: Person) -> ErrorCode | None:
     wide_enough = np.linalg.norm(p[SHOULDER_L] - p[SHOULDER_R]) / torso >= LEAST_SHOULDERS_PER_TORSO
     if yaw(person) > MOST_YAW_DEGREES or not wide_enough:
         return ErrorCode.TURNED
-    return ErrorCode.LEANING if tilt > MOST_TILT_DEGREES else None
+    return ErrorCode.LEANING if tilt(person) > MOST_TILT_DEGREES else None
 
 
 def refuse_arms(person: Person) -> ErrorCode | None:
@@ -303,9 +318,7 @@ def refuse_arms(person: Person) -> ErrorCode | None:
 def lean_of_camera(person: Person) -> float:
     """Degrees by which an upright body seems to lean: about 12 for a camera at chest height, below 2.5 for a
     phone on the floor or a chair."""
-    shoulders, ankles = [SHOULDER_L, SHOULDER_R], [ANKLE_L, ANKLE_R]
-    line = person.world[ankles].mean(axis=0) - person.world[shoulders].mean(axis=0)
-    return math.degrees(math.atan2(line[2], line[1]))
+    return lean(person.world, SHOULDERS, ANKLES)
 
 
 def refuse_camera(person: Person) -> ErrorCode | None:
@@ -317,21 +330,18 @@ def refuse_side_people(people: Sequence[Person]) -> ErrorCode | None:
     """Whether there is exactly one person, whole, upright and in profile."""
     if not people:
         return ErrorCode.NO_PERSON
-    person, *others = by_size(people)
-    if any(extent(other) >= SECOND_PERSON_SHARE * extent(person) for other in others):
+    person, *others = who_counts(people)
+    if others:
         return ErrorCode.SEVERAL_PEOPLE
     return refuse_missing(person) or refuse_size(person) or refuse_profile(person) or refuse_edges(person)
 
 
 def refuse_profile(person: Person) -> ErrorCode | None:
     """Whether the person stands upright and shows one side."""
-    p = person.points
-    shoulders, hips, ankles = (
-        middle(p, *pair) for pair in ((SHOULDER_L, SHOULDER_R), (HIP_L, HIP_R), (ANKLE_L, ANKLE_R))
-    )
-    across, down = ankles - shoulders
-    if math.degrees(math.atan2(abs(across), down)) > MOST_TILT_DEGREES:
+    if tilt(person) > MOST_TILT_DEGREES:
         return ErrorCode.LEANING
+    p = person.points
+    shoulders, hips = (middle(p, *pair) for pair in (SHOULDERS, HIPS))
     torso = max(float(np.linalg.norm(hips - shoulders)), 1.0)
     width = float(np.linalg.norm(p[SHOULDER_L] - p[SHOULDER_R])) / torso
     turned = min(yaw(person), 180 - yaw(person))

@@ -8,43 +8,35 @@ from skin.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wearon_sizing.silhouette import (
-    ANKLE_L,
-    ANKLE_R,
+    ANKLES,
     EAR_L,
     EAR_R,
     FEATURES,
-    HIP_L,
-    HIP_R,
-    KNEE_L,
-    KNEE_R,
+    HEEL_L,
+    HEEL_R,
+    HIPS,
+    KNEES,
     MOUTH_L,
     MOUTH_R,
     NOSE,
-    SHOULDER_L,
-    SHOULDER_R,
+    SHOULDERS,
+    TOE_L,
+    TOE_R,
     Array,
     Frame,
     Person,
     Silhouette,
+    lean,
     measure_silhouette,
 )
 from wearon_sizing.torso import ROWS, TorsoProfile, measure_torso
 
-HEEL_L, HEEL_R, TOE_L, TOE_R = 29, 30, 31, 32
-SHOULDERS, HIPS, KNEES, ANKLES = (
-    (SHOULDER_L, SHOULDER_R),
-    (HIP_L, HIP_R),
-    (KNEE_L, KNEE_R),
-    (ANKLE_L, ANKLE_R),
-)
 # Levels between which an arm may touch: armpit to ribs, waist, hips.
 TOUCH_BANDS: Final = (slice(2, 8), slice(8, 13), slice(13, len(ROWS)))
 GEOMETRY: Final = (
@@ -123,13 +115,6 @@ def faces_left(placed: Array) -> bool:
     nose = placed[NOSE, 0] - placed[[EAR_L, EAR_R], 0].mean()
     toes = placed[[TOE_L, TOE_R], 0].mean() - placed[[HEEL_L, HEEL_R], 0].mean()
     return bool(nose + toes < 0)
-
-
-def lean(world: NDArray[np.float64], upper: tuple[int, int], lower: tuple[int, int]) -> float:
-    """Degrees by which the line between two pairs of joints leans away from the camera's plane. A camera that
-    looks up from below makes an upright body lean."""
-    line = (world[list(lower)] - world[list(upper)]).mean(axis=0)
-    return math.degrees(math.atan2(line[2], line[1]))
 
 
 def geometry(person: Person, frame: Frame, height_cm: float) -> Array:

@@ -20,25 +20,25 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from wearon_contracts.sizing import Gender
+from wearon_contracts.sizing import Gender, Measured
 from wearon_sizing.correction import Correction, Reader, Space, correction_from
 from wearon_sizing.inputs import INPUTS, SIDE_INPUTS, TOUCHED
-from wearon_sizing.population import LENGTHS, SEXES, Length, Population, Posterior, load_population, mixed
+from wearon_sizing.population import LENGTHS, SEXES, Population, Posterior, load_population, mixed
 from wearon_sizing.reading_nets import nets_from
 from wearon_sizing.silhouette import Array
 
-GIRTHS: Final[tuple[Length, ...]] = LENGTHS[:3]
+GIRTHS: Final[tuple[Measured, ...]] = LENGTHS[:3]
 PHOTO_MARGIN: Final = 1.05
 """Spreads after a photo are this much larger than those of rendered people who were left out of the fit: the
-margin for the step from renders to photographs. It is a guess, kept small enough for the intervals to hold at
-most 88 % of renders."""
+margin for the step from renders to photographs. It is a guess, kept small so that most intervals hold at most
+88 % of renders (docs/sizing.md names the others)."""
 CONTRADICTION: Final = 3.0
 """From this many standard deviations between what the weight and what the photo say, one of them is wrong."""
 MOST_WIDENED: Final = 2.0
 TIE: Final = 1e-6
 """Spreads whose ratio is so near 1 differ by rounding alone."""
 QUALITY: Final = ("one", "looseness", "touching", "stoutness", "unfamiliar")
-MOST_SEX_ODDS: Final = 4.0
+MOST_SEX_LOG_ODDS: Final = 4.0
 """Logarithm of the odds that a photo may add at most for one sex: photographs are not renders, on which it is
 right 99 times of 100."""
 
@@ -148,13 +148,13 @@ class SexLine:
     slopes: Array
     start: float
 
-    def odds(self, space: Space, inputs: Array, familiar: float) -> float:
-        """Logarithm, bounded by MOST_SEX_ODDS; nearer to 0, even odds, for an unfamiliar photo."""
+    def log_odds(self, space: Space, inputs: Array, familiar: float) -> float:
+        """Logarithm, bounded by MOST_SEX_LOG_ODDS; nearer to 0, even odds, for an unfamiliar photo."""
         told = float(self.start + space.directions(inputs[None])[0] @ self.slopes)
-        return familiar * float(np.clip(told, -MOST_SEX_ODDS, MOST_SEX_ODDS))
+        return familiar * float(np.clip(told, -MOST_SEX_LOG_ODDS, MOST_SEX_LOG_ODDS))
 
 
-def weighed_by_odds(shares: Sequence[float], odds: float) -> list[float]:
+def weighed_by_log_odds(shares: Sequence[float], odds: float) -> list[float]:
     """Shares of the two SEXES, in order, after logarithmic odds for the second one."""
     logs = [math.log(max(share, 1e-300)) for share in shares]
     logs[1] += odds
@@ -231,8 +231,8 @@ class Method:
         shares = list(likely.values())
         if len(shares) == len(SEXES):
             familiar = float(np.average([seen.familiar for seen in fronts], weights=shares))
-            odds = self.sex_line.odds(self.front_reader.process.space, front, familiar)
-            shares = weighed_by_odds(shares, odds)
+            odds = self.sex_line.log_odds(self.front_reader.process.space, front, familiar)
+            shares = weighed_by_log_odds(shares, odds)
         ease = float(np.average([seen.ease for seen in fronts], weights=shares))
         familiar = float(np.average([seen.familiar for seen in fronts], weights=shares))
         return mixed(shares, parts), ease, familiar
@@ -295,7 +295,8 @@ def load_method() -> Method:
 
 
 def method_from(document: Mapping[str, Any], arrays: Mapping[str, Array]) -> Method:
-    if tuple(document["inputs"]) != SIDE_INPUTS:
+    """`document` as in method.json, `arrays` by name. Raises ValueError when they belong to other code."""
+    if (tuple(document["inputs"]), tuple(document["quality"])) != (SIDE_INPUTS, QUALITY):
         raise ValueError("method.json was fitted on other inputs than this code reads; run make calibrate")
 
     def step(kind: str, weighed: bool) -> Step:

@@ -12,24 +12,19 @@ from numpy.typing import NDArray
 from wearon_contracts.errors import ErrorCode
 from wearon_contracts.sizing import BodySeen
 from wearon_sizing.gates import (
-    SECOND_PERSON_SHARE,
     around,
-    by_size,
-    extent,
+    height_of_mask,
     highlight,
     refuse_picture,
     sharpness,
+    who_counts,
     yaw,
 )
 from wearon_sizing.silhouette import (
-    ANKLE_L,
-    ANKLE_R,
-    HIP_L,
-    HIP_R,
-    KNEE_L,
-    KNEE_R,
-    SHOULDER_L,
-    SHOULDER_R,
+    ANKLES,
+    HIPS,
+    KNEES,
+    SHOULDERS,
     Person,
     middle,
 )
@@ -56,7 +51,7 @@ class Sight:
 
 def look(picture: NDArray[np.uint8], people: Sequence[Person]) -> Sight:
     """What `picture` (RGB) shows, of the largest of `people` where it is about a person."""
-    counted = _who_counts(people)
+    counted = who_counts(people)
     part = around(counted[0], picture) if counted else picture
     return Sight(
         people=len(counted),
@@ -68,7 +63,7 @@ def look(picture: NDArray[np.uint8], people: Sequence[Person]) -> Sight:
 
 def refuse_try_on(picture: NDArray[np.uint8], people: Sequence[Person]) -> ErrorCode | None:
     """Why nobody can be dressed in `picture`; None if somebody can."""
-    counted = _who_counts(people)
+    counted = who_counts(people)
     refusal = refuse_picture(picture, counted)
     if refusal or not counted:
         return refusal or ErrorCode.NO_PERSON
@@ -77,8 +72,7 @@ def refuse_try_on(picture: NDArray[np.uint8], people: Sequence[Person]) -> Error
     person = counted[0]
     if body_seen(person) is BodySeen.HEAD_AND_SHOULDERS:
         return ErrorCode.UPPER_BODY_OUTSIDE_FRAME
-    rows = np.flatnonzero((person.mask > 0.5).any(axis=1))
-    if not len(rows) or np.ptp(rows) < LEAST_TRY_ON_PIXELS:
+    if height_of_mask(person) < LEAST_TRY_ON_PIXELS:
         return ErrorCode.PERSON_TOO_SMALL
     return ErrorCode.FACING_AWAY if yaw(person) > MOST_TRY_ON_YAW_DEGREES else None
 
@@ -86,13 +80,13 @@ def refuse_try_on(picture: NDArray[np.uint8], people: Sequence[Person]) -> Error
 def body_seen(person: Person) -> BodySeen:
     """How far down the person is inside the picture."""
     for joints, seen in (
-        ((ANKLE_L, ANKLE_R), BodySeen.WHOLE),
-        ((KNEE_L, KNEE_R), BodySeen.KNEES_UP),
-        ((HIP_L, HIP_R), BodySeen.HIPS_UP),
+        (ANKLES, BodySeen.WHOLE),
+        (KNEES, BodySeen.KNEES_UP),
+        (HIPS, BodySeen.HIPS_UP),
     ):
         if _inside(person, *joints):
             return seen
-    shoulder, hip = (middle(person.points, *pair)[1] for pair in ((SHOULDER_L, SHOULDER_R), (HIP_L, HIP_R)))
+    shoulder, hip = (middle(person.points, *pair)[1] for pair in (SHOULDERS, HIPS))
     bottom = person.mask.shape[0] - 1
     if hip > shoulder and (bottom - shoulder) / (hip - shoulder) >= WAIST_SHARE:
         return BodySeen.WAIST_UP
@@ -105,9 +99,3 @@ def _inside(person: Person, *joints: int) -> bool:
     x, y = person.points[list(joints)].T
     inside = (x >= 0) & (x <= columns - 1) & (y >= 0) & (y <= rows - 1)
     return bool((inside & (person.visibility[list(joints)] >= SEEN_VISIBILITY)).any())
-
-
-def _who_counts(people: Sequence[Person]) -> list[Person]:
-    """The largest person first, without passers-by far away."""
-    sized = by_size(people)
-    return [person for person in sized if extent(person) >= SECOND_PERSON_SHARE * extent(sized[0])]

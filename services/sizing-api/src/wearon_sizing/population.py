@@ -18,17 +18,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wearon_contracts.sizing import Gender
+from wearon_contracts.sizing import Gender, Measured
 
 Array = NDArray[np.float64]
 
-Length = Literal["chest_cm", "waist_cm", "hip_cm", "shoulder_cm", "inseam_cm"]
-LENGTHS: Final[tuple[Length, ...]] = get_args(Length)
+LENGTHS: Final[tuple[Measured, ...]] = get_args(Measured)
 SEXES: Final = (Gender.FEMALE, Gender.MALE)
 HEIGHTS_CM: Final = (140.0, 205.0)
 BODY_MASS_INDICES: Final = (15.5, 55.0)
@@ -73,30 +72,26 @@ class Posterior:
         covariance: Array = between + np.einsum("k,kij->ij", self.weights, self.covariances)
         return covariance
 
-    def value(self, name: Length) -> float:
+    def value(self, name: Measured) -> float:
         """The expected length in cm."""
         return float(self.mean[LENGTHS.index(name)])
 
-    def spread(self, name: Length) -> float:
+    def spread(self, name: Measured) -> float:
         """Its standard deviation in cm."""
         index = LENGTHS.index(name)
         return math.sqrt(self.covariance[index, index])
 
-    def below(self, name: Length, edge_cm: float) -> float:
+    def below(self, name: Measured, edge_cm: float) -> float:
         """The probability that the length is smaller than `edge_cm`."""
         return _below(self._parts(name), edge_cm)
 
-    def _parts(self, name: Length) -> list[tuple[float, float, float]]:
+    def _parts(self, name: Measured) -> list[tuple[float, float, float]]:
         """Weight, mean and standard deviation of each part of the mixture for one length."""
         index = LENGTHS.index(name)
         spreads = np.sqrt(self.covariances[:, index, index])
         return list(zip(self.weights.tolist(), self.means[:, index].tolist(), spreads.tolist(), strict=True))
 
-    def between(self, name: Length, lower_cm: float, upper_cm: float) -> float:
-        """The probability that the length is at least `lower_cm` and smaller than `upper_cm`."""
-        return max(self.below(name, upper_cm) - self.below(name, lower_cm), 0.0)
-
-    def quantile(self, name: Length, share: float) -> float:
+    def quantile(self, name: Measured, share: float) -> float:
         """The length in cm that this share of such people stays below. `share` between 0 and 1."""
         parts, middle, reach = self._parts(name), self.value(name), 12 * self.spread(name)
         low, high = middle - reach, middle + reach
@@ -108,21 +103,10 @@ class Posterior:
                 high = between
         return (low + high) / 2
 
-    def interval(self, name: Length, share: float = 0.8) -> tuple[float, float]:
+    def interval(self, name: Measured, share: float = 0.8) -> tuple[float, float]:
         """Holds the true length with probability `share`; as likely to lie above as below."""
         tail = (1 - share) / 2
         return self.quantile(name, tail), self.quantile(name, 1 - tail)
-
-    def draws(self, count: int = 4000) -> Array:
-        """(count, 5) people who may be this one, for probabilities of several lengths together; the same
-        every time."""
-        rng = np.random.default_rng(20240501)
-        parts = rng.choice(len(self.weights), size=count, p=self.weights)
-        factors = np.linalg.cholesky(self.covariances)
-        people: Array = self.means[parts] + np.einsum(
-            "nij,nj->ni", factors[parts], rng.standard_normal((count, len(LENGTHS)))
-        )
-        return people
 
     def widened(self, factor: float) -> Posterior:
         """The same means, all standard deviations times `factor`."""
@@ -143,7 +127,7 @@ class PosteriorLength:
     """One length of a posterior, as `sizes` asks for it."""
 
     body: Posterior
-    name: Length
+    name: Measured
 
     def below(self, edge_cm: float) -> float:
         """The probability that it is smaller than `edge_cm`."""
@@ -186,6 +170,7 @@ class SexModel:
     hip_beyond: float
 
     def log_stoutness_at(self, height_cm: float) -> float:
+        """The mean logarithm of stoutness of people of this height."""
         intercept, slope = self.log_stoutness
         return intercept + slope * height_cm
 
@@ -217,7 +202,6 @@ class SexModel:
 class Population:
     """Both sexes."""
 
-    version: str
     sexes: Mapping[Gender, SexModel]
 
     def without_photo(
@@ -276,7 +260,4 @@ def population_from(document: Mapping[str, Any]) -> Population:
             hip_beyond=part["hip_beyond"],
         )
 
-    return Population(
-        version=str(document["version"]),
-        sexes={sex: model(document["sexes"][sex.value]) for sex in SEXES},
-    )
+    return Population(sexes={sex: model(document["sexes"][sex.value]) for sex in SEXES})

@@ -112,11 +112,10 @@ class Landmarker:
 def _person(
     landmarks: list[Any], world: list[Any], mask: NDArray[np.float32], rows: int, columns: int
 ) -> Person:
-    x, y, z, visibility = np.array([(p.x, p.y, p.z, p.visibility) for p in landmarks]).T
+    x, y, visibility = np.array([(p.x, p.y, p.visibility) for p in landmarks]).T
     return Person(
         # Landmarks count from the corner of the picture, mask values lie at the centres of pixels.
         points=np.stack([x * columns - 0.5, y * rows - 0.5], axis=1),
-        depth=z * columns,
         visibility=visibility,
         world=np.array([(p.x, p.y, p.z) for p in world]),
         mask=main_body(np.array(mask, dtype=np.float32)),

@@ -31,14 +31,14 @@ class ReadingNets:
     def __call__(self, inputs: NDArray[np.float32]) -> Array:
         """(n, outputs) in cm. `inputs` (n, inputs), standardised."""
         first, first_start, second, second_start, third, start, line = self.weights
-        hidden = softened(inputs @ first + first_start)
-        hidden = softened(hidden @ second + second_start)
+        hidden = silu(inputs @ first + first_start)
+        hidden = silu(hidden @ second + second_start)
         read = (hidden @ third + start + inputs @ line).mean(axis=0)
         outputs: Array = self.middle + self.scale * read.astype(np.float64)
         return outputs
 
 
-def softened(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def silu(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Nothing of large negative values, all of large positive ones (the function SiLU)."""
     result: NDArray[np.float32] = values / (1 + np.exp(-values))
     return result

@@ -22,6 +22,13 @@ Array = NDArray[np.float64]
 NOSE, EYE_L, EYE_R, EAR_L, EAR_R, MOUTH_L, MOUTH_R = 0, 3, 6, 7, 8, 9, 10
 SHOULDER_L, SHOULDER_R, ELBOW_L, ELBOW_R, WRIST_L, WRIST_R, INDEX_L, INDEX_R = 11, 12, 13, 14, 15, 16, 19, 20
 HIP_L, HIP_R, KNEE_L, KNEE_R, ANKLE_L, ANKLE_R = 23, 24, 25, 26, 27, 28
+HEEL_L, HEEL_R, TOE_L, TOE_R = 29, 30, 31, 32
+SHOULDERS, HIPS, KNEES, ANKLES = (
+    (SHOULDER_L, SHOULDER_R),
+    (HIP_L, HIP_R),
+    (KNEE_L, KNEE_R),
+    (ANKLE_L, ANKLE_R),
+)
 ARM_CHAINS: Final = ((SHOULDER_L, ELBOW_L, WRIST_L, INDEX_L), (SHOULDER_R, ELBOW_R, WRIST_R, INDEX_R))
 
 # Rows across the torso, 0 shoulder line to 1 hip line; across the body, 0 crown to 1 soles; across a limb,
@@ -45,12 +52,11 @@ LEAK_ROW, LEAK_CM = 17, 0.8
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """One detected person. `points` (33, 2) pixels, `depth` (33,) pixels, `visibility` (33,) 0 to 1, `world`
+    """One detected person. `points` (33, 2) pixels, `visibility` (33,) 0 to 1, `world`
     (33, 3) metres around the hips, `mask` (rows, columns) 0 to 1, without islands; `parts` what
     `parts_net.PartsNet` says of the torso's crop, once it was asked."""
 
     points: Array
-    depth: Array
     visibility: Array
     world: Array
     mask: NDArray[np.float32]
@@ -77,8 +83,16 @@ class Frame:
 
 
 def middle(points: Array, left: int, right: int) -> Array:
+    """(2,): half-way between two landmarks of `points` (33, 2)."""
     centre: Array = (points[left] + points[right]) / 2
     return centre
+
+
+def lean(world: Array, upper: tuple[int, int], lower: tuple[int, int]) -> float:
+    """Degrees by which the line between two pairs of joints leans away from the camera's plane. A camera that
+    looks up from below makes an upright body lean. `world` (33, 3) in metres."""
+    line = (world[list(lower)] - world[list(upper)]).mean(axis=0)
+    return math.degrees(math.atan2(line[2], line[1]))
 
 
 def lay_frame(person: Person, height_cm: float) -> Frame:

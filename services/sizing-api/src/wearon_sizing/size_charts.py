@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, get_args
+from typing import Final
 
 import numpy as np
 
@@ -31,7 +31,6 @@ from wearon_sizing.population import LENGTHS, Posterior
 from wearon_sizing.size_standards import STANDARDS
 from wearon_sizing.sizes import NEARLY_AS_LIKELY
 
-CHARTED: Final[tuple[Measured, ...]] = get_args(Measured)
 # A tape that is laid twice differs by this much, in cm (standard deviation); no edge is sharper.
 TAPE_CM: Final = 0.3
 # Share of the garment's ease that a shopper with this preference wants. Half and half again: our choice.
@@ -104,7 +103,7 @@ def _names(rows: Sequence[SizeChartRow]) -> tuple[Measured, ...]:
         raise ChartError("Two rows have the same label.")
     if any(not label for label in seen):
         raise ChartError("A label is blank.")
-    given = [tuple(name for name in CHARTED if getattr(row, name) is not None) for row in rows]
+    given = [tuple(name for name in LENGTHS if getattr(row, name) is not None) for row in rows]
     for row, names in zip(rows, given, strict=True):
         if not names:
             raise ChartError(f"Row {row.label!r} has no measurement.")

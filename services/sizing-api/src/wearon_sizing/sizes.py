@@ -42,6 +42,7 @@ class SizeAdvice:
 
 
 def bands(gender: Gender | None) -> tuple[float, ...]:
+    """The lower edges of S to XXL in cm of chest girth."""
     return WOMEN if gender is Gender.FEMALE else MEN
 
 

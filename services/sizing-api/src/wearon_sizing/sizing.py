@@ -1,25 +1,25 @@
-"""The whole way from a picture to an answer, without a network and without a web server."""
+"""The whole way from a picture to an answer; no HTTP."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wearon_contracts.errors import ErrorCode, sentence
-from wearon_contracts.sizing import BodyType, FitPreference, Gender
+from wearon_contracts.sizing import BodyType, FitPreference, Gender, Measured
 from wearon_service_kit.images.decode import open_rgb
+from wearon_service_kit.images.errors import ImageRefused
 from wearon_sizing.body_types import body_type
 from wearon_sizing.gates import by_size, lean_of_camera, refuse_people, refuse_picture, refuse_side_people
 from wearon_sizing.inputs import TOUCHED, Reading, read_photo
 from wearon_sizing.measuring import Method, PhotoEstimate
 from wearon_sizing.population import (
-    LENGTHS,
     OUTSIDE_POPULATION,
-    Length,
     Posterior,
     PosteriorLength,
     outside_population,
@@ -31,7 +31,7 @@ from wearon_sizing.sizes import SizeAdvice, advise
 # Pictures are looked at with this many pixels on their long side; the detector itself sees 256.
 LONG_SIDE: Final = 640
 # Girths and breadth per height outside these were measured on nobody (ANSUR II, with a fifth to spare).
-PLAUSIBLE_PER_HEIGHT: Final[dict[Length, tuple[float, float]]] = {
+PLAUSIBLE_PER_HEIGHT: Final[dict[Measured, tuple[float, float]]] = {
     "chest_cm": (0.35, 1.0),
     "waist_cm": (0.28, 1.05),
     "hip_cm": (0.38, 1.0),
@@ -47,7 +47,7 @@ LOW_CAMERA_DEGREES: Final = 2.5  # lean of the world landmarks below which a hig
 WEIGHT_CONTRADICTS: Final = (
     "The weight and the photo do not fit together, so the ranges are wider. Please check weight and height."
 )
-MENS_SIZES: Final = "Sizes are those for men, because no other gender was given."
+MENS_SIZES: Final = "Sizes are those for men, because the gender is not given as female or male."
 WEIGHT_HELPS: Final = "Giving the weight would help most."
 TIGHTER_CLOTHES_HELP: Final = "Tighter clothes would help most: these hide the shape of the body."
 ARMS_AWAY_HELP: Final = "Arms a little away from the body would help most."
@@ -96,23 +96,6 @@ class Assessment(Estimate):
 
     reading: Reading
 
-    @property
-    def measurements(self) -> dict[Length, Measurement]:
-        """Value, spread and 80 % interval of every length, in cm."""
-        return {
-            name: Measurement(self.body.value(name), self.body.spread(name), self.body.interval(name))
-            for name in LENGTHS
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """A length, the standard deviation of its error, and what holds it four times out of five; in cm."""
-
-    value: float
-    spread: float
-    interval: tuple[float, float]
-
 
 def open_photo(data: bytes) -> NDArray[np.uint8]:
     """Rows, columns, RGB of the picture in `data`, as it is measured. Raises ImageRefused."""
@@ -121,7 +104,11 @@ def open_photo(data: bytes) -> NDArray[np.uint8]:
 
 def find_person(landmarker: Landmarker, picture: NDArray[np.uint8]) -> Person:
     """The one person in `picture` (RGB), facing the camera. Raises PhotoRefusedError."""
-    people = landmarker.detect(picture)
+    return find_person_among(landmarker.detect(picture), landmarker, picture)
+
+
+def find_person_among(people: Sequence[Person], landmarker: Landmarker, picture: NDArray[np.uint8]) -> Person:
+    """As `find_person`, of the `people` who were detected in `picture`."""
     refusal = refuse_photo(picture, people)
     if refusal:
         raise PhotoRefusedError(refusal)
@@ -135,6 +122,14 @@ def find_side_person(landmarker: Landmarker, picture: NDArray[np.uint8]) -> Pers
     if refusal:
         raise PhotoRefusedError(refusal)
     return landmarker.with_parts(picture, by_size(people)[0])
+
+
+def side_person_or_code(landmarker: Landmarker, path: Path) -> Person | ErrorCode:
+    """The one person in the side photo in this file, or why it cannot be used. Raises OSError."""
+    try:
+        return find_side_person(landmarker, open_photo(path.read_bytes()))
+    except (ImageRefused, PhotoRefusedError) as refusal:
+        return refusal.code
 
 
 def refuse_photo(picture: NDArray[np.uint8], people: Sequence[Person]) -> ErrorCode | None:
