@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from confidence import bins_of, right_sizes, table
+from confidence import bins_of, clustered, right_sizes, table
 from earlier_method import Method as EarlierMethod
 from earlier_method import load_earlier
 from figures import Figure, conclude
@@ -146,15 +146,6 @@ class Bench:
 
 def truths(looks: Sequence[Look]) -> Array:
     return np.array([[look.render.truth.get(name, np.nan) for name in LENGTHS] for look in looks])
-
-
-def clustered(values: Array, bodies: Sequence[str]) -> Array:
-    """Standard errors of the column means of `values` (n, k) when rows of one body go together: (k,)."""
-    names, owner = np.unique(np.array(bodies), return_inverse=True)
-    sums = np.zeros((len(names), values.shape[1]))
-    np.add.at(sums, owner, values - values.mean(axis=0))
-    errors: Array = np.sqrt((sums**2).sum(axis=0)) / len(values)
-    return errors
 
 
 def blocks_of(looks: Sequence[Look]) -> list[tuple[str, list[Look]]]:

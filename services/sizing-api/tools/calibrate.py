@@ -23,7 +23,7 @@ from typing import Any
 import mediapipe
 import numpy as np
 from fit_nets import fit_nets
-from fit_population import People, read_ansur
+from fit_population import People, read_ansur, rounded
 from numpy.typing import NDArray
 from readings import Readings, read_all
 from renders import Render, read_renders
@@ -245,10 +245,6 @@ def kept(name: str, fitted: Fit, usual_likeness: float) -> dict[str, NDArray[Any
     }
 
 
-def rounded(values: Array) -> Any:
-    return json.loads(json.dumps(values.tolist()), parse_float=lambda text: float(f"{float(text):.7g}"))
-
-
 @dataclass(frozen=True)
 class Photos:
     """Pictures of one view: renders and readings (n, INPUTS or SIDE_INPUTS), numbers of bodies (n,), places
@@ -388,10 +384,10 @@ def conclude(name: str, evidence: Evidence, offsets: Array, taken: float) -> tup
     spreads = np.exp(evidence.terms @ spread)
     report(name, evidence.blocks, errors=errors, no_photo=evidence.no_photo, spreads=spreads)
     return {
-        "credit": rounded(credit),
-        "offsets": rounded(offsets),
-        "spread": rounded(spread),
-        "correlations": rounded(np.asarray(np.corrcoef((errors / spreads).T))),
+        "credit": rounded(credit.tolist()),
+        "offsets": rounded(offsets.tolist()),
+        "spread": rounded(spread.tolist()),
+        "correlations": rounded(np.corrcoef((errors / spreads).T).tolist()),
     }, spreads
 
 

@@ -46,12 +46,13 @@ def right_sizes(chests: Sequence[float], genders: Sequence[Gender | None]) -> li
     return [SIZES.index(size_of(chest, gender)) for chest, gender in zip(chests, genders, strict=True)]
 
 
-def clustered_error(hits: Array, bodies: Sequence[str]) -> float:
-    """Standard error of the mean of `hits` when pictures of one body err together."""
-    sums: dict[str, float] = {}
-    for hit, body in zip(hits - hits.mean(), bodies, strict=True):
-        sums[body] = sums.get(body, 0.0) + float(hit)
-    return float(np.sqrt(sum(value**2 for value in sums.values()))) / len(hits)
+def clustered(values: Array, bodies: Sequence[str]) -> Array:
+    """Standard errors of the column means of `values` (n, k) when rows of one body go together: (k,)."""
+    names, owner = np.unique(np.array(bodies), return_inverse=True)
+    sums = np.zeros((len(names), values.shape[1]))
+    np.add.at(sums, owner, values - values.mean(axis=0))
+    errors: Array = np.sqrt((sums**2).sum(axis=0)) / len(values)
+    return errors
 
 
 def bins_of(advice: Sequence[SizeAdvice], right: Sequence[int], bodies: Sequence[str]) -> list[Bin]:
@@ -62,7 +63,7 @@ def bins_of(advice: Sequence[SizeAdvice], right: Sequence[int], bodies: Sequence
     for low, high in pairwise(BINS):
         rows = np.flatnonzero((confidence >= low) & (confidence < high))
         if len(rows):
-            doubled = 2 * clustered_error(hits[rows], [bodies[row] for row in rows.tolist()])
+            doubled = 2 * float(clustered(hits[rows, None], [bodies[row] for row in rows.tolist()])[0])
             stated, share = float(confidence[rows].mean()), float(hits[rows].mean())
             bins.append(Bin(low, high, len(rows), stated, share, doubled))
     return bins

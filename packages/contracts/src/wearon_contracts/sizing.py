@@ -228,8 +228,8 @@ class SizingError(BaseModel):
     request_id: str
     fallback: EstimateBodyResponse | None = Field(
         default=None,
-        description="Where the photo is to blame: what can be said without it, as `POST"
-        " /estimate-without-photo` answers.",
+        description="What can be said without the photo, as `POST /estimate-without-photo` answers. Absent where"
+        " the request itself is at fault, and while the service is overloaded.",
     )
 
 

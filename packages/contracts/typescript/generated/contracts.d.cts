@@ -273,7 +273,7 @@ export interface SizingError {
   detail: string;
   code: ErrorCode;
   request_id: string;
-  /** Where the photo is to blame: what can be said without it, as `POST /estimate-without-photo` answers. */
+  /** What can be said without the photo, as `POST /estimate-without-photo` answers. Absent where the request itself is at fault, and while the service is overloaded. */
   fallback?: EstimateBodyResponse | null;
 }
 

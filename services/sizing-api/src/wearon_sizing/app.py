@@ -154,7 +154,8 @@ class Sizer:
             self._without_photo -= 1
 
     async def estimate(self, body: EstimateBodyRequest) -> EstimateBodyResponse:
-        """Raises RefusedError for everything that is no measurement; takes at most its budget."""
+        """Raises RefusedError for everything that is no measurement; takes at most its budget, and where it
+        refuses, the time of one estimate without a photo more."""
         chart = _chart_of(body)
         try:
             downloads = 1 if body.side_image_url is None else 2

@@ -156,7 +156,7 @@ def explain_photo(options: argparse.Namespace) -> int:
                 explain_refusal(picture, people, said, fallback, shopper).save(options.output)
                 sys.stderr.write(f"{refused.code.value}: {said}\ndrawn in {options.output}\n")
                 return 1
-        explain(picture, person, assessment.reading, assessment, shopper).save(options.output)
+        explain(picture, person, assessment, shopper).save(options.output)
     except ImageRefused as refused:
         sys.stderr.write(f"{refused.code.value}: {sentence(refused.code, SHOPPERS_PHOTO)}\n")
         return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Final
 
 import cv2
@@ -30,12 +31,13 @@ from wearon_sizing.silhouette import (
     middle,
 )
 from wearon_sizing.sizes import SIZES, likelihoods
-from wearon_sizing.sizing import Estimate, Shopper
+from wearon_sizing.sizing import Assessment, Estimate, Shopper
 from wearon_sizing.torso import ARM, ROWS, crop_matrix
 
 HEIGHT: Final = 1000
 PANEL: Final = 520
 MARGIN: Final = 40
+SMALL, PLAIN, LARGE, HUGE = 17, 21, 30, 96
 INK, SOFT, PAPER, RULE = (28, 30, 38), (110, 114, 128), (250, 250, 252), (222, 224, 232)
 OUTLINE, BONE, JOINT = (255, 214, 10), (255, 255, 255), (20, 110, 245)
 ARM_COLOUR, ARM_OPACITY = (20, 110, 245), 0.45
@@ -59,17 +61,26 @@ BONES: Final = (
 )
 
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@cache
+def _font(size: int) -> Font:
+    return ImageFont.load_default(size)
+
+
 def explain(
-    picture: NDArray[np.uint8], person: Person, reading: Reading, estimate: Estimate, shopper: Shopper
+    picture: NDArray[np.uint8], person: Person, assessment: Assessment, shopper: Shopper
 ) -> Image.Image:
     """The photo with outline, arms, skeleton and measured widths, beside a panel with the numbers."""
     photo, zoom = _enlarged(picture)
+    reading = assessment.reading
     photo = _with_arms(_outlined(photo, person), person, reading.silhouette.frame, zoom)
     draw = ImageDraw.Draw(photo)
     _draw_skeleton(draw, person, zoom)
     _draw_widths(draw, person, reading, zoom)
     sheet, panel = _sheet(photo)
-    _draw_panel(panel, photo.width + MARGIN, estimate, shopper)
+    _draw_panel(panel, photo.width + MARGIN, assessment, shopper)
     return sheet
 
 
@@ -152,7 +163,7 @@ def width_lines(person: Person, reading: Reading) -> list[tuple[str, NDArray[np.
 
 
 def _draw_widths(draw: ImageDraw.ImageDraw, person: Person, reading: Reading, zoom: float) -> None:
-    font = ImageFont.load_default(17)
+    font = _font(SMALL)
     for name, ends, width_cm in width_lines(person, reading):
         left, right = ends * zoom
         colour = COLOURS[f"{name}_cm"]
@@ -170,70 +181,92 @@ def _draw_widths(draw: ImageDraw.ImageDraw, person: Person, reading: Reading, zo
 def _draw_panel(
     draw: ImageDraw.ImageDraw, left: int, estimate: Estimate, shopper: Shopper, refusal: str | None = None
 ) -> None:
-    advice = estimate.advice
+    """Everything that is said, from the top down. `left`: where the text begins."""
     right = left + PANEL - 2 * MARGIN
-    small, plain, large, huge = (ImageFont.load_default(size) for size in (17, 21, 30, 96))
+    _draw_size(draw, left, estimate, shopper)
+    y = _draw_chances(draw, left, right, estimate, shopper)
+    y = _draw_lengths(draw, left, right, y + 22, estimate)
+    _draw_notes(draw, (left, right), y, estimate, refusal)
 
+
+def _draw_size(draw: ImageDraw.ImageDraw, left: int, estimate: Estimate, shopper: Shopper) -> None:
+    advice = estimate.advice
     told = f"Height {shopper.height_cm:g} cm"
     if shopper.weight_kg is not None:
         told += f", weight {shopper.weight_kg:g} kg"
     if shopper.gender is not None:
         told += f", {shopper.gender.value}"
-    draw.text((left, 44), told, font=plain, fill=SOFT)
-    draw.text((left - 4, 76), advice.size.value, font=huge, fill=INK)
-    size_right = left + draw.textlength(advice.size.value, font=huge) + 28
-    draw.text((size_right, 104), f"{advice.confidence:.0%} sure", font=large, fill=INK)
+    draw.text((left, 44), told, font=_font(PLAIN), fill=SOFT)
+    draw.text((left - 4, 76), advice.size.value, font=_font(HUGE), fill=INK)
+    size_right = left + draw.textlength(advice.size.value, font=_font(HUGE)) + 28
+    draw.text((size_right, 104), f"{advice.confidence:.0%} sure", font=_font(LARGE), fill=INK)
     span = (
         advice.lower.value
         if advice.lower is advice.upper
         else f"{advice.lower.value} to {advice.upper.value}"
     )
-    draw.text((size_right, 146), f"most likely {span}", font=plain, fill=SOFT)
+    draw.text((size_right, 146), f"most likely {span}", font=_font(PLAIN), fill=SOFT)
 
+
+def _draw_chances(
+    draw: ImageDraw.ImageDraw, left: int, right: int, estimate: Estimate, shopper: Shopper
+) -> int:
+    """A bar for each size; returns the row below them."""
     y = 232
     chances = likelihoods(PosteriorLength(estimate.body, "chest_cm"), shopper.gender)
     for size, chance in zip(SIZES, chances, strict=True):
-        draw.text((left, y), size.value, font=plain, fill=INK)
+        draw.text((left, y), size.value, font=_font(PLAIN), fill=INK)
         draw.rounded_rectangle([left + 60, y + 4, right - 70, y + 22], 5, fill=RULE)
         if chance >= 0.005:
             end = left + 60 + max((right - 130 - left) * chance, 10)
-            colour = JOINT if size is advice.size else SOFT
+            colour = JOINT if size is estimate.advice.size else SOFT
             draw.rounded_rectangle([left + 60, y + 4, end, y + 22], 5, fill=colour)
-        draw.text((right, y), f"{chance:.0%}", font=plain, fill=SOFT, anchor="ra")
+        draw.text((right, y), f"{chance:.0%}", font=_font(PLAIN), fill=SOFT, anchor="ra")
         y += 36
+    return y
 
-    y += 22
-    draw.text((left, y), "Measurement", font=small, fill=SOFT)
-    draw.text((right, y), "four times out of five within", font=small, fill=SOFT, anchor="ra")
+
+def _draw_lengths(draw: ImageDraw.ImageDraw, left: int, right: int, y: int, estimate: Estimate) -> int:
+    """A table from row `y` on; returns the row below it."""
+    draw.text((left, y), "Measurement", font=_font(SMALL), fill=SOFT)
+    draw.text((right, y), "four times out of five within", font=_font(SMALL), fill=SOFT, anchor="ra")
     y += 32
     for name in LENGTHS:
         lower, upper = estimate.body.interval(name)
         draw.line([left, y - 6, right, y - 6], fill=RULE, width=2)
         draw.rectangle([left, y + 6, left + 10, y + 34], fill=COLOURS[name])
-        draw.text((left + 26, y + 6), name.removesuffix("_cm").capitalize(), font=plain, fill=INK)
-        draw.text((left + 250, y), f"{estimate.body.value(name):.1f} cm", font=large, fill=INK, anchor="ra")
-        draw.text((right, y + 6), f"{lower:.1f} to {upper:.1f}", font=plain, fill=SOFT, anchor="ra")
+        draw.text((left + 26, y + 6), name.removesuffix("_cm").capitalize(), font=_font(PLAIN), fill=INK)
+        draw.text(
+            (left + 250, y), f"{estimate.body.value(name):.1f} cm", font=_font(LARGE), fill=INK, anchor="ra"
+        )
+        draw.text((right, y + 6), f"{lower:.1f} to {upper:.1f}", font=_font(PLAIN), fill=SOFT, anchor="ra")
         y += 52
     draw.line([left, y - 6, right, y - 6], fill=RULE, width=2)
-    draw.text((left, y + 12), f"Build: {estimate.body_type.value}", font=plain, fill=INK)
+    return y
+
+
+def _draw_notes(
+    draw: ImageDraw.ImageDraw, ends: tuple[int, int], y: int, estimate: Estimate, refusal: str | None
+) -> None:
+    """Build and trust, why a photo was refused, and the warnings, from row `y` on, between two `ends`."""
+    left, right = ends
+    draw.text((left, y + 12), f"Build: {estimate.body_type.value}", font=_font(PLAIN), fill=INK)
     trust = f"Trust in the photo: {estimate.photo_trust:.0%}" if refusal is None else "Without the photo"
-    draw.text((right, y + 12), trust, font=plain, fill=INK, anchor="ra")
+    draw.text((right, y + 12), trust, font=_font(PLAIN), fill=INK, anchor="ra")
     y += 54
     if refusal is not None:
-        for line in _wrapped(draw, f"Not measured: {refusal}", plain, right - left):
-            draw.text((left, y), line, font=plain, fill=COLOURS["chest_cm"])
+        for line in _wrapped(draw, f"Not measured: {refusal}", _font(PLAIN), right - left):
+            draw.text((left, y), line, font=_font(PLAIN), fill=COLOURS["chest_cm"])
             y += 28
         y += 6
     for warning in estimate.warnings:
-        for line in _wrapped(draw, warning, small, right - left):
-            draw.text((left, y), line, font=small, fill=SOFT)
+        for line in _wrapped(draw, warning, _font(SMALL), right - left):
+            draw.text((left, y), line, font=_font(SMALL), fill=SOFT)
             y += 24
         y += 6
 
 
-def _wrapped(
-    draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float
-) -> list[str]:
+def _wrapped(draw: ImageDraw.ImageDraw, text: str, font: Font, width: float) -> list[str]:
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
