@@ -189,5 +189,15 @@ def test_thighs_much_shorter_than_the_torso_are_sitting_though_the_calves_look_s
     assert refuse_people([replace(person, points=points)]) is ErrorCode.SEATED_OR_BENT
 
 
+def test_thighs_that_the_landmarker_takes_for_shorter_than_the_calves_are_sitting(
+    landmarker: Landmarker, sitter: Sitter
+) -> None:
+    person = find_person(landmarker, pixels(sitter.picture))
+    world = person.world.copy()
+    shorter = 0.25 * (world[[KNEE_L, KNEE_R]] - world[[HIP_L, HIP_R]])
+    world[[KNEE_L, KNEE_R, ANKLE_L, ANKLE_R]] -= np.concatenate([shorter, shorter])
+    assert refuse_people([replace(person, world=world)]) is ErrorCode.SEATED_OR_BENT
+
+
 def test_a_long_dress_does_not_look_like_sitting(landmarker: Landmarker, method: Method) -> None:
     assert judge(landmarker, method, DRESS.picture, DRESS.height) is None

@@ -70,9 +70,11 @@ LEAST_KNEE_DEGREES: Final = 155.0
 LEAST_HIP_DEGREES: Final = 150.0
 # Somebody who sits before the camera has straight legs in the picture, but short thighs, and the landmarker
 # puts the knees in front. People who stand, also in long skirts and with a phone on the floor, keep 0.79 of a
-# calf, 0.60 of a torso, 137° at the hips and 129° at the knees (1,299 training renders).
+# calf (0.94 among the world landmarks), 0.60 of a torso, 137° at the hips and 129° at the knees (1,299 training
+# renders).
 LEAST_THIGH_PER_CALF: Final = 0.7
 LEAST_THIGH_PER_TORSO: Final = 0.59
+LEAST_WORLD_THIGH_PER_CALF: Final = 0.92
 LEAST_WORLD_HIP_DEGREES: Final = 120.0
 LEAST_WORLD_KNEE_DEGREES: Final = 115.0
 MOST_TILT_DEGREES: Final = 12.0
@@ -250,6 +252,16 @@ def sharpest_angles(points: Array) -> tuple[float, float]:
     return min(hips), min(knees)
 
 
+def bones_of_trunk_and_legs(points: Array) -> tuple[float, float, float]:
+    """Lengths of torso, thigh and calf between the middles of the joints. `points` (33, 2 or 3)."""
+    shoulders, hips, knees, ankles = (middle(points, *pair) for pair in (SHOULDERS, HIPS, KNEES, ANKLES))
+    torso, thigh, calf = (
+        float(np.linalg.norm(lower - upper))
+        for upper, lower in ((shoulders, hips), (hips, knees), (knees, ankles))
+    )
+    return torso, thigh, calf
+
+
 def bent(person: Person) -> bool:
     """Whether hips or knees are bent in the picture."""
     hip, knee = sharpest_angles(person.points)
@@ -258,17 +270,13 @@ def bent(person: Person) -> bool:
 
 def sits_before_camera(person: Person) -> bool:
     """Whether the thighs point at the camera."""
-    shoulders, hips, knees, ankles = (
-        middle(person.points, *pair) for pair in (SHOULDERS, HIPS, KNEES, ANKLES)
-    )
-    torso, thigh, calf = (
-        float(np.linalg.norm(lower - upper))
-        for upper, lower in ((shoulders, hips), (hips, knees), (knees, ankles))
-    )
+    torso, thigh, calf = bones_of_trunk_and_legs(person.points)
+    _, world_thigh, world_calf = bones_of_trunk_and_legs(person.world)
     hip, knee = sharpest_angles(person.world)
     return (
         thigh < LEAST_THIGH_PER_CALF * calf
         or thigh < LEAST_THIGH_PER_TORSO * torso
+        or world_thigh < LEAST_WORLD_THIGH_PER_CALF * world_calf
         or hip < LEAST_WORLD_HIP_DEGREES
         or knee < LEAST_WORLD_KNEE_DEGREES
     )
