@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import gzip
+import os
 import socket
 import ssl
 import struct
 import threading
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Protocol
@@ -119,16 +120,12 @@ class Site:
             with connection:
                 request = b""
                 while b"\r\n\r\n" not in request:
-                    request += connection.recv(65536)
+                    part = connection.recv(65536)
+                    if not part:
+                        return
+                    request += part
                 self.requests.append(request)
                 connection.sendall(self._answer)
-
-
-@asynccontextmanager
-async def fetcher(**options: Any) -> AsyncIterator[ImageFetcher]:
-    made = ImageFetcher(**options)
-    yield made
-    await made.aclose()
 
 
 def run(scenario: Coroutine[Any, Any, Any]) -> Any:
@@ -137,8 +134,8 @@ def run(scenario: Coroutine[Any, Any, Any]) -> Any:
 
 def fetch(url: str, **options: Any) -> FetchedImage:
     async def scenario() -> FetchedImage:
-        async with fetcher(**options) as images:
-            return await images.fetch(url)
+        images = ImageFetcher(**options)
+        return await images.fetch(url)
 
     return asyncio.run(scenario())
 
@@ -227,10 +224,10 @@ def test_rebinding_between_two_lookups_does_not_help(site: Site) -> None:
     resolver, network = Resolver(evil_example=[[PUBLIC], ["127.0.0.1"]]), Reroute(site.port)
 
     async def scenario() -> None:
-        async with fetcher(resolve=resolver, network=network) as images:
+        images = ImageFetcher(resolve=resolver, network=network)
+        await images.fetch("http://evil.example/a.jpg")
+        with pytest.raises(ImageRefused):
             await images.fetch("http://evil.example/a.jpg")
-            with pytest.raises(ImageRefused):
-                await images.fetch("http://evil.example/a.jpg")
 
     run(scenario())
     assert resolver.asked == ["evil.example"] * 2
@@ -288,12 +285,12 @@ def test_a_name_server_that_never_answers_ends_with_the_deadline_and_holds_nothi
             await asyncio.sleep(3600)
             return []
 
-        async with fetcher(resolve=hanging, max_concurrent=4) as images:
-            results = await asyncio.gather(
-                *(images.fetch("http://shop.example/", timeout=0.3) for _ in range(20)),
-                return_exceptions=True,
-            )
-            assert {getattr(result, "code", result) for result in results} == {ErrorCode.IMAGE_TIMEOUT}
+        images = ImageFetcher(resolve=hanging, max_concurrent=4)
+        results = await asyncio.gather(
+            *(images.fetch("http://shop.example/", timeout=0.3) for _ in range(20)),
+            return_exceptions=True,
+        )
+        assert {getattr(result, "code", result) for result in results} == {ErrorCode.IMAGE_TIMEOUT}
 
     started = time.monotonic()
     run(scenario())
@@ -551,12 +548,12 @@ def test_either_limit_ends_a_slow_download(total: bool) -> None:
         with HostileServer() as server:
             url = f"{server.origin}/responses/slow-body"
             options: dict[str, Any] = {"total_timeout": 0.5 if total else 30}
-            async with fetcher(trusted_origins=[server.origin], **options) as images:
-                started = time.monotonic()
-                with pytest.raises(ImageUnreachable) as caught:
-                    await images.fetch(url, timeout=30 if total else 0.5)
-                assert caught.value.code == ErrorCode.IMAGE_TIMEOUT
-                return time.monotonic() - started
+            images = ImageFetcher(trusted_origins=[server.origin], **options)
+            started = time.monotonic()
+            with pytest.raises(ImageUnreachable) as caught:
+                await images.fetch(url, timeout=30 if total else 0.5)
+            assert caught.value.code == ErrorCode.IMAGE_TIMEOUT
+            return time.monotonic() - started
 
     assert 0.4 < run(scenario()) < 1.5
 
@@ -565,18 +562,18 @@ def test_waiting_for_a_place_counts_for_the_caller_but_not_for_the_download() ->
     async def scenario() -> None:
         with HostileServer() as server:
             slow = f"{server.origin}/responses/slow-body"
-            async with fetcher(trusted_origins=[server.origin], max_concurrent=1, total_timeout=1) as images:
-                first = asyncio.create_task(images.fetch(slow))
-                await until(lambda: bool(server.requests))
-                patient = asyncio.create_task(images.fetch(server.good_url))
-                started = time.monotonic()
-                with pytest.raises(ImageUnreachable) as caught:
-                    await images.fetch(server.good_url, timeout=0.2)
-                assert caught.value.code == ErrorCode.IMAGE_TIMEOUT
-                assert time.monotonic() - started < 0.7
-                with pytest.raises(ImageUnreachable):
-                    await first
-                assert (await patient).format == "JPEG", "it waited almost as long as a download may take"
+            images = ImageFetcher(trusted_origins=[server.origin], max_concurrent=1, total_timeout=1)
+            first = asyncio.create_task(images.fetch(slow))
+            await until(lambda: bool(server.requests))
+            patient = asyncio.create_task(images.fetch(server.good_url))
+            started = time.monotonic()
+            with pytest.raises(ImageUnreachable) as caught:
+                await images.fetch(server.good_url, timeout=0.2)
+            assert caught.value.code == ErrorCode.IMAGE_TIMEOUT
+            assert time.monotonic() - started < 0.7
+            with pytest.raises(ImageUnreachable):
+                await first
+            assert (await patient).format == "JPEG", "it waited almost as long as a download may take"
 
     run(scenario())
 
@@ -599,25 +596,25 @@ def test_many_downloads_share_one_fetcher_and_nothing_stays_open() -> None:
         with HostileServer() as server:
             names = ["endless", "gzip-bomb", "redirect-301", "drops-in-the-body", "silent", "base64", "empty"]
             bad = [f"{server.origin}/responses/{name}" for name in names]
-            async with fetcher(trusted_origins=[server.origin], max_concurrent=8, total_timeout=5) as images:
-                await images.fetch(server.good_url)
-                before = open_files()
-                tasks = [asyncio.create_task(images.fetch(server.good_url)) for _ in range(100)]
-                tasks += [asyncio.create_task(images.fetch(bad[n % 7], timeout=2)) for n in range(140)]
-                cancelled = [asyncio.create_task(images.fetch(bad[4])) for _ in range(20)]
-                await until(lambda: len(server.requests) > 20)
-                for task in cancelled:
-                    task.cancel()
-                results = await asyncio.gather(*tasks, return_exceptions=True)
-                assert all(isinstance(result, FetchedImage) for result in results[:100])
-                assert all(isinstance(result, ImageError) for result in results[100:])
-                assert all(
-                    isinstance(result, asyncio.CancelledError)
-                    for result in await asyncio.gather(*cancelled, return_exceptions=True)
-                )
-                # The server shares this process: its ends close as its threads notice.
-                await until(lambda: open_files() <= before)
-                assert (await images.fetch(server.good_url)).format == "JPEG"
+            images = ImageFetcher(trusted_origins=[server.origin], max_concurrent=8, total_timeout=5)
+            await images.fetch(server.good_url)
+            before = open_files()
+            tasks = [asyncio.create_task(images.fetch(server.good_url)) for _ in range(100)]
+            tasks += [asyncio.create_task(images.fetch(bad[n % 7], timeout=2)) for n in range(140)]
+            cancelled = [asyncio.create_task(images.fetch(bad[4])) for _ in range(20)]
+            await until(lambda: len(server.requests) > 20)
+            for task in cancelled:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert all(isinstance(result, FetchedImage) for result in results[:100])
+            assert all(isinstance(result, ImageError) for result in results[100:])
+            assert all(
+                isinstance(result, asyncio.CancelledError)
+                for result in await asyncio.gather(*cancelled, return_exceptions=True)
+            )
+            # The server shares this process: its ends close as its threads notice.
+            await until(lambda: open_files() <= before)
+            assert (await images.fetch(server.good_url)).format == "JPEG"
 
     run(scenario())
 
@@ -626,12 +623,12 @@ def test_no_more_downloads_at_once_than_allowed() -> None:
     async def scenario() -> None:
         with HostileServer() as server:
             slow = f"{server.origin}/responses/silent"
-            async with fetcher(trusted_origins=[server.origin], max_concurrent=3) as images:
-                tasks = [asyncio.create_task(images.fetch(slow)) for _ in range(10)]
-                await until(lambda: len(server.requests) == 3)
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+            images = ImageFetcher(trusted_origins=[server.origin], max_concurrent=3)
+            tasks = [asyncio.create_task(images.fetch(slow)) for _ in range(10)]
+            await until(lambda: len(server.requests) == 3)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             assert len(server.requests) == 3
 
     run(scenario())
@@ -643,12 +640,12 @@ def test_no_more_downloads_at_once_than_allowed() -> None:
 def test_host_that_sends_no_first_byte_is_given_up_after_the_first_byte_limit() -> None:
     async def scenario() -> None:
         with HostileServer() as server:
-            async with fetcher(trusted_origins=[server.origin], trusted_first_byte_timeout=0.3) as images:
-                for name in ("silent", "early-hints-forever", "slow-header"):
-                    with pytest.raises(ImageUnreachable) as caught:
-                        await images.fetch(f"{server.origin}/responses/{name}")
-                    assert caught.value.code == ErrorCode.IMAGE_TIMEOUT
-                    assert 0.2 < caught.value.seconds < 3
+            images = ImageFetcher(trusted_origins=[server.origin], trusted_first_byte_timeout=0.3)
+            for name in ("silent", "early-hints-forever", "slow-header"):
+                with pytest.raises(ImageUnreachable) as caught:
+                    await images.fetch(f"{server.origin}/responses/{name}")
+                assert caught.value.code == ErrorCode.IMAGE_TIMEOUT
+                assert 0.2 < caught.value.seconds < 3
 
     run(scenario())
 
@@ -656,19 +653,19 @@ def test_host_that_sends_no_first_byte_is_given_up_after_the_first_byte_limit() 
 def test_stranger_is_given_less_time_to_its_first_byte_than_our_storage() -> None:
     async def scenario() -> None:
         with HostileServer() as server:
-            async with fetcher(
+            images = ImageFetcher(
                 trusted_origins=[server.origin],
                 resolve=Resolver(shop_example=[[PUBLIC]]),
                 network=Reroute(server.port),
                 first_byte_timeout=0.2,
                 trusted_first_byte_timeout=1.0,
-            ) as images:
-                took = {}
-                for origin in ("http://shop.example", server.origin):
-                    with pytest.raises(ImageUnreachable) as caught:
-                        await images.fetch(f"{origin}/responses/silent")
-                    took[origin] = caught.value.seconds
-                assert 0.1 < took["http://shop.example"] < 0.9 < took[server.origin]
+            )
+            took = {}
+            for origin in ("http://shop.example", server.origin):
+                with pytest.raises(ImageUnreachable) as caught:
+                    await images.fetch(f"{origin}/responses/silent")
+                took[origin] = caught.value.seconds
+            assert 0.1 < took["http://shop.example"] < 0.9 < took[server.origin]
 
     run(scenario())
 
@@ -682,24 +679,24 @@ def test_hanging_hosts_hold_up_neither_our_storage_nor_other_hosts(site: Site) -
                 shop_example=[[PUBLIC]], **{f"hang{n}_example": [["93.184.216.35"]] for n in range(10)}
             )
             network = Reroute(site.port, elsewhere={"93.184.216.35": silent.port})
-            async with fetcher(
+            images = ImageFetcher(
                 trusted_origins=[site.origin], resolve=resolver, network=network, first_byte_timeout=30
-            ) as images:
-                hanging = [
-                    asyncio.create_task(images.fetch(f"http://hang{n % 10}.example/responses/silent"))
-                    for n in range(200)
-                ]
-                await until(lambda: len(silent.requests) == 60)
-                async with asyncio.timeout(5):
-                    for _ in range(5):
-                        assert (await images.fetch(f"{site.origin}/a.jpg")).format == "JPEG"
-                assert len(silent.requests) == 60, "six for each host"
-                # Four places are left for all other strangers together.
-                async with asyncio.timeout(5):
-                    await asyncio.gather(*(images.fetch("http://shop.example/a.jpg") for _ in range(20)))
-                for task in hanging:
-                    task.cancel()
-                await asyncio.gather(*hanging, return_exceptions=True)
+            )
+            hanging = [
+                asyncio.create_task(images.fetch(f"http://hang{n % 10}.example/responses/silent"))
+                for n in range(200)
+            ]
+            await until(lambda: len(silent.requests) == 60)
+            async with asyncio.timeout(5):
+                for _ in range(5):
+                    assert (await images.fetch(f"{site.origin}/a.jpg")).format == "JPEG"
+            assert len(silent.requests) == 60, "six for each host"
+            # Four places are left for all other strangers together.
+            async with asyncio.timeout(5):
+                await asyncio.gather(*(images.fetch("http://shop.example/a.jpg") for _ in range(20)))
+            for task in hanging:
+                task.cancel()
+            await asyncio.gather(*hanging, return_exceptions=True)
 
     run(scenario())
 
@@ -713,13 +710,13 @@ def test_waiting_to_be_admitted_takes_nothing_from_the_time_of_the_download(site
             asked.append((size, trusted))
             await admitted.wait()
 
-        async with fetcher(trusted_origins=[site.origin], total_timeout=0.5) as images:
-            download = asyncio.create_task(images.fetch(f"{site.origin}/a.jpg", admit=admit))
-            await until(lambda: bool(asked))
-            done, _ = await asyncio.wait([download], timeout=0.8)
-            assert not done
-            admitted.set()
-            assert (await download).data == photo()
+        images = ImageFetcher(trusted_origins=[site.origin], total_timeout=0.5)
+        download = asyncio.create_task(images.fetch(f"{site.origin}/a.jpg", admit=admit))
+        await until(lambda: bool(asked))
+        done, _ = await asyncio.wait([download], timeout=0.8)
+        assert not done
+        admitted.set()
+        assert (await download).data == photo()
         assert asked == [(len(photo()), True)]
 
     run(scenario())
@@ -763,3 +760,32 @@ class Dead(httpcore.AsyncNetworkBackend):
     async def connect_tcp(self, host: str, port: int, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
         self.dialled.append((host, port))
         raise httpcore.ConnectError("unreachable")
+
+
+# Who gives a download up
+
+
+def connections_to(port: int) -> int:
+    """How many of this process's sockets lead to `port`."""
+    found = 0
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        with suppress(OSError), socket.socket(fileno=os.dup(int(entry.name))) as opened:
+            found += opened.family == socket.AF_INET and opened.getpeername()[1] == port
+    return found
+
+
+def test_downloads_given_up_at_any_moment_leave_no_socket_open(site: Site) -> None:
+    async def scenario() -> int:
+        images = ImageFetcher(trusted_origins=[site.origin])
+        for turns in range(600):
+            download = asyncio.ensure_future(images.fetch(f"{site.origin}/a.jpg"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            download.cancel()
+            await asyncio.wait([download])
+        # What is closed in the background has a moment for it.
+        for _ in range(100):
+            await asyncio.sleep(0)
+        return connections_to(site.port)
+
+    assert run(scenario()) == 0

@@ -52,10 +52,7 @@ def outcome(url: str, origin: str | None) -> ImageError:
             images = ImageFetcher(network=NoNetwork(), ssl_context=CONTEXT)
         else:
             images = ImageFetcher(trusted_origins=[origin], total_timeout=DEADLINE, ssl_context=CONTEXT)
-        try:
-            return (await images.fetch(url)).data
-        finally:
-            await images.aclose()
+        return (await images.fetch(url)).data
 
     with pytest.raises(ImageError) as caught:
         open_rgb(asyncio.run(download()), max_side=1024)

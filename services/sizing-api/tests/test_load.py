@@ -129,7 +129,6 @@ def test_a_request_past_its_budget_stops(model_path: Path, method: Method, image
         with pytest.raises(RefusedError) as refusal:
             await sizer.estimate(EstimateBodyRequest(image_url=url, height_cm=170.0))
         gate.set()
-        await fetcher.aclose()
         workers.close()
         return refusal.value.code, metrics
 
@@ -155,7 +154,6 @@ def test_a_side_photo_counts_as_a_second_download(
             task.cancel()
         gate.set()
         await asyncio.gather(*waiting, return_exceptions=True)
-        await fetcher.aclose()
         errors = [task.exception() for task in done]
         return [error.code for error in errors if isinstance(error, RefusedError)]
 
@@ -169,9 +167,7 @@ def test_the_surplus_without_photos_is_turned_away_too(method: Method) -> None:
         fetcher = ImageFetcher()
         sizer = Sizer(fetcher, Workers([], 1), method, Metrics())
         asked = [sizer.estimate_without_photo(body) for _ in range(MOST_AT_ONCE + 5)]
-        found = await asyncio.gather(*asked, return_exceptions=True)
-        await fetcher.aclose()
-        return found
+        return await asyncio.gather(*asked, return_exceptions=True)
 
     found = asyncio.run(answers())
     assert [isinstance(one, EstimateBodyResponse) for one in found] == [True] * MOST_AT_ONCE + [False] * 5

@@ -228,8 +228,8 @@ class SizingError(BaseModel):
     request_id: str
     fallback: EstimateBodyResponse | None = Field(
         default=None,
-        description="What can be said without the photo, as `POST /estimate-without-photo` answers. Absent where"
-        " the request itself is at fault, and while the service is overloaded.",
+        description="What can be said without the photo, as `POST /estimate-without-photo` answers. Absent"
+        " where the request itself is at fault, and while the service is overloaded.",
     )
 
 

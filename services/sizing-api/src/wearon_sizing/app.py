@@ -386,7 +386,6 @@ def create_app(settings: SizingSettings, tracer: Tracer = NO_TRACER) -> FastAPI:
         async with redis.watching():
             _log.info("sizing_started", landmarkers=settings.workers if workers.loaded else 0)
             yield
-        await fetcher.aclose()
         workers.close()
 
     app = FastAPI(

@@ -70,8 +70,8 @@ LEAST_KNEE_DEGREES: Final = 155.0
 LEAST_HIP_DEGREES: Final = 150.0
 # Somebody who sits before the camera has straight legs in the picture, but short thighs, and the landmarker
 # puts the knees in front. People who stand, also in long skirts and with a phone on the floor, keep 0.79 of a
-# calf (0.94 among the world landmarks), 0.60 of a torso, 137° at the hips and 129° at the knees (1,299 training
-# renders).
+# calf (0.94 among the world landmarks), 0.60 of a torso, 137° at the hips and 129° at the knees (1,299
+# training renders).
 LEAST_THIGH_PER_CALF: Final = 0.7
 LEAST_THIGH_PER_TORSO: Final = 0.59
 LEAST_WORLD_THIGH_PER_CALF: Final = 0.92

@@ -8,13 +8,14 @@ redirects, cookies, proxies, environment variables or unbounded decompression to
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 
 import httpcore
 
-from wearon_service_kit.checked_http.addresses import Address, is_public
+from wearon_service_kit.checked_http.addresses import is_public
 from wearon_service_kit.checked_http.dial import CheckedNetwork, Resolve, resolve_with_system
 from wearon_service_kit.checked_http.targets import Target, Targets
 
@@ -37,29 +38,19 @@ class CheckedHttp:
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._targets = Targets(trusted_origins, rewrite_origins or {})
-        context = ssl_context or httpcore.default_ssl_context()
+        self._ssl_context = ssl_context or httpcore.default_ssl_context()
         resolve = resolve or resolve_with_system
         network = network or httpcore.AnyIOBackend()
-
-        def pool(permitted: Callable[[Address], bool]) -> httpcore.AsyncConnectionPool:
-            # No connection is kept: a job's pictures are fetched at the same time, and an idle connection
-            # that the server is about to close would fail the next request.
-            return httpcore.AsyncConnectionPool(
-                ssl_context=context,
-                max_connections=None,  # the callers' places are what limits them
-                max_keepalive_connections=0,
-                network_backend=CheckedNetwork(resolve, network, permitted),
-            )
-
-        # Two pools, because a backend is told host and port only, and trust goes with the scheme as well.
-        self._public_pool = pool(is_public)
-        self._trusted_pool = pool(lambda _address: True)
+        # Two, because a backend is told host and port only, and trust goes with the scheme as well.
+        self._public_network = CheckedNetwork(resolve, network, is_public)
+        self._trusted_network = CheckedNetwork(resolve, network, lambda _address: True)
 
     def target(self, url: str) -> Target:
         """Where `url` leads; raises `TargetRefused` as far as that shows before its host is looked up."""
         return self._targets.of(url)
 
-    def request(
+    @asynccontextmanager
+    async def request(
         self,
         method: str,
         target: Target,
@@ -67,22 +58,26 @@ class CheckedHttp:
         *,
         connect_timeout: float,
         content: bytes | None = None,
-    ) -> AbstractAsyncContextManager[httpcore.Response]:
+    ) -> AsyncIterator[httpcore.Response]:
         """The answer, its head read. `connect_timeout`: seconds.
 
         Raises `TargetRefused` when the host has an address that may not be connected to, `UnknownHost`, and
         what httpcore raises.
         """
-        pool = self._trusted_pool if target.trusted else self._public_pool
-        return pool.stream(
-            method,
-            target.url,
-            headers=[(b"Host", target.host_header), *headers, (b"Connection", b"close")],
-            content=content,
-            extensions={"timeout": {"connect": connect_timeout}},
+        # A pool for each request: no connection is kept for another one, and a pool that many share forgets
+        # to close the connection of a task that is cancelled at certain moments (httpcore 1.0).
+        pool = httpcore.AsyncConnectionPool(
+            ssl_context=self._ssl_context,
+            network_backend=self._trusted_network if target.trusted else self._public_network,
         )
-
-    async def aclose(self) -> None:
-        """Close what is still open; requests under way fail."""
-        await self._public_pool.aclose()
-        await self._trusted_pool.aclose()
+        try:
+            async with pool.stream(
+                method,
+                target.url,
+                headers=[(b"Host", target.host_header), *headers, (b"Connection", b"close")],
+                content=content,
+                extensions={"timeout": {"connect": connect_timeout}},
+            ) as response:
+                yield response
+        finally:
+            await asyncio.shield(pool.aclose())

@@ -147,10 +147,6 @@ class ImageFetcher:
         except TimeoutError as error:
             raise self._unreachable(target, ErrorCode.IMAGE_TIMEOUT, f"over {timeout:g} s") from error
 
-    async def aclose(self) -> None:
-        """Close what is still open; downloads under way fail."""
-        await self._http.aclose()
-
     async def _try(self, target: Target, admit: Admit | None) -> FetchedImage:
         try:
             async with asyncio.timeout(self._total_timeout) as limit:

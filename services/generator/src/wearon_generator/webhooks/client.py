@@ -91,10 +91,6 @@ class WebhookClient:
         except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
             return Answer(error=why_unreachable(error))
 
-    async def aclose(self) -> None:
-        """Close what is still open."""
-        await self._http.aclose()
-
     def _target(self, url: str) -> Target:
         target = self._http.target(url)
         if target.url.scheme != b"https" and not target.trusted:

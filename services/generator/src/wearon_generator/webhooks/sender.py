@@ -91,7 +91,6 @@ class WebhookSender:
             await asyncio.wait(batches, timeout=_STOP_PATIENCE)
         for batch in batches:
             await end(batch)
-        await self._client.aclose()
 
     async def _run(self) -> None:
         while True:
