@@ -108,6 +108,19 @@ def test_a_side_photo_narrows_the_girths_and_comes_closer(landmarker: Landmarker
         assert abs(both.body.value(name) - PAIR.truth[name]) < 0.6 * WITHIN[name]
 
 
+def test_girths_grow_smoothly_with_the_weight_beside_a_side_photo(
+    landmarker: Landmarker, method: Method
+) -> None:
+    front = read_photo(find_person(landmarker, pixels(PAIR.picture)), PAIR.height).values
+    side = read_photo(find_side_person(landmarker, pixels(PAIR_SIDE)), PAIR.height).profile
+    gender = Gender.FEMALE if PAIR.female else Gender.MALE
+    weights = np.arange(0.85, 1.15, 0.005) * PAIR.weight
+    bodies = [method.estimate(front, PAIR.height, weight, gender, side).body for weight in weights]
+    for name in GIRTHS:
+        steps = np.diff([body.value(name) for body in bodies])
+        assert (0 < steps).all() and (steps < 0.6).all(), name
+
+
 def test_a_side_photo_reads_the_same_whichever_way_the_person_faces(
     landmarker: Landmarker,
 ) -> None:

@@ -35,8 +35,10 @@ margin for the step from renders to photographs. It is a guess, kept small so th
 CONTRADICTION: Final = 3.0
 """From this many standard deviations between what the weight and what the photo say, one of them is wrong."""
 MOST_WIDENED: Final = 2.0
-TIE: Final = 1e-6
-"""Spreads whose ratio is so near 1 differ by rounding alone."""
+SURELY_BETTER: Final = 1.2
+"""A length that front and side know so many times better than the front alone is taken from both. Where they know
+it equally well the mean of the two is taken, in between more of the better one: a switch would make girths jump
+when the weight changes a little."""
 QUALITY: Final = ("one", "looseness", "touching", "stoutness", "unfamiliar")
 MOST_SEX_LOG_ODDS: Final = 4.0
 """Logarithm of the odds that a photo may add at most for one sex: photographs are not renders, on which it is
@@ -249,7 +251,8 @@ class Method:
         # A profile says little about some lengths, such as the shoulders' breadth; there the front alone
         # knows better, and its mean is taken along with its spread.
         spread, alone = np.sqrt(np.diag(both.covariance)), np.sqrt(np.diag(body.covariance))
-        mean = np.where(spread < (1 - TIE) * alone, both.mean, body.mean)
+        share = np.clip(0.5 + 0.5 * np.log(alone / spread) / math.log(SURELY_BETTER), 0.0, 1.0)
+        mean = share * both.mean + (1 - share) * body.mean
         spreads = np.minimum(spread, alone)
         covariance = self.side[weighed].correlations * np.outer(spreads, spreads)
         return Posterior(both.weights, mean[None], covariance[None])
