@@ -26,7 +26,7 @@ from wearon_sizing.silhouette import (
 )
 from wearon_sizing.sizing import PhotoRefusedError, Shopper, assess, find_person, open_photo
 
-from .studio import DRESS, Sitter, pixels, with_forearm_turned
+from .studio import DRESS, PAIR, PAIR_SIDE, Sitter, pixels, with_forearm_turned
 
 Change = Callable[[Image.Image], Image.Image]
 
@@ -83,6 +83,22 @@ def far_away(picture: Image.Image) -> Image.Image:
     wide = Image.new("RGB", (2400, 2400), (150, 160, 170))
     wide.paste(picture, (960, 900))
     return wide
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_profile_in_place_of_the_front_is_turned(
+    landmarker: Landmarker, method: Method, *, mirrored: bool
+) -> None:
+    picture = ImageOps.mirror(PAIR_SIDE) if mirrored else PAIR_SIDE
+    assert judge(landmarker, method, picture, PAIR.height) is ErrorCode.TURNED
+
+
+@pytest.mark.parametrize("degrees", [90, 270])
+def test_somebody_far_off_in_a_picture_on_its_side_is_told_of_the_side(
+    landmarker: Landmarker, method: Method, degrees: int
+) -> None:
+    picture = ImageOps.expand(PAIR.picture, 60, (128, 128, 128)).rotate(degrees, expand=True)
+    assert judge(landmarker, method, picture, PAIR.height) is ErrorCode.LEANING
 
 
 def blank(picture: Image.Image) -> Image.Image:

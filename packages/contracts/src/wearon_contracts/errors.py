@@ -478,7 +478,7 @@ _TABLE: Final = (
     ),
     ErrorInfo(
         _C.PERSON_TOO_SMALL,
-        "You are too far away. Please come closer to the camera.",
+        "You are too small in the photo. Please come closer to the camera, or send a larger photo.",
         False,
         422,
         _F.SIZING_PHOTO,

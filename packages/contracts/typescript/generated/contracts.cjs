@@ -445,7 +445,7 @@ exports.ERRORS = {
     "family": "sizing_photo"
   },
   "person_too_small": {
-    "sentence": "You are too far away. Please come closer to the camera.",
+    "sentence": "You are too small in the photo. Please come closer to the camera, or send a larger photo.",
     "retryable": false,
     "family": "sizing_photo"
   },

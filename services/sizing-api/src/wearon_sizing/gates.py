@@ -63,6 +63,7 @@ ARM_VISIBILITY: Final = 0.3
 # The mask of a head close to the picture's edge spills over to it; a head that is cut off is wider there.
 MOST_CROWN_PER_SHOULDERS: Final = 0.12
 MOST_YAW_DEGREES: Final = 45.0
+LEAST_BACK_YAW_DEGREES: Final = 135.0  # profiles reach 125 (370 training renders)
 LEAST_SHOULDERS_PER_TORSO: Final = 0.45
 # A phone on the floor makes legs long and torsos short: up to 2.5 among people who stand.
 LEGS_PER_TORSO: Final = (0.95, 2.7)
@@ -182,6 +183,7 @@ def refuse_people(people: Sequence[Person]) -> ErrorCode | None:
         return ErrorCode.SEVERAL_PEOPLE
     return (
         refuse_missing(person)
+        or refuse_lying(person)
         or refuse_size(person)
         or refuse_stance(person)
         or refuse_edges(person)
@@ -204,6 +206,11 @@ def refuse_missing(person: Person) -> ErrorCode | None:
     if ((x[TRUNK_AND_LEGS] < 0) | (x[TRUNK_AND_LEGS] > columns - 1)).any():
         return ErrorCode.LIMBS_HIDDEN
     return None
+
+
+def refuse_lying(person: Person) -> ErrorCode | None:
+    """Whether the picture lies on its side; it says nothing else then, not even how tall the person is in it."""
+    return ErrorCode.LEANING if tilt(person) > LYING_DEGREES else None
 
 
 def refuse_size(person: Person) -> ErrorCode | None:
@@ -284,12 +291,11 @@ def sits_before_camera(person: Person) -> bool:
 
 def refuse_stance(person: Person) -> ErrorCode | None:
     """Whether the person stands upright and faces the camera."""
-    # A picture that lies on its side says nothing else.
-    if tilt(person) > LYING_DEGREES:
-        return ErrorCode.LEANING
     p = person.points
     shoulders, hips, ankles = (middle(p, *pair) for pair in (SHOULDERS, HIPS, ANKLES))
-    if p[SHOULDER_L, 0] < p[SHOULDER_R, 0] and p[HIP_L, 0] < p[HIP_R, 0]:
+    # In a profile it is chance which shoulder lies further left.
+    reversed_sides = p[SHOULDER_L, 0] < p[SHOULDER_R, 0] and p[HIP_L, 0] < p[HIP_R, 0]
+    if reversed_sides and yaw(person) > LEAST_BACK_YAW_DEGREES:
         return ErrorCode.FACING_AWAY
     torso = max(float(np.linalg.norm(hips - shoulders)), 1.0)
     legs = float(np.linalg.norm(ankles - hips))
