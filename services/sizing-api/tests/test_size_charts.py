@@ -219,8 +219,18 @@ def test_a_measurement_that_is_the_same_in_every_row_decides_nothing() -> None:
     answer = choose(chart, tall)
     assert answer.recommended == "32/32"
     assert answer.larger_than_chart > 0.99
-    assert answer.explanation == "Even 33/32 is probably too small in the inseam."
+    assert answer.explanation == (
+        "32/32 is the likeliest size. The waist has the least room."
+        " No size of this chart is large enough in the inseam."
+    )
     assert choose(chart, body(0.5, waist_cm=81, inseam_cm=78)).limiting_measurement == "waist_cm"
+
+
+def test_beyond_the_chart_the_two_outermost_sizes_are_the_ones_to_choose_between() -> None:
+    inches = chest((33.9, 37), (37, 40.2), (40.2, 43.3))
+    answer = choose(read_chart(inches), body(chest_cm=101))
+    assert answer.between is not None
+    assert (answer.recommended, answer.between.lower, answer.between.upper) == ("C", "B", "C")
 
 
 def test_of_several_measurements_the_one_that_is_beyond_the_chart_is_named() -> None:
@@ -290,6 +300,9 @@ def test_a_tie_is_told_and_explained() -> None:
         "A and B are about equally likely; it depends on the chest. "
         "Take A for a closer fit and B for a looser one."
     )
+    tight = choose(read_chart(chart, FitPreference.TIGHT), person, FitPreference.TIGHT)
+    assert tight.recommended == "A"
+    assert tight.explanation.endswith("A was taken because a closer fit was asked for.")
     loose = choose(read_chart(chart, FitPreference.LOOSE), person, FitPreference.LOOSE)
     assert loose.recommended == "B"
     assert loose.explanation.endswith("B was taken because a looser fit was asked for.")

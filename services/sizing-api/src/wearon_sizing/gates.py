@@ -209,7 +209,7 @@ def refuse_missing(person: Person) -> ErrorCode | None:
 
 
 def refuse_lying(person: Person) -> ErrorCode | None:
-    """Whether the picture lies on its side; it says nothing else then, not even how tall the person is in it."""
+    """Whether the picture lies on its side; it says nothing else then, not even how large the person is."""
     return ErrorCode.LEANING if tilt(person) > LYING_DEGREES else None
 
 

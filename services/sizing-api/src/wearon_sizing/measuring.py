@@ -36,9 +36,9 @@ CONTRADICTION: Final = 3.0
 """From this many standard deviations between what the weight and what the photo say, one of them is wrong."""
 MOST_WIDENED: Final = 2.0
 SURELY_BETTER: Final = 1.2
-"""A length that front and side know so many times better than the front alone is taken from both. Where they know
-it equally well the mean of the two is taken, in between more of the better one: a switch would make girths jump
-when the weight changes a little."""
+"""A length that front and side know so many times better than the front alone is taken from both. Where they
+know it equally well the mean of the two is taken, in between more of the better one: a switch would make
+girths jump when the weight changes a little."""
 QUALITY: Final = ("one", "looseness", "touching", "stoutness", "unfamiliar")
 MOST_SEX_LOG_ODDS: Final = 4.0
 """Logarithm of the odds that a photo may add at most for one sex: photographs are not renders, on which it is

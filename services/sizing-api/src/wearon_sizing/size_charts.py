@@ -250,22 +250,27 @@ def choose(chart: Chart, body: Posterior, fit: FitPreference | None = None) -> C
     likeliest = int(np.argmax(chances))
     best = _preferred(chances, likeliest, fit)
     others = [i for i in range(len(chances)) if i != best]
-    other = max(others, key=chances.__getitem__, default=None)
+    # Of labels that are equally unlikely, the neighbour.
+    other = max(others, key=lambda i: (chances[i], -abs(i - best)), default=None)
     pair = None if other is None else (min(best, other), max(best, other))
     tie = pair is not None and min(chances[list(pair)]) >= NEARLY_AS_LIKELY * max(chances[list(pair)])
     smaller, larger = beyond_chart(chart, body)
-    decisive = outgrown(chart, body) if larger >= PROBABLY else limiting(chart, body)
+    too_small = larger >= PROBABLY
+    last = len(chances) - 1
+    decisive = outgrown(chart, body) if too_small and best == last else limiting(chart, body)
 
     shown = np.diff(np.round(np.cumsum([0.0, *chances]), 3)).round(3).tolist()
     if smaller >= PROBABLY:
         reasons = [f"Even {chart.labels[0]} is probably too large."]
-    elif larger >= PROBABLY:
-        reasons = _too_small(chart, body, decisive)
+    elif too_small and best == last:
+        reasons = [f"Even {chart.labels[-1]} is probably too small in the {NAMES[decisive]}."]
     elif pair is not None and tie:
-        reasons = _tie(chart, best, likeliest, pair, decisive)
+        reasons = _tie(chart, best, pair, decisive, fit)
     else:
-        beyond = (smaller if best == 0 else 0.0) + (larger if best == len(chances) - 1 else 0.0)
+        beyond = (smaller if best == 0 else 0.0) + (larger if best == last or too_small else 0.0)
         reasons = _no_tie(chart, body, best, decisive, clear=chances[best] - beyond >= CLEAR)
+    if too_small:
+        reasons += _beyond_all(chart, body, best == last)
     return ChartSize(
         recommended=chart.labels[best],
         confidence=shown[best],
@@ -293,20 +298,27 @@ def _preferred(chances: Array, likeliest: int, fit: FitPreference | None) -> int
     return wanted if chances[wanted] >= NEARLY_AS_LIKELY * chances[likeliest] else likeliest
 
 
-def _tie(chart: Chart, best: int, likeliest: int, pair: tuple[int, int], decisive: Measured) -> list[str]:
+def _tie(
+    chart: Chart, best: int, pair: tuple[int, int], decisive: Measured, fit: FitPreference | None
+) -> list[str]:
     small, large = (chart.labels[i] for i in pair)
     reasons = [f"{small} and {large} are about equally likely; it depends on the {NAMES[decisive]}."]
-    if best != likeliest:
-        wish = "closer" if best < likeliest else "looser"
+    if fit in (FitPreference.TIGHT, FitPreference.LOOSE):
+        wish = "closer" if fit is FitPreference.TIGHT else "looser"
         reasons.append(f"{chart.labels[best]} was taken because a {wish} fit was asked for.")
     else:
         reasons.append(f"Take {small} for a closer fit and {large} for a looser one.")
     return reasons
 
 
-def _too_small(chart: Chart, body: Posterior, decisive: Measured) -> list[str]:
-    reasons = [f"Even {chart.labels[-1]} is probably too small in the {NAMES[decisive]}."]
-    if body.value(decisive) > MISTAKEN * chart.largest[chart.names.index(decisive)]:
+def _beyond_all(chart: Chart, body: Posterior, outermost: bool) -> list[str]:
+    """What is said where one measurement lies beyond the largest size. `outermost`: that size is recommended,
+    and was called too small."""
+    reasons, name = [], outgrown(chart, body)
+    if not outermost:
+        # Trousers of one length in all widths: a wider one is not longer.
+        reasons.append(f"No size of this chart is large enough in the {NAMES[name]}.")
+    if body.value(name) > MISTAKEN * chart.largest[chart.names.index(name)]:
         reasons.append("Perhaps the chart is not in centimetres, or of garments laid flat.")
     return reasons
 
