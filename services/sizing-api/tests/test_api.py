@@ -284,6 +284,30 @@ def test_a_request_with_thousands_of_faults_is_told_of_a_few(service: Service) -
     assert len(response.content) < 2000
 
 
+def test_a_body_that_is_missing_is_asked_for(service: Service) -> None:
+    assert "send a JSON object" in body_of(service.client.post("/estimate-body"))["detail"]
+
+
+def test_a_long_name_of_a_field_is_not_repeated_whole(service: Service) -> None:
+    response = service.client.post("/estimate-without-photo", json={"height_cm": 170.0, "k" * 50_000: 1})
+    assert response.status_code == 422
+    assert len(response.content) < 400
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nothing", 404), ("POST", "/estimate-body/", 404), ("GET", "/estimate-body", 405)],
+)
+def test_a_path_or_method_that_is_not_there_is_an_error_like_others(
+    service: Service, method: str, path: str, status: int
+) -> None:
+    response = service.client.request(method, path)
+    assert response.status_code == status
+    answer = body_of(response)
+    assert answer["code"] == "request_invalid"
+    assert answer["request_id"] == response.headers["X-Request-Id"]
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 60_000])
 def test_a_body_that_is_no_json_is_422(service: Service, content: bytes) -> None:
     response = service.client.post(
@@ -400,7 +424,11 @@ def test_keys_and_origins_when_they_are_set(settings_for: Callable[..., SizingSe
         refused = service.estimate(url)
         assert refused.status_code == 401
         assert body_of(refused)["code"] == "unauthorized"
-        for headers in ({"X-API-Key": "second-key"}, {"Authorization": "Bearer first-key"}):
+        for headers in (
+            {"X-API-Key": "second-key"},
+            {"Authorization": "Bearer first-key"},
+            {"X-API-Key": "stale", "Authorization": "Bearer first-key"},
+        ):
             service.client.headers = headers  # type: ignore[assignment]
             assert service.estimate(url).status_code == 400
         for headers in (

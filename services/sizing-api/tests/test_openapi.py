@@ -33,7 +33,36 @@ def test_every_error_has_an_example_with_its_sentence() -> None:
     for code, example in examples.items():
         assert example["value"]["code"] == code
         assert example["value"]["detail"] == sentence(ErrorCode(code), "photo")
-    assert set(examples) == {code.value for code in ErrorCode if describe(code).http_status is not None}
+
+
+def test_each_path_names_the_errors_that_it_answers() -> None:
+    paths = json.loads(COMMITTED.read_text())["paths"]
+    named = {
+        path: {
+            code
+            for status, response in paths[path]["post"]["responses"].items()
+            if status != "200"
+            for code in response["content"]["application/json"]["examples"]
+        }
+        for path in ("/estimate-body", "/estimate-without-photo", "/check-photo")
+    }
+    all_codes = {code.value for code in ErrorCode if describe(code).http_status is not None}
+    # What only a warning or a verdict says, and what only the generator asks of a picture.
+    assert all_codes - named["/estimate-body"] == {
+        "image_too_small",
+        "not_in_profile",
+        "upper_body_outside_frame",
+    }
+    assert named["/check-photo"].isdisjoint({"no_person", "turned", "size_chart_invalid"})
+    assert "image_timeout" in named["/check-photo"]
+    assert named["/estimate-without-photo"] == {
+        "internal_error",
+        "overloaded",
+        "request_invalid",
+        "request_timeout",
+        "size_chart_invalid",
+        "unauthorized",
+    }
 
 
 # All but "a valid request must be accepted": no made-up URL leads to a photo.

@@ -35,6 +35,34 @@ _DESCRIPTIONS: Final = {
 }
 
 
+_OF_ANY_REQUEST: Final = frozenset(
+    {
+        ErrorCode.INTERNAL_ERROR,
+        ErrorCode.OVERLOADED,
+        ErrorCode.REQUEST_INVALID,
+        ErrorCode.REQUEST_TIMEOUT,
+        ErrorCode.UNAUTHORIZED,
+    }
+)
+
+
+def _of_family(family: Family) -> frozenset[ErrorCode]:
+    return frozenset(code for code in ErrorCode if describe(code).family is family)
+
+
+# A picture of a few pixels is no error of its own here: it shows nobody who is large enough.
+_OF_A_PICTURE: Final = _of_family(Family.PICTURE) - {ErrorCode.IMAGE_TOO_SMALL}
+_OF_WORK_ON_A_PICTURE: Final = _OF_A_PICTURE | {ErrorCode.MODEL_NOT_LOADED, ErrorCode.BUDGET_EXCEEDED}
+# What a try-on alone asks for, and why a side photo is left out, which a warning says.
+_NEVER_A_REFUSAL: Final = frozenset({ErrorCode.UPPER_BODY_OUTSIDE_FRAME, ErrorCode.NOT_IN_PROFILE})
+WITHOUT_PHOTO_CODES: Final = _OF_ANY_REQUEST | {ErrorCode.SIZE_CHART_INVALID}
+CHECK_PHOTO_CODES: Final = _OF_ANY_REQUEST | _OF_WORK_ON_A_PICTURE
+ESTIMATE_BODY_CODES: Final = (
+    WITHOUT_PHOTO_CODES | CHECK_PHOTO_CODES | _of_family(Family.SIZING_PHOTO) - _NEVER_A_REFUSAL
+)
+"""The error codes of each path that is asked with POST."""
+
+
 def status_of(code: ErrorCode) -> int:
     """The HTTP status that goes with an error code; 500 for one that no shopper's input leads to."""
     return describe(code).http_status or 500
@@ -108,12 +136,10 @@ def checked(sight: Sight, refusal: ErrorCode | None) -> CheckPhotoResponse:
     )
 
 
-def documented_errors(*, photo: bool) -> dict[int | str, dict[str, Any]]:
-    """The error answers for the OpenAPI document, with an example for every code. `photo`: whether the
-    request brings one."""
+def documented_errors(possible: frozenset[ErrorCode]) -> dict[int | str, dict[str, Any]]:
+    """The error answers of one path for the OpenAPI document, with an example for every `possible` code."""
     by_status = {
-        status: [code for code in codes if photo or describe(code).family is Family.SERVICE or status == 500]
-        for status, codes in _codes_by_status().items()
+        status: [code for code in codes if code in possible] for status, codes in _codes_by_status().items()
     }
     return {
         status: {

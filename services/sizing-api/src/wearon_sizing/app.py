@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 import structlog
 from fastapi import Depends, FastAPI, Request, Response, Security
-from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
@@ -37,7 +36,17 @@ from wearon_service_kit.health import CheckResult, Readiness, ReadyGauge
 from wearon_service_kit.images.errors import ImageError
 from wearon_service_kit.images.fetch import FetchedImage, ImageFetcher
 from wearon_service_kit.tracing import NO_TRACER, Tracer
-from wearon_sizing.answers import answer, checked, documented_errors, problem, retry_after, status_of
+from wearon_sizing.answers import (
+    CHECK_PHOTO_CODES,
+    ESTIMATE_BODY_CODES,
+    WITHOUT_PHOTO_CODES,
+    answer,
+    checked,
+    documented_errors,
+    problem,
+    retry_after,
+    status_of,
+)
 from wearon_sizing.measuring import Method, load_method
 from wearon_sizing.metrics import Metrics
 from wearon_sizing.middleware import QUIET, RequestMiddleware, request_id_of
@@ -69,6 +78,8 @@ AFTER_DOWNLOAD_SECONDS: Final = 0.5
 MOST_AT_ONCE: Final = 32
 # Faults named in the answer to a request that is not valid; one body can have thousands.
 MOST_COMPLAINTS: Final = 10
+LONGEST_NAME: Final = 40  # of a field that a complaint names
+NO_SUCH_PATH: Final = "There is nothing at this path; /docs names all that there are."
 # pydantic's names for faults that are most often a number in another unit, and the units by a field's ending.
 OUT_OF_RANGE: Final = ("greater_than_equal", "less_than_equal")
 UNITS: Final = {"_cm": "centimetres", "_kg": "kilograms"}
@@ -351,9 +362,9 @@ def key_check(keys: tuple[str, ...]) -> Callable[..., Awaitable[None]]:
         key: Annotated[str | None, Security(KEY_HEADER)],
         token: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)],
     ) -> None:
-        given = (key or (token.credentials if token else "")).encode()
+        given = [(key or "").encode(), (token.credentials if token else "").encode()]
         # Every key is compared, each in constant time, so that the time tells nothing.
-        matches = [hmac.compare_digest(given, one) for one in expected]
+        matches = [hmac.compare_digest(each, one) for each in given for one in expected]
         if expected and not any(matches):
             raise RefusedError(ErrorCode.UNAUTHORIZED)
 
@@ -394,6 +405,7 @@ def create_app(settings: SizingSettings, tracer: Tracer = NO_TRACER) -> FastAPI:
         description="Body measurements and a clothing size from a photo and the shopper's height.",
         lifespan=lifespan,
         redoc_url=None,
+        redirect_slashes=False,
         # FastAPI's own spans of requests, for our provider alone: it would look for one by itself.
         telemetry={
             "tracing": tracer.provider is not None,
@@ -410,7 +422,7 @@ def create_app(settings: SizingSettings, tracer: Tracer = NO_TRACER) -> FastAPI:
     @app.post(
         "/estimate-body",
         dependencies=[Depends(check)],
-        responses=documented_errors(photo=True),
+        responses=documented_errors(ESTIMATE_BODY_CODES),
         summary="Measure and size the person in a photo",
     )
     async def estimate_body(body: EstimateBodyRequest, request: Request) -> EstimateBodyResponse:
@@ -419,7 +431,7 @@ def create_app(settings: SizingSettings, tracer: Tracer = NO_TRACER) -> FastAPI:
     @app.post(
         "/estimate-without-photo",
         dependencies=[Depends(check)],
-        responses=documented_errors(photo=False),
+        responses=documented_errors(WITHOUT_PHOTO_CODES),
         summary="The same answer from height, and weight and sex as far as they are known",
     )
     async def estimate_without_photo(
@@ -430,7 +442,7 @@ def create_app(settings: SizingSettings, tracer: Tracer = NO_TRACER) -> FastAPI:
     @app.post(
         "/check-photo",
         dependencies=[Depends(check)],
-        responses=documented_errors(photo=True),
+        responses=documented_errors(CHECK_PHOTO_CODES),
         summary="Whether a photo will do for a try-on or for sizing, before anything is paid for it",
     )
     async def check_photo(body: CheckPhotoRequest, request: Request) -> CheckPhotoResponse:
@@ -486,7 +498,9 @@ def create_app(settings: SizingSettings, tracer: Tracer = NO_TRACER) -> FastAPI:
         # What FastAPI says of a body that json.loads cannot even begin to read.
         if error.status_code == 400:
             return JSONResponse(problem(ErrorCode.REQUEST_INVALID, request_id_of(request.scope)), 422)
-        return await http_exception_handler(request, error)
+        detail = NO_SUCH_PATH if error.status_code == 404 else str(error.detail)
+        body = problem(ErrorCode.REQUEST_INVALID, request_id_of(request.scope), detail)
+        return JSONResponse(body, error.status_code, error.headers)
 
     @app.exception_handler(ClientGoneError)
     async def nobody_listens(_request: Request, _error: ClientGoneError) -> Response:
@@ -507,11 +521,11 @@ def create_app(settings: SizingSettings, tracer: Tracer = NO_TRACER) -> FastAPI:
 
 def _complaint(item: dict[str, Any]) -> str:
     """What is wrong with one field, without repeating what was sent."""
-    path = [str(part) for part in item["loc"] if part != "body"]
+    path = [str(part)[:LONGEST_NAME] for part in item["loc"] if part != "body"]
     if item["type"] == "json_invalid":
         return f"it is no JSON from character {path[-1]} on"
     said = str(item["msg"])
-    if item["type"] == "model_attributes_type":
+    if item["type"] == "model_attributes_type" or (item["type"] == "missing" and not path):
         said = "must be a JSON object" if path else "send a JSON object, with Content-Type: application/json"
     elif item["type"] in OUT_OF_RANGE:
         said += next((f" {unit}" for end, unit in UNITS.items() for part in path if part.endswith(end)), "")
