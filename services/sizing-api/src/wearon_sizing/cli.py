@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 import structlog
@@ -121,10 +123,19 @@ def serve(_options: argparse.Namespace) -> int:
         forwarded_allow_ips="127.0.0.1,::1",
     )
     server = uvicorn.Server(config)
-    # uvicorn itself would listen on `::` for IPv6 alone.
-    server.run(sockets=[_dual_stack(settings)] if ":" in settings.host else None)
-    tracer.stop()
+    # When uvicorn has ended its work it raises the signal again, which by itself would end the process there.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+    try:
+        # uvicorn itself would listen on `::` for IPv6 alone.
+        server.run(sockets=[_dual_stack(settings)] if ":" in settings.host else None)
+    finally:
+        tracer.stop()
     return 0 if server.started else 1
+
+
+def _end(_signal: int, _frame: FrameType | None) -> None:
+    raise SystemExit(0)
 
 
 def _dual_stack(settings: SizingSettings) -> socket.socket:

@@ -35,6 +35,7 @@ from wearon_sizing.sizing import Assessment, Estimate, Shopper
 from wearon_sizing.torso import ARM, ROWS, crop_matrix
 
 HEIGHT: Final = 1000
+MOST_WIDTH: Final = 2000  # of the photo; a strip of one row would become a million pixels wide
 PANEL: Final = 520
 MARGIN: Final = 40
 SMALL, PLAIN, LARGE, HUGE = 17, 21, 30, 96
@@ -102,9 +103,10 @@ def explain_refusal(
 
 
 def _enlarged(picture: NDArray[np.uint8]) -> tuple[Image.Image, float]:
-    """The photo at the sheet's height, and how many times larger it is."""
-    zoom = HEIGHT / picture.shape[0]
-    size = (round(picture.shape[1] * zoom), HEIGHT)
+    """The photo at the sheet's height, or as wide as may be, and how many times larger it is."""
+    rows, columns = picture.shape[:2]
+    zoom = min(HEIGHT / rows, MOST_WIDTH / columns)
+    size = (max(round(columns * zoom), 1), max(round(rows * zoom), 1))
     return Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS), zoom
 
 
