@@ -331,7 +331,9 @@ def test_settling_waits_half_a_second_at_most_for_an_event_that_it_replaces(ledg
     owner_writes(ledger, session, "completed", "queued")
     attempt = ledger.begin(session, "a")
     with ledger.connect() as other:
-        other.execute("select from generation_webhook_outbox where type <> 'generation.processing' for update")
+        other.execute(
+            "select from generation_webhook_outbox where type <> 'generation.processing' for update"
+        )
         with pytest.raises(RpcRefused) as refused:
             ledger.complete(session, "a", attempt)
     assert refused.value.code == "55P03"
@@ -339,6 +341,21 @@ def test_settling_waits_half_a_second_at_most_for_an_event_that_it_replaces(ledg
 
     assert ledger.complete(session, "a", attempt)["verdict"] == "completed"
     assert types(ledger, session) == ["processing", "completed"]
+
+
+def test_a_trigger_from_before_the_ledger_told_the_beginning_is_replaced(ledger: LedgerDatabase) -> None:
+    ledger.run(
+        "drop trigger generation_webhook_event on generation_sessions;"
+        " create constraint trigger generation_webhook_event after update of status on generation_sessions"
+        " deferrable initially deferred for each row when (new.status in ('processing', 'failed'))"
+        " execute function generation_private.note_webhook_event('b2c')"
+    )
+    ledger.migrate_again()
+    endpoint(ledger)
+    session = ledger.b2c()
+    owner_writes(ledger, session, "processing", "queued", "failed")
+
+    assert types(ledger, session) == ["failed"]
 
 
 def test_an_event_goes_to_the_global_endpoint_and_to_the_stores_own(ledger: LedgerDatabase) -> None:

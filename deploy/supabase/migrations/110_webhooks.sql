@@ -4,10 +4,9 @@
 -- first attempt and when it is closed. What somebody writes into a session row sends nothing then. Where no ledger
 -- row will be closed (the application ended a session before a generator had it), a trigger on the session tables
 -- writes an event of the end, and the ledger's replaces that one, should there be one later and it says something
--- else. Without an endpoint nothing is written. A generator
--- claims what is due, sends it and reports; a row that it claimed and never reported is due again after the lease.
--- The outbox holds ids and codes. It never holds a link to a picture: that is signed anew at each try, from the
--- object's path.
+-- else. Without an endpoint nothing is written. A generator claims what is due, sends it and reports; a row that it
+-- claimed and never reported is due again after the lease. The outbox holds ids and codes. It never holds a link to a
+-- picture: that is signed anew at each try, from the object's path.
 
 create table if not exists public.generation_webhook_endpoints (
   id uuid primary key default gen_random_uuid(),
