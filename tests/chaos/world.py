@@ -256,12 +256,17 @@ class World:
         )
 
     def wait_webhooks_delivered(self, timeout: float) -> None:
-        """Until nothing is left to be sent, or the time is over: law 8 says then what is missing."""
+        """Until nothing is left to be sent, or the time is over: law 8 says then what is missing.
+
+        What the ledger has still to close is waited for: an end that the cron wrote is told only then.
+        """
         with contextlib.suppress(TimeoutError):
             wait_until(
                 lambda: (
                     not self.stack.app.rows(
-                        "select from generation_webhook_outbox where delivered_at is null limit 1"
+                        "select from generation_webhook_outbox where delivered_at is null"
+                        " union all select from generation_ledger"
+                        " where state <> 'settled' and lease_expires_at < 'infinity' limit 1"
                     )
                 ),
                 timeout=timeout,

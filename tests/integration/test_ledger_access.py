@@ -82,8 +82,9 @@ def test_only_the_service_role_may_call_anything_but_outcome_and_cancel(ledger: 
     assert [f["name"] for f in functions if f["anon"]] == []
     for_owners = ["generation_cancel", "generation_outcome"]
     assert sorted(f["name"] for f in functions if f["authenticated"]) == for_owners
-    # The trigger writes to the outbox also when the row's owner settles it.
-    assert sorted(f["name"] for f in functions if f["definer"]) == [*for_owners, "note_webhook_event"]
+    # The triggers write to the outbox also when the session's owner settles or cancels it.
+    triggers = ["note_ledger_event", "note_webhook_event"]
+    assert sorted(f["name"] for f in functions if f["definer"]) == [*for_owners, *triggers]
     assert [f["name"] for f in functions if 'search_path=""' not in f["settings"]] == []
 
 
@@ -380,6 +381,7 @@ def test_every_file_applies_twice_and_the_application_keeps_its_shape(ledger: Le
             " where not tgisinternal and tgname not like 'wearon\\_local%' order by 1, 2"
         ).fetchall()
         assert [tuple(row.values()) for row in triggers] == [
+            ("generation_ledger", "generation_webhook_event"),
             ("generation_sessions", "generation_session_keeps_id"),
             ("generation_sessions", "generation_webhook_event"),
             ("store_generation_sessions", "generation_session_keeps_id"),

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from integration.database import LedgerDatabase, Row, Session, all_at_once
+from integration.database import LedgerDatabase, Row, RpcRefused, Session, all_at_once
 
 SECRET = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 DAY = 24 * 3600
@@ -191,23 +191,171 @@ def test_a_retry_after_a_rate_limit_tells_the_beginning_once(ledger: LedgerDatab
     assert events(ledger, session)[-1]["data"]["attempts"] == 2
 
 
-def test_what_the_owner_writes_into_the_row_is_not_sent(ledger: LedgerDatabase) -> None:
-    """Neither their link, nor an attempt that was none; that they ended it is told without a picture."""
+def owner_writes(ledger: LedgerDatabase, session: Session, *statuses: str) -> None:
+    """The owner of the row changes its status to one after the other, through the API."""
+    token = ledger.user_token(session.owner)
+    for status in statuses:
+        values = {"status": status, "generated_image_url": "https://evil.example/"}
+        changed = ledger.patch(f"/generation_sessions?id=eq.{session.id}", values, token=token)
+        assert changed.status_code == 200
+
+
+def test_what_the_owner_writes_into_a_row_unknown_to_the_ledger_is_told_without_a_picture(
+    ledger: LedgerDatabase,
+) -> None:
+    """An attempt that was none is not told, nor is their link; that they ended it is told once."""
     endpoint(ledger)
     session = ledger.b2c()
-    token = ledger.user_token(session.owner)
-    for status in ("processing", "queued", "processing", "completed", "queued", "failed"):
-        changed = ledger.patch(
-            f"/generation_sessions?id=eq.{session.id}",
-            {"status": status, "generated_image_url": "https://evil.example/"},
-            token=token,
-        )
-        assert changed.status_code == 200
+    owner_writes(ledger, session, "processing", "queued", "processing", "completed", "queued", "failed")
 
     (only,) = events(ledger, session)
 
     assert (only["type"], only["object_path"]) == ("generation.completed", None)
     assert "evil" not in str(only)
+
+
+@pytest.mark.parametrize("faked", ["completed", "failed"])
+def test_a_completion_is_told_with_its_picture_whatever_the_owner_wrote_before(
+    ledger: LedgerDatabase, faked: str
+) -> None:
+    endpoint(ledger)
+    session = ledger.b2c()
+    attempt = ledger.begin(session, "a")
+    owner_writes(ledger, session, faked, "processing")
+    assert types(ledger, session) == ["processing"]
+
+    ledger.complete(session, "a", attempt)
+
+    assert types(ledger, session) == ["processing", "completed"]
+    assert events(ledger, session)[-1]["object_path"] == f"generated/{session.owner}/{session.id}.jpg"
+
+
+def test_a_failure_is_told_with_its_refund_though_the_owner_wrote_completed_before(
+    ledger: LedgerDatabase,
+) -> None:
+    endpoint(ledger)
+    session = ledger.b2c()
+    attempt = ledger.begin(session, "a")
+    owner_writes(ledger, session, "completed", "processing")
+    ledger.fail(session, "a", attempt, "moderation_blocked")
+
+    assert types(ledger, session) == ["processing", "failed"]
+    ended = events(ledger, session)[-1]
+    assert (ended["data"]["code"], ended["data"]["given_back"]) == ("moderation_blocked", True)
+
+
+def test_the_beginning_is_told_though_the_owner_wrote_processing_before(ledger: LedgerDatabase) -> None:
+    endpoint(ledger)
+    session = ledger.b2c()
+    ledger.hold(session, "a")
+    owner_writes(ledger, session, "processing")
+    ledger.claim(session, "a")
+
+    assert types(ledger, session) == ["processing"]
+
+
+def test_the_true_end_replaces_the_one_that_the_owner_wrote_before_the_ledger_knew_the_session(
+    ledger: LedgerDatabase,
+) -> None:
+    """Also one that was delivered: the true one has an id of its own and is still to be sent."""
+    endpoint(ledger)
+    session = ledger.b2c()
+    owner_writes(ledger, session, "completed", "queued")
+    (untrue,) = claim(ledger)
+    report(ledger, result(untrue, delivered=True))
+    ledger.complete(session, "a", ledger.begin(session, "a"))
+
+    assert types(ledger, session) == ["processing", "completed"]
+    ended = events(ledger, session)[-1]
+    assert str(ended["id"]) != untrue["id"]
+    assert ended["object_path"] == f"generated/{session.owner}/{session.id}.jpg"
+    assert {delivery["id"] for delivery in claim(ledger)} == {
+        str(event["id"]) for event in events(ledger, session)
+    }
+
+
+def test_a_delivery_in_flight_of_an_end_that_was_replaced_changes_nothing(ledger: LedgerDatabase) -> None:
+    endpoint(ledger)
+    session = ledger.b2c()
+    owner_writes(ledger, session, "failed", "queued")
+    (untrue,) = claim(ledger)
+    ledger.cancel(session)
+    report(ledger, result(untrue, delivered=True))
+
+    (event,) = events(ledger, session)
+    assert (event["type"], event["delivered_at"]) == ("generation.cancelled", None)
+
+
+def test_what_the_owner_writes_into_a_settled_session_is_not_told(ledger: LedgerDatabase) -> None:
+    """Not even once its events are forgotten."""
+    endpoint(ledger)
+    session = ledger.b2c()
+    ledger.complete(session, "a", ledger.begin(session, "a"))
+    ledger.run("truncate generation_webhook_outbox")
+    owner_writes(ledger, session, "queued", "completed", "processing", "failed")
+
+    assert events(ledger, session) == []
+
+
+def test_an_end_by_the_application_that_the_ledger_only_takes_note_of_is_told_once(
+    ledger: LedgerDatabase,
+) -> None:
+    """The task comes while the application's cron has given the credit back and is writing the row."""
+    endpoint(ledger)
+    session = ledger.b2c(age=4000)
+    with ledger.connect() as cron:
+        cron.execute("select app_recover_stuck_session(%s, %s)", [session.id, session.owner])
+        holding = ledger.in_background(lambda: ledger.hold(session, "a"))
+        ledger.wait_for_a_blocked_call()
+        cron.commit()
+    assert holding.result(timeout=10)["settled_by"] == "elsewhere"
+
+    (event,) = events(ledger, session)
+    assert (event["type"], event["data"]["given_back"]) == ("generation.failed", True)
+    # The application's, which knows no request_id; it was not made anew.
+    assert event["data"]["request_id"] is None
+
+
+def test_a_session_that_was_set_aside_and_ended_by_the_application_is_told(ledger: LedgerDatabase) -> None:
+    endpoint(ledger)
+    session = ledger.b2c(age=4000)
+    ledger.rpc("generation_set_aside", **session.named, p_stuck_after_seconds=300, p_error="57014")
+    ledger.cron()
+
+    assert types(ledger, session) == ["failed"]
+
+
+def test_settling_waits_half_a_second_at_most_for_an_event_that_it_replaces(ledger: LedgerDatabase) -> None:
+    endpoint(ledger)
+    session = ledger.b2c()
+    owner_writes(ledger, session, "completed", "queued")
+    attempt = ledger.begin(session, "a")
+    with ledger.connect() as other:
+        other.execute(
+            "select from generation_webhook_outbox where type <> 'generation.processing' for update"
+        )
+        with pytest.raises(RpcRefused) as refused:
+            ledger.complete(session, "a", attempt)
+    assert refused.value.code == "55P03"
+    assert ledger.status(session) == "processing"
+
+    assert ledger.complete(session, "a", attempt)["verdict"] == "completed"
+    assert types(ledger, session) == ["processing", "completed"]
+
+
+def test_a_trigger_from_before_the_ledger_told_the_beginning_is_replaced(ledger: LedgerDatabase) -> None:
+    ledger.run(
+        "drop trigger generation_webhook_event on generation_sessions;"
+        " create constraint trigger generation_webhook_event after update of status on generation_sessions"
+        " deferrable initially deferred for each row when (new.status in ('processing', 'failed'))"
+        " execute function generation_private.note_webhook_event('b2c')"
+    )
+    ledger.migrate_again()
+    endpoint(ledger)
+    session = ledger.b2c()
+    owner_writes(ledger, session, "processing", "queued", "failed")
+
+    assert types(ledger, session) == ["failed"]
 
 
 def test_an_event_goes_to_the_global_endpoint_and_to_the_stores_own(ledger: LedgerDatabase) -> None:

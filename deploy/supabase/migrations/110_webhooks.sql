@@ -1,10 +1,12 @@
 -- Webhooks: who is told of sessions, and what is still to be sent (the outbox).
 --
--- An event is written in the transaction that changes the session, whoever makes it: a trigger on the session
--- tables that fires at commit, when the ledger is closed too. Without an endpoint nothing is written. A generator
--- claims what is due, sends it and reports; a row that it claimed and never reported is due again after the lease.
--- The outbox holds ids and codes. It never holds a link to a picture: that is signed anew at each try, from the
--- object's path.
+-- An event is written in the transaction that it tells of: by a trigger on the ledger, when it counts a session's
+-- first attempt and when it is closed. What somebody writes into a session row sends nothing then. Where no ledger
+-- row will be closed (the application ended a session before a generator had it), a trigger on the session tables
+-- writes an event of the end, and the ledger's replaces that one, should there be one later and it says something
+-- else. Without an endpoint nothing is written. A generator claims what is due, sends it and reports; a row that it
+-- claimed and never reported is due again after the lease. The outbox holds ids and codes. It never holds a link to a
+-- picture: that is signed anew at each try, from the object's path.
 
 create table if not exists public.generation_webhook_endpoints (
   id uuid primary key default gen_random_uuid(),
@@ -68,9 +70,81 @@ revoke all on public.generation_webhook_endpoints, public.generation_webhook_out
 grant select, insert, update, delete on public.generation_webhook_endpoints, public.generation_webhook_outbox
   to service_role;
 
--- Writes the event of one change of a session's status. Fires at commit, so that the ledger says what became of
--- the session; where it does not (the application or the row's owner settled it) the event has no code and no
--- picture, whatever stands in the row. Its owner may write there: what is sent comes from the ledger alone.
+-- Writes an event for every endpoint that is told of this owner's sessions, unless it has one of that kind already.
+create or replace function generation_private.write_webhook_event(
+  p_channel text,
+  p_session_id uuid,
+  p_owner_id uuid,
+  p_request_id text,
+  p_type text,
+  p_code text,
+  p_attempts integer,
+  p_given_back boolean,
+  p_occurred_at timestamptz,
+  p_object_path text
+) returns void
+language sql set search_path = ''
+as $$
+  insert into public.generation_webhook_outbox
+    (endpoint_id, channel, session_id, type, data, occurred_at, object_path)
+  select e.id, p_channel, p_session_id, p_type,
+         jsonb_build_object(
+           'session_id', p_session_id,
+           'channel', p_channel,
+           'user_id', case p_channel when 'b2c' then p_owner_id end,
+           'store_id', case p_channel when 'b2b' then p_owner_id end,
+           'request_id', p_request_id,
+           'code', p_code,
+           'attempts', p_attempts,
+           'given_back', p_given_back
+         ),
+         p_occurred_at, p_object_path
+    from public.generation_webhook_endpoints e
+   where e.disabled_at is null
+     and (e.store_id is null or (p_channel = 'b2b' and e.store_id = p_owner_id))
+  on conflict do nothing
+$$;
+
+-- Writes the event of a session whose first attempt the ledger has just counted, or which it has just closed; of
+-- one whose row is gone nothing is told. An end that the row told before is taken back where it was not so: the
+-- true one has an id of its own, because a receiver passes over an id that it had before.
+--
+-- The events taken back may be locked by a report. That is waited for as in 020: half a second, and then raised.
+create or replace function generation_private.note_ledger_event() returns trigger
+language plpgsql security definer set search_path = '' set lock_timeout = '500ms'
+as $$
+declare
+  v_type constant text := 'generation.' || case
+    when new.outcome is null then 'processing'
+    when new.error_code = 'cancelled' then 'cancelled'
+    else new.outcome
+  end;
+  v_given_back constant boolean := coalesce(new.refund_state in ('refunded', 'already_refunded'), false);
+begin
+  if new.settled_by = 'gone' then
+    return null;
+  end if;
+  if new.outcome is not null then
+    delete from public.generation_webhook_outbox o
+     where o.session_id = new.session_id and o.type <> 'generation.processing'
+       and (o.type, o.data ->> 'code', (o.data ->> 'given_back')::boolean, o.object_path)
+           is distinct from (v_type, new.error_code, v_given_back, new.object_path);
+  end if;
+  perform generation_private.write_webhook_event(
+    new.channel, new.session_id, new.owner_id, new.request_id, v_type,
+    p_code => new.error_code,
+    p_attempts => new.attempt,
+    p_given_back => v_given_back,
+    p_occurred_at => coalesce(new.settled_at, new.claimed_at),
+    p_object_path => new.object_path
+  );
+  return null;
+end
+$$;
+
+-- Writes the event of a session row that was settled while no ledger row of it will be closed: there is none, or it
+-- was set aside. The row's owner may have written it, so the event has no code and no picture, whatever stands there.
+-- Fires at commit, when what the application gave back is there too.
 create or replace function generation_private.note_webhook_event() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
@@ -78,61 +152,33 @@ declare
   v_channel constant text := tg_argv[0];
   v_session record;
   v_row public.generation_ledger;
-  v_is_settled boolean;
-  v_type text;
   v_given_back boolean;
 begin
   select * into v_session from generation_private.read_session(v_channel, new.id, 'none');
-  if v_session.status is null or not exists (
-    select from public.generation_webhook_endpoints e
-     where e.disabled_at is null
-       and (e.store_id is null or (v_channel = 'b2b' and e.store_id = v_session.owner_id))
-  ) then
+  if v_session.status is null
+     or not exists (select from public.generation_webhook_endpoints where disabled_at is null) then
     return null;
   end if;
   select * into v_row from public.generation_ledger l where l.channel = v_channel and l.session_id = new.id;
-  v_is_settled := coalesce(v_row.state = 'settled', false);
-  if new.status = 'processing' then
-    -- A status that the owner wrote is no attempt.
-    if v_row.state is distinct from 'working' then
-      return null;
-    end if;
-    v_type := 'generation.processing';
-  else
-    v_type := case
-      when coalesce(v_row.outcome, new.status) = 'completed' then 'generation.completed'
-      when v_row.error_code = 'cancelled' and v_is_settled then 'generation.cancelled'
-      else 'generation.failed'
-    end;
+  if found and v_row.flagged_reason is distinct from 'cannot_be_settled' then
+    return null;
   end if;
-  v_given_back := case
-    when v_type in ('generation.processing', 'generation.completed') then false
-    when v_is_settled then coalesce(v_row.refund_state in ('refunded', 'already_refunded'), false)
-    when v_channel = 'b2c' then generation_private.cron_refund(v_session.owner_id, new.id) is not null
+  v_given_back := new.status = 'failed' and case v_channel
+    when 'b2c' then generation_private.cron_refund(v_session.owner_id, new.id) is not null
     else exists (
       select from public.store_credit_transactions t
        where t.store_id = v_session.owner_id and t.request_id = v_session.request_id and t.type = 'refund'
     )
   end;
-  insert into public.generation_webhook_outbox
-    (endpoint_id, channel, session_id, type, data, occurred_at, object_path)
-  select e.id, v_channel, new.id, v_type,
-         jsonb_build_object(
-           'session_id', new.id,
-           'channel', v_channel,
-           'user_id', case v_channel when 'b2c' then v_session.owner_id end,
-           'store_id', case v_channel when 'b2b' then v_session.owner_id end,
-           'request_id', coalesce(v_row.request_id, v_session.request_id),
-           'code', case when v_is_settled then v_row.error_code end,
-           'attempts', coalesce(v_row.attempt, 0),
-           'given_back', v_given_back
-         ),
-         case when v_is_settled then v_row.settled_at else clock_timestamp() end,
-         case when v_type = 'generation.completed' then v_row.object_path end
-    from public.generation_webhook_endpoints e
-   where e.disabled_at is null
-     and (e.store_id is null or (v_channel = 'b2b' and e.store_id = v_session.owner_id))
-  on conflict do nothing;
+  perform generation_private.write_webhook_event(
+    v_channel, new.id, v_session.owner_id, coalesce(v_row.request_id, v_session.request_id),
+    'generation.' || new.status,
+    p_code => null,
+    p_attempts => coalesce(v_row.attempt, 0),
+    p_given_back => v_given_back,
+    p_occurred_at => clock_timestamp(),
+    p_object_path => null
+  );
   return null;
 end
 $$;
@@ -310,8 +356,8 @@ begin
 end
 $$;
 
-revoke execute on function generation_private.note_webhook_event() from public, anon, authenticated;
-grant execute on function generation_private.note_webhook_event() to service_role;
+revoke execute on all functions in schema generation_private from public, anon, authenticated;
+grant execute on all functions in schema generation_private to service_role;
 revoke execute on function
   public.generation_webhooks_claim(integer, integer, integer, uuid[]),
   public.generation_webhooks_report(jsonb, integer, integer),
@@ -325,29 +371,41 @@ grant execute on function
   public.generation_webhooks_tidy(integer, integer)
 to service_role;
 
+-- No trigger is created again where it stands: that takes a lock which stops all writing to the table.
 do $$
 declare
   v_table record;
+  v_definition text;
 begin
   for v_table in
     select * from (values
       ('b2c', 'public.generation_sessions'::regclass), ('b2b', 'public.store_generation_sessions'::regclass)
     ) t (channel, name)
   loop
-    -- Not created again where it stands: that takes a lock which stops all writing to the table.
-    if not exists (
-      select from pg_catalog.pg_trigger where tgrelid = v_table.name and tgname = 'generation_webhook_event'
-    ) then
+    select pg_catalog.pg_get_triggerdef(oid) into v_definition
+      from pg_catalog.pg_trigger where tgrelid = v_table.name and tgname = 'generation_webhook_event';
+    -- One from before the ledger told the beginning fires for it too.
+    if v_definition like '%processing%' then
+      execute format('drop trigger generation_webhook_event on %s', v_table.name);
+    end if;
+    if v_definition is null or v_definition like '%processing%' then
       execute format(
         'create constraint trigger generation_webhook_event after update of status on %s
            deferrable initially deferred for each row
-           when (old.status is distinct from new.status
-                 and old.status not in (''completed'', ''failed'')
-                 and new.status in (''processing'', ''completed'', ''failed''))
+           when (old.status not in (''completed'', ''failed'') and new.status in (''completed'', ''failed''))
            execute function generation_private.note_webhook_event(%L)',
         v_table.name, v_table.channel
       );
     end if;
   end loop;
+  if not exists (
+    select from pg_catalog.pg_trigger
+     where tgrelid = 'public.generation_ledger'::regclass and tgname = 'generation_webhook_event'
+  ) then
+    create trigger generation_webhook_event after update of state on public.generation_ledger
+      for each row
+      when ((old.attempt = 0 and new.attempt = 1) or (old.state <> 'settled' and new.state = 'settled'))
+      execute function generation_private.note_ledger_event();
+  end if;
 end
 $$;
