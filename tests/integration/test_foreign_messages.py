@@ -72,7 +72,11 @@ NO_MESSAGES: Final[dict[str, tuple[bytes, str, str]]] = {
     "no delivery tag": (message(properties__delivery_tag=None), "invalid_task", "properties.delivery_tag"),
     "a pickle": (message(content_type="application/x-python-serialize"), "invalid_task", "content-type"),
     "two arguments": (message(body=f"[[{PAYLOAD}, 1], {{}}, {AFTER}]"), "invalid_task", "body.0"),
-    "an argument by name": (message(body=f'[[{PAYLOAD}], {{"x": 1}}, {AFTER}]'), "invalid_task", "body.1.x"),
+    "an argument by name": (
+        message(body=f'[[{PAYLOAD}], {{"{SECRET}": 1}}, {AFTER}]'),
+        "invalid_task",
+        "body.1",
+    ),
     "a task to follow": (
         message(body=f'[[{PAYLOAD}], {{}}, {{"chain": [1]}}]'),
         "invalid_task",

@@ -25,6 +25,7 @@ from wearon_contracts.queues import (
 )
 from wearon_contracts.tasks import DeadLetterReason
 
+_MOST_FIELDS: Final = 8  # named in a dead letter
 _MOST_NAME_CHARS: Final = 100  # of a task's name that is told in the log
 
 _Name = Annotated[str, StringConstraints(min_length=1)]
@@ -103,8 +104,13 @@ SetAside = Callable[[ForeignMessage], None]
 
 
 def wrong_fields(error: ValidationError) -> str:
-    """The names of the fields that are wrong."""
-    return ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
+    """The names of the first fields that are wrong; of one that has no place there, only where it stands."""
+    places = [
+        item["loc"][:-1] if item["type"] == "extra_forbidden" else item["loc"]
+        for item in error.errors(include_url=False, include_input=False)
+    ]
+    names = dict.fromkeys(".".join(map(str, place)) for place in places)
+    return ", ".join(list(names)[:_MOST_FIELDS])
 
 
 def _refuse_types(found: dict[str, Any]) -> dict[str, Any]:
