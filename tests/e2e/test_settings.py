@@ -13,6 +13,18 @@ pytestmark = pytest.mark.slow  # starts each service anew, many times
 
 KEYS = {"SUPABASE_SERVICE_ROLE_KEY": "service-role-key-of-a-test", "OPENAI_API_KEY": "sk-key-of-a-test"}
 
+REQUIRED = {"REDIS_URL": "redis://localhost:6379/0", "SUPABASE_URL": "https://example.com", **KEYS}
+OUT_OF_BOUNDS = {
+    "STUCK_AFTER_SECONDS": "3000000000",
+    "RESULT_RETENTION_HOURS": "100000000",
+    "INPUT_RETENTION_HOURS": "100000000",
+    "OPENAI_TIMEOUT_SECONDS": "1e-300",
+    "SIGNED_URL_TTL_SECONDS": "9" * 20,
+    "MEMORY_LIMIT_MB": "1" + "0" * 23,
+    "STORAGE_BUCKET": "../x",
+}
+CONSUMERS_LIMITS = ("MAX_INVALID_IN_A_ROW", "MAX_DEAD_LETTER_MB", "STORE_SHARE")
+
 
 def run(module: str, directory: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -46,6 +58,12 @@ def run(module: str, directory: Path, env: dict[str, str]) -> subprocess.Complet
                 **KEYS,
             },
             ["REDIS_URL", "SUPABASE_URL", "GENERATIONS_PER_MINUTE", "OPENAI_MAX_RETRIES", "entry 2"],
+        ),
+        ("wearon_generator", {**REQUIRED, **OUT_OF_BOUNDS}, [f"{name} is wrong" for name in OUT_OF_BOUNDS]),
+        (
+            "wearon_consumer",
+            {"REDIS_URL": REQUIRED["REDIS_URL"], **dict.fromkeys(CONSUMERS_LIMITS, "9" * 30)},
+            [f"{name} is wrong" for name in CONSUMERS_LIMITS],
         ),
         (
             "wearon_consumer",

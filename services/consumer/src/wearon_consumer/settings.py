@@ -26,6 +26,7 @@ class ConsumerSettings(ServiceSettings):
         int,
         Field(
             ge=1,
+            le=1_000_000,
             description="So many invalid elements without a valid one between them stop all consumers until "
             "`wearonctl intake resume`: a deployment is wrong, and each costs a shopper a try-on.",
         ),
@@ -34,10 +35,11 @@ class ConsumerSettings(ServiceSettings):
         int,
         Field(
             ge=1,
+            le=1_000_000,
             description="Dead letters of so many MiB stop all consumers until some are dropped and "
             "`wearonctl intake resume`.",
         ),
     ] = 64
     store_share: Annotated[
-        int, Field(ge=1, description="How many try-ons of a store start for one of a waiting user.")
+        int, Field(ge=1, le=1000, description="How many try-ons of a store start for one of a waiting user.")
     ] = 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import logging
 import os
 import signal
@@ -117,6 +118,8 @@ def _wait_until_ready(runtime: Runtime) -> bool:
 
 
 def _run_worker(runtime: Runtime, worker_ready: threading.Event, client: redis.Redis) -> int:
+    stopping = threading.Event()
+
     def stop_popping() -> None:
         """Celery waits for the answer of the pop that it has sent."""
         until = time.monotonic() + BROKER_POP_SECONDS
@@ -129,12 +132,19 @@ def _run_worker(runtime: Runtime, worker_ready: threading.Event, client: redis.R
         worker_ready.set()
         log.info("worker_ready", replica=runtime.replica)
 
-    def on_shutting_down(**_: Any) -> None:
+    def begin_stopping(exit_code: int) -> None:
+        if stopping.is_set():
+            return
+        stopping.set()
         worker_ready.clear()
         log.info("worker_stopping", replica=runtime.replica)
         runtime.begin_stopping()
-        threading.Thread(target=_end_by_force, args=(runtime,), name="end-by-force", daemon=True).start()
+        end_by_force = functools.partial(_end_by_force, runtime, exit_code)
+        threading.Thread(target=end_by_force, name="end-by-force", daemon=True).start()
         threading.Thread(target=stop_popping, name="stop-popping", daemon=True).start()
+
+    def on_shutting_down(**_: Any) -> None:
+        begin_stopping(0)
 
     def keep_our_logging(**_: Any) -> None:
         """A receiver of this signal is what stops Celery from setting up logging of its own."""
@@ -142,7 +152,14 @@ def _run_worker(runtime: Runtime, worker_ready: threading.Event, client: redis.R
     signals.worker_ready.connect(on_ready, weak=False)
     signals.worker_shutting_down.connect(on_shutting_down, weak=False)
     signals.setup_logging.connect(keep_our_logging, weak=False)
-    worker = runtime.celery.Worker(
+
+    class Worker(runtime.celery.Worker):  # type: ignore[misc, name-defined]
+        def on_close(self) -> None:
+            """No signal tells of the end of a worker that an error stops, which waits for its jobs too."""
+            begin_stopping(self.exitcode or 0)
+            super().on_close()
+
+    worker = Worker(
         hostname=f"generator@{runtime.replica}",
         quiet=True,
         without_gossip=True,
@@ -153,7 +170,7 @@ def _run_worker(runtime: Runtime, worker_ready: threading.Event, client: redis.R
     return int(worker.exitcode or 0)
 
 
-def _end_by_force(runtime: Runtime) -> None:
+def _end_by_force(runtime: Runtime, exit_code: int) -> None:
     """End a stopping process that no job is left in, though Celery does not come to its end.
 
     It waits for each message to be given back, and on a Redis that keeps silent each takes its timeouts. The
@@ -165,7 +182,7 @@ def _end_by_force(runtime: Runtime) -> None:
         if runtime.jobs_left:
             idle_since = time.monotonic()
     log.warning("generator_ended_by_force", replica=runtime.replica)
-    os._exit(0)
+    os._exit(exit_code)
 
 
 if __name__ == "__main__":

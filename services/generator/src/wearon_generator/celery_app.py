@@ -17,6 +17,7 @@ from wearon_contracts.queues import (
     UNACKED_INDEX,
     UNACKED_MUTEX,
 )
+from wearon_generator.foreign_messages import SetAside, watched
 from wearon_service_kit.redis_address import RedisAddress, parse_redis_url
 from wearon_service_kit.redis_clients import KEEPALIVE, SENTINEL_CONNECT_SECONDS
 
@@ -24,7 +25,14 @@ BROKER_POP_SECONDS: Final = 8  # longest blocking pop; a stop may wait as long, 
 
 
 class SteadyConnection(Connection):
-    """Tries a lost broker every two seconds; kombu's default waits ever longer, up to 30 s."""
+    """Tries a lost broker every two seconds; kombu's default waits ever longer, up to 30 s.
+
+    It takes no foreign messages where it has the option `set_aside`.
+    """
+
+    def get_transport_cls(self) -> type[Any]:
+        """See kombu."""
+        return watched(super().get_transport_cls())  # type: ignore[no-untyped-call]
 
     def _ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
         return super()._ensure_connection(  # type: ignore[no-untyped-call]
@@ -33,12 +41,17 @@ class SteadyConnection(Connection):
 
 
 def create_celery_app(
-    redis_url: str, *, concurrency: int, visibility_timeout: int, client_name: str = "wearon-generator-broker"
+    redis_url: str,
+    *,
+    concurrency: int,
+    visibility_timeout: int,
+    client_name: str = "wearon-generator-broker",
+    set_aside: SetAside | None = None,
 ) -> Celery:
     """Configure Celery; nothing is connected yet.
 
     `visibility_timeout`: seconds after which the broker hands out an unacknowledged message again.
-    `client_name`: of the connections to Redis.
+    `client_name`: of the connections to Redis. `set_aside`: where foreign messages go, for a worker.
     """
     address = parse_redis_url(redis_url)
     app = Celery("wearon_generator", broker=address.broker_url(), set_as_current=False)
@@ -89,6 +102,7 @@ def create_celery_app(
             # 30th time of once in 10 s.
             "unacked_restore_throttle": 30,
             "client_name": client_name,
+            "set_aside": set_aside,
             **_sentinel_options(address),
         },
     )

@@ -8,16 +8,16 @@ from datetime import UTC, datetime
 from redis.asyncio import Redis
 
 from wearon_contracts.queues import DEAD_LETTER_BYTES, DEAD_LETTER_LIST
-from wearon_contracts.tasks import DeadLetter, DeadLetterReason, RejectedTask
+from wearon_contracts.tasks import DeadLetter, DeadLetterReason, RejectedTask, raw_and_encoding
 
 
-def _as_text(message: object) -> str:
-    text = json.dumps(message, ensure_ascii=False)
+def _as_bytes(message: object) -> bytes:
+    if isinstance(message, bytes):
+        return message
     try:
-        text.encode()
+        return json.dumps(message, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # half a pair of surrogates: JSON can tell of it, UTF-8 cannot hold it
-        return json.dumps(message)
-    return text
+        return json.dumps(message).encode()
 
 
 class DeadLetters:
@@ -30,11 +30,13 @@ class DeadLetters:
     async def add(
         self, message: object, reason: DeadLetterReason, detail: str, session: RejectedTask | None
     ) -> None:
-        """Set the task `message` of `session` aside; raises `RedisError` if that did not work."""
+        """Set `message`, of `session`, aside; raises `RedisError` if that did not work."""
+        raw, encoding = raw_and_encoding(_as_bytes(message))
         letter = DeadLetter(
             reason=reason,
             detail=detail,
-            raw=_as_text(message),
+            raw=raw,
+            encoding=encoding,
             set_aside_at=datetime.now(UTC),
             set_aside_by=self._replica,
             channel=session.channel if session else None,

@@ -9,8 +9,9 @@ import structlog
 from pydantic import ValidationError
 
 from wearon_contracts.errors import ErrorCode, sentence
-from wearon_contracts.tasks import DeadLetterReason, GenerationTask, RejectedTask
+from wearon_contracts.tasks import MAX_TASK_BYTES, DeadLetterReason, GenerationTask, RejectedTask
 from wearon_generator.endings import Done, Ending, Outcome, Retry, RetryReason
+from wearon_generator.foreign_messages import ForeignMessage
 from wearon_generator.keep_trying import KeepTrying
 from wearon_generator.ledger import Ledger, Session
 from wearon_generator.metrics import Metrics
@@ -26,7 +27,7 @@ class LetterBox(Protocol):
     async def add(
         self, message: object, reason: DeadLetterReason, detail: str, session: RejectedTask | None
     ) -> None:
-        """Keep `message` for a person."""
+        """Keep `message`, which is the bytes of an element or what was read from JSON, for a person."""
         ...
 
 
@@ -51,6 +52,15 @@ class Rejections:
         log.error("task_unreadable", fields=fields)
         await self._dead_letters.add(message, reason, f"wrong: {fields}", session)
         return Done(Outcome.DEAD_LETTERED) if session is None else await self.reject_element(session)
+
+    async def set_aside_foreign(self, message: ForeignMessage) -> None:
+        """Keep what another program pushed on Celery's queue as a dead letter; it fails no session."""
+        log.error("message_unreadable", fields=message.fields, task=message.task)
+        size = len(message.element)
+        detail = f"no message of ours in Celery's queue, wrong: {message.fields}"
+        if size > MAX_TASK_BYTES:
+            detail += f"; the first {MAX_TASK_BYTES} of {size} bytes are kept"
+        await self._dead_letters.add(message.element[:MAX_TASK_BYTES], message.reason, detail, None)
 
     async def set_aside(self, task: GenerationTask, reason: DeadLetterReason, detail: str) -> Ending:
         """Keep a valid task that has no session of its own as a dead letter."""

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from wearon_generator.bootstrap import Generator, bootstrap
 from wearon_generator.celery_app import CeleryBroker, create_celery_app
+from wearon_generator.foreign_messages import ForeignMessage
 from wearon_generator.ledger import MigrationsMissing
 from wearon_generator.metrics import gauge_value
 from wearon_generator.recovery import Broker
@@ -84,6 +85,7 @@ class Runtime:
             concurrency=settings.generator_concurrency,
             visibility_timeout=timing.visibility_timeout,
             client_name=self.broker_client,
+            set_aside=self._set_aside,
         )
         self.stop_patience = timing.stop_patience
         self._thread = EventLoopThread()
@@ -135,6 +137,9 @@ class Runtime:
     def stop(self) -> None:
         """End what `start` began, once no job is left."""
         self._thread.run(self._generator.stop())
+
+    def _set_aside(self, message: ForeignMessage) -> None:
+        self._thread.run(self._generator.rejections.set_aside_foreign(message))
 
     # ------------------------------------------------------------------ what /ready asks
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from datetime import timedelta
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -22,8 +23,15 @@ from wearon_service_kit.settings import (
     ServiceSettings,
 )
 
+TEN_YEARS: Final = timedelta(days=3650)  # what the database and Storage can reckon with, by far
+
 OpenAIId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$", max_length=200)]
 """It becomes an HTTP header."""
+
+BucketName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_. -]*$", max_length=100)]
+"""It becomes a part of paths."""
+
+RetentionHours = Annotated[int, Field(ge=1, le=TEN_YEARS.days * 24)]
 
 
 class ProxySettings(ServiceSettings):
@@ -58,16 +66,17 @@ class OperatorSettings(ProxySettings):
     supabase_service_role_key: Annotated[
         Secret, Field(description="Service-role key: full access to database and storage.")
     ]
-    storage_bucket: Annotated[str, Field(min_length=1, description="Bucket for results.")] = DEFAULT_BUCKET
+    storage_bucket: Annotated[BucketName, Field(description="Bucket for results.")] = DEFAULT_BUCKET
     stuck_after_seconds: Annotated[
-        int, Field(ge=1, description="When a session that nothing will ever run counts as stuck.")
+        int,
+        Field(ge=1, le=604800, description="When a session that nothing will ever run counts as stuck."),
     ] = 300
     result_retention_hours: Annotated[
-        int | None, Field(ge=1, description="Hours after which a result is deleted; without it never.")
+        RetentionHours | None, Field(description="Hours after which a result is deleted; without it never.")
     ] = None
     input_retention_hours: Annotated[
-        int | None,
-        Field(ge=1, description="The same for input pictures in our bucket, from their last try-on on."),
+        RetentionHours | None,
+        Field(description="The same for input pictures in our bucket, from their last try-on on."),
     ] = None
     webhook_trusted_origins: Annotated[
         OriginList,
@@ -126,10 +135,13 @@ class GeneratorSettings(OperatorSettings):
         int, Field(ge=1, le=10, description="Calls per try-on on errors of the provider, the first included.")
     ] = 3
     openai_timeout_seconds: Annotated[
-        float, Field(gt=0, le=600, description="Longest wait for one call.")
+        float, Field(ge=1, le=600, description="Longest wait for one call.")
     ] = 180
     signed_url_ttl_seconds: Annotated[
-        int, Field(ge=60, description="How long the link to a result works.")
+        int,
+        Field(
+            ge=60, le=TEN_YEARS // timedelta(seconds=1), description="How long the link to a result works."
+        ),
     ] = SIGNED_URL_SECONDS
     generations_per_minute: Annotated[
         int, Field(ge=1, le=60000, description="Limit over all replicas together.")
@@ -140,7 +152,9 @@ class GeneratorSettings(OperatorSettings):
     memory_limit_mb: Annotated[
         int | None,
         Field(
-            ge=512, description="Memory of one replica in MiB; the container's own limit where it is not set."
+            ge=512,
+            le=1048576,
+            description="Memory of one replica in MiB; the container's own limit where it is not set.",
         ),
     ] = None
     image_fetch_trusted_origins: Annotated[

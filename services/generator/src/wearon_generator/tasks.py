@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from wearon_contracts.queues import CELERY_RETRY_QUEUE, PROCESS_GENERATION_TASK, REJECT_GENERATION_TASK
 from wearon_contracts.tasks import GenerationTask, RejectedTask
 from wearon_generator.endings import Ending, Retry, RetryReason
+from wearon_generator.foreign_messages import wrong_fields
 from wearon_generator.ledger import EARLIER_ATTEMPT
 from wearon_generator.rejection import Rejections
 from wearon_generator.waiting import JobRunner
@@ -25,7 +26,10 @@ RunOnLoop = Callable[[Coroutine[Any, Any, Ending]], Ending]
 def register_tasks(
     app: Celery, jobs: JobRunner, rejections: Rejections, run_on_loop: RunOnLoop, *, crash_pause: int
 ) -> None:
-    """Give `app` its two tasks; a delivery that crashes is tried again after `crash_pause` seconds."""
+    """Give `app` its two tasks; a delivery that crashes is tried again after `crash_pause` seconds.
+
+    Only a program other than our consumer publishes a payload that is not valid.
+    """
 
     def finish(celery_task: Task, job: Coroutine[Any, Any, Ending]) -> None:
         try:
@@ -42,16 +46,19 @@ def register_tasks(
         try:
             task = GenerationTask.model_validate(payload)
         except ValidationError as error:
-            # Only a program other than our consumer publishes such a thing.
-            fields = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
-            finish(self, rejections.refuse(payload, fields))
+            finish(self, rejections.refuse(payload, wrong_fields(error)))
             return
         finish(self, jobs.process(task, returned=returned, earlier=payload.get(EARLIER_ATTEMPT)))
 
     @app.task(name=REJECT_GENERATION_TASK, bind=True, max_retries=None)  # type: ignore[untyped-decorator]
-    def reject_generation(self: Task, payload: dict[str, Any]) -> None:
+    def reject_generation(self: Task, payload: Any) -> None:
         """Fail and refund the session of an element that the consumer set aside."""
-        finish(self, rejections.reject_element(RejectedTask.model_validate(payload)))
+        try:
+            rejected = RejectedTask.model_validate(payload)
+        except ValidationError as error:
+            finish(self, rejections.refuse(payload, wrong_fields(error)))
+            return
+        finish(self, rejections.reject_element(rejected))
 
 
 def _acknowledge_or_retry(celery_task: Task, ending: Ending) -> None:
