@@ -699,6 +699,19 @@ def test_flagged_sessions_are_listed_until_somebody_has_looked(
     assert (refused.exit_code, "is not flagged" in refused.stderr) == (1, True)
 
 
+@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
+def test_a_session_is_shown_without_what_opens_its_links(
+    stack: Stack, ctl: Ctl, tryons: TryOns, as_json: list[str]
+) -> None:
+    tryon = tryons.make()
+    link = "https://x.example/storage/v1/object/sign/images/hat.jpg"
+    secret = f"{link}?token=SECRET"
+    write_links(stack, tryon.job, accessories=Jsonb([secret, {"url": secret, "more": [{secret: 1}]}]))
+    shown = ctl(*as_json, "session", tryon.id).stdout
+    assert shown.count(link) == 3
+    assert "SECRET" not in shown
+
+
 def test_cancelling_gives_the_credit_back_until_the_provider_is_called(
     stack: Stack, ctl: Ctl, ask: Callable[..., Any], tryons: TryOns
 ) -> None:
@@ -814,7 +827,7 @@ def test_erasing_a_user_takes_settled_sessions_only_and_nobody_elses_pictures(
     assert stack.app.session(waiting)["model_image_url"]
 
 
-def links(stack: Stack, job: Job, **columns: Any) -> None:
+def write_links(stack: Stack, job: Job, **columns: Any) -> None:
     """Write links into a session's row, as its owner may."""
     for column, value in columns.items():
         stack.app.rows(
@@ -848,7 +861,7 @@ def test_only_pictures_that_are_the_owners_own_by_their_path_are_erased(
     elsewhere = "https://shop.example/dress.jpg"
     # A path that leads elsewhere when somebody resolves it, and links that are none.
     odd = [stack.app.sign(f"uploads/{user}/%2e%2e/{other}/hat.jpg"), "http://[", "no link"]
-    links(
+    write_links(
         stack,
         mine,
         outfit_image_url=stack.app.sign(kept[0]),

@@ -89,9 +89,12 @@ def links(value: object) -> Iterator[str]:
 
 
 def without_token(value: object) -> object:
-    """A link without its query, which is what lets anybody open it; lists of links too."""
-    if isinstance(value, str) and value.startswith(("http://", "https://")):
-        return value.partition("?")[0]
-    if isinstance(value, list):
-        return [without_token(item) for item in value]
+    """A link without its query, which is what lets anybody open it; links in lists and objects too."""
+    match value:
+        case str() if value.startswith(("http://", "https://")):
+            return value.partition("?")[0]
+        case list():
+            return [without_token(item) for item in value]
+        case dict():
+            return {str(without_token(key)): without_token(item) for key, item in value.items()}
     return value
