@@ -47,6 +47,7 @@ CALLED_BY_THE_SERVICE = {
     "generation_results_deleted",
     "generation_results_due",
     "generation_retention",
+    "generation_session_links",
     "generation_webhooks_claim",
     "generation_webhooks_report",
     "generation_webhooks_resend",
@@ -457,5 +458,5 @@ def test_the_sample_owners_apply_twice_and_keep_their_balances(ledger: LedgerDat
 
 
 def test_the_version_is_there_only_when_everything_is(ledger: LedgerDatabase) -> None:
-    assert ledger.rpc("generation_schema_version") == 4
+    assert ledger.rpc("generation_schema_version") == 5
     assert "generation_schema_version" in MIGRATION_FILES[-1].read_text()

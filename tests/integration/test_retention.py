@@ -14,13 +14,14 @@ import pytest
 from click.testing import CliRunner
 from prometheus_client import CollectorRegistry
 from psycopg.types.json import Jsonb
+from structlog.testing import capture_logs
 from tests.integration.tryons import TryOn, TryOns, start_generators
 
 from wearon_generator.bootstrap import SUPABASE_CONNECTIONS
 from wearon_generator.ledger import SupabaseDatabase
 from wearon_generator.metrics import Metrics
 from wearon_generator.operations.cli import main
-from wearon_generator.retention import EXPIRED, Limits, Retention, RetentionSweeper
+from wearon_generator.retention import Limits, Retention, RetentionSweeper
 from wearon_generator.storage import SupabaseBucket
 from wearon_generator.supabase_client import connect_supabase
 from wearon_generator.timing import Timing
@@ -32,6 +33,8 @@ from wearon_local.standins.object_store import ObjectStore
 from wearon_service_kit.environment import Proxies
 
 HOURS = 6
+EXPIRED = "expired"
+"""What the application writes over a link that leads nowhere any more."""
 
 
 @pytest.fixture(scope="module")
@@ -285,6 +288,141 @@ def test_wearonctl_shows_what_would_go_what_is_gone_and_what_no_session_knows(
     assert erased.job.result_path in left["without_session"]
     assert due.job.result_path not in left["without_session"]
     assert names(stack) == before, "it only looks"
+
+
+# ------------------------------------------------------------------------------------- what users write
+
+
+def ended_session(
+    database: psycopg.Connection[Any], user: UUID, *, hours: int, accessories: str = "null", link: str = "x"
+) -> UUID:
+    """A session that ended so long ago, with this link to its person; `accessories` is SQL."""
+    session = uuid4()
+    database.execute(
+        "insert into generation_sessions (id, user_id, status, model_image_url, prompt_system, accessories)"
+        f" values (%s, %s, 'failed', %s, '', {accessories})",
+        [session, user, link],
+    )
+    database.execute(
+        "insert into generation_ledger (channel, session_id, owner_id, state, outcome, settled_by,"
+        " settled_at) values ('b2c', %s, %s, 'settled', 'failed', 'worker', now() - %s * interval '1 hour')",
+        [session, user, hours],
+    )
+    return session
+
+
+def is_noted(stack: Stack, session: UUID) -> bool:
+    (entry,) = stack.app.rows(
+        "select inputs_deleted_at from generation_ledger where session_id = %s", session
+    )
+    return entry["inputs_deleted_at"] is not None
+
+
+def nested(levels: int) -> str:
+    return f"(repeat('[', {levels}) || '\"x\"' || repeat(']', {levels}))::jsonb"
+
+
+def link_to(name: str) -> str:
+    """SQL of a link into the folder of `{user}`; `name` is SQL too."""
+    return f"('http://x.example/storage/v1/object/sign/images/uploads/{{user}}/' || {name} || '?token=x')"
+
+
+ODD_ACCESSORIES = {
+    "nested 1,200 deep": nested(1_200),
+    "nested 5,000 deep": nested(5_000),
+    "a string of 15 MB": "jsonb_build_array(repeat('x', 15000000))",
+    "a link of 15 MB": "jsonb_build_array(" + link_to("repeat('x', 15000000)") + ")",
+    "3,000 links": f"(select jsonb_agg({link_to('n')}) from generate_series(1, 3000) n)",
+    "a million zeros": "('[0' || repeat(',0', 1000000) || ']')::jsonb",
+    "a NUL in a link": "jsonb_build_array(" + link_to("'a%%00b.jpg'") + ")",
+}
+
+
+@pytest.mark.parametrize("accessories", ODD_ACCESSORIES.values(), ids=ODD_ACCESSORIES.keys())
+def test_what_one_user_writes_to_rows_holds_up_nobody_elses_pictures(
+    stack: Stack, database: psycopg.Connection[Any], accessories: str
+) -> None:
+    """In rows that are due, and in one that is not settled, whose links are asked for too."""
+    odd, other = stack.app.create_user(), stack.app.create_user()
+    for _ in range(20):
+        ended_session(database, odd, hours=HOURS + 2, accessories=accessories.format(user=odd))
+    database.execute(
+        "insert into generation_sessions (user_id, status, model_image_url, prompt_system, accessories)"
+        f" values (%s, 'queued', '', '', {accessories.format(user=odd)})",
+        [odd],
+    )
+    picture = stack.app.upload(f"uploads/{other}/person.jpg", SAMPLE_PERSON)
+    behind = ended_session(database, other, hours=HOURS + 1, link=stack.app.sign(picture))
+
+    sweep(stack, inputs=HOURS)
+
+    assert is_noted(stack, behind)
+    assert picture not in names(stack)
+
+
+def test_more_pictures_than_storage_takes_in_one_request_are_deleted(
+    stack: Stack, database: psycopg.Connection[Any]
+) -> None:
+    user = stack.app.create_user()
+    many = f"(select jsonb_agg({link_to('gen_random_uuid()')}) from generate_series(1, 80) n)"
+    sessions = [
+        ended_session(database, user, hours=HOURS + 1, accessories=many.format(user=user)) for _ in range(20)
+    ]
+
+    metrics = sweep(stack, inputs=HOURS)
+
+    assert all(is_noted(stack, session) for session in sessions)
+    assert metrics.pictures_deleted.labels(kind="input")._value.get() == 1_600
+
+
+def test_own_pictures_deep_in_a_row_are_deleted_and_read_expired(
+    stack: Stack, database: psycopg.Connection[Any]
+) -> None:
+    user = stack.app.create_user()
+    picture = stack.app.upload(f"uploads/{user}/hat.jpg", SAMPLE_PERSON)
+    link = stack.app.sign(picture)
+    session = ended_session(database, user, hours=HOURS + 1)
+    written = {"a": [{"b": [[{"url": link, "again": f"{link}&x"}, 'quoted "link"']]}], "n": 1}
+    database.execute(
+        "update generation_sessions set accessories = %s where id = %s", [Jsonb(written), session]
+    )
+
+    sweep(stack, inputs=HOURS)
+
+    assert picture not in names(stack)
+    (row,) = stack.app.rows("select accessories from generation_sessions where id = %s", session)
+    assert row["accessories"] == {
+        "a": [{"b": [[{"url": EXPIRED, "again": EXPIRED}, 'quoted "link"']]}],
+        "n": 1,
+    }
+
+
+def test_a_session_that_cannot_be_done_is_told_and_the_others_are_done(
+    stack: Stack, database: psycopg.Connection[Any]
+) -> None:
+    """As where a trigger of the application's refuses the update of one row."""
+    user = stack.app.create_user()
+    sessions = []
+    for number in range(5):
+        link = stack.app.sign(stack.app.upload(f"uploads/{user}/{number}.jpg", SAMPLE_PERSON))
+        sessions.append(ended_session(database, user, hours=HOURS + 1, link=link))
+    bad = sessions[2]
+    database.execute(
+        "create function refuse() returns trigger language plpgsql as"
+        " $$ begin raise exception 'not this one'; end $$"
+    )
+    database.execute(
+        "create trigger refuse before update on generation_sessions for each row"
+        f" when (old.id = '{bad}') execute function refuse()"
+    )
+    try:
+        with capture_logs() as logs:
+            sweep(stack, inputs=HOURS)
+    finally:
+        database.execute("drop function refuse() cascade")
+
+    assert [is_noted(stack, session) for session in sessions] == [True, True, False, True, True]
+    assert [entry["session_id"] for entry in logs if entry["log_level"] == "warning"] == [str(bad)]
 
 
 # ------------------------------------------------------------------------------------- many, and killed

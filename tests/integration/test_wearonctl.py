@@ -699,6 +699,19 @@ def test_flagged_sessions_are_listed_until_somebody_has_looked(
     assert (refused.exit_code, "is not flagged" in refused.stderr) == (1, True)
 
 
+@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
+def test_a_session_is_shown_without_what_opens_its_links(
+    stack: Stack, ctl: Ctl, tryons: TryOns, as_json: list[str]
+) -> None:
+    tryon = tryons.make()
+    link = "https://x.example/storage/v1/object/sign/images/hat.jpg"
+    secret = f"{link}?token=SECRET"
+    write_links(stack, tryon.job, accessories=Jsonb([secret, {"url": secret, "more": [{secret: 1}]}]))
+    shown = ctl(*as_json, "session", tryon.id).stdout
+    assert shown.count(link) == 3
+    assert "SECRET" not in shown
+
+
 def test_cancelling_gives_the_credit_back_until_the_provider_is_called(
     stack: Stack, ctl: Ctl, ask: Callable[..., Any], tryons: TryOns
 ) -> None:
@@ -814,7 +827,7 @@ def test_erasing_a_user_takes_settled_sessions_only_and_nobody_elses_pictures(
     assert stack.app.session(waiting)["model_image_url"]
 
 
-def links(stack: Stack, job: Job, **columns: Any) -> None:
+def write_links(stack: Stack, job: Job, **columns: Any) -> None:
     """Write links into a session's row, as its owner may."""
     for column, value in columns.items():
         stack.app.rows(
@@ -848,7 +861,7 @@ def test_only_pictures_that_are_the_owners_own_by_their_path_are_erased(
     elsewhere = "https://shop.example/dress.jpg"
     # A path that leads elsewhere when somebody resolves it, and links that are none.
     odd = [stack.app.sign(f"uploads/{user}/%2e%2e/{other}/hat.jpg"), "http://[", "no link"]
-    links(
+    write_links(
         stack,
         mine,
         outfit_image_url=stack.app.sign(kept[0]),
@@ -869,6 +882,60 @@ def test_only_pictures_that_are_the_owners_own_by_their_path_are_erased(
     assert done["linked_and_kept"] == plan["linked_and_kept"]
     assert before - names(stack) == set(plan["objects"])
     assert {*kept, theirs.result_path} <= names(stack)
+
+
+@pytest.mark.parametrize("by", ["--session", "--user"])
+def test_pictures_that_an_unsettled_session_needs_are_erased_once_it_has_ended(
+    stack: Stack, ctl: Ctl, ask: Callable[..., Any], services: list[Service], by: str
+) -> None:
+    user = stack.app.create_user(credits=10)
+    inputs = [stack.app.upload(f"uploads/{user}/{name}.jpg", SAMPLE_PERSON) for name in ("me", "hat")]
+    first, second = (
+        stack.app.b2c_job(user, image_urls=[stack.app.sign(path) for path in inputs]) for _ in range(2)
+    )
+    stack.app.push(first)
+    stack.app.wait_settled(first)
+    subject = str(user if by == "--user" else first.session_id)
+
+    text = ctl("erase", by, subject).stdout
+    assert "needed_by_unsettled_and_kept" in text and "Erase again" in text
+    done = ask("erase", by, subject, "--yes")
+    assert done["needed_by_unsettled_and_kept"] == sorted(inputs)
+    assert done["objects"] == [first.result_path]
+    assert set(inputs) <= names(stack)
+    stack.app.push(second)
+    stack.app.wait_settled(second)
+    assert stack.app.session(second)["status"] == "completed"
+
+    done = ask("erase", by, subject, "--yes")
+    assert done["needed_by_unsettled_and_kept"] == []
+    assert not names(stack) & {*inputs, first.result_path}
+    assert stack.app.session(first)["model_image_url"] == ""
+
+
+def test_what_a_user_nests_deep_is_shown_and_erased(
+    stack: Stack, ctl: Ctl, ask: Callable[..., Any], services: list[Service]
+) -> None:
+    user = stack.app.create_user(credits=10)
+    job = uploaded_job(stack, user)
+    stack.app.push(job)
+    stack.app.wait_settled(job)
+    inputs = {name for name in names(stack) if str(user) in name}
+    for levels in (50, 200, 700, 850, 900, 950, 1000, 1200, 5000):
+        deep = "[" * levels + '"x"' + "]" * levels
+        stack.app.rows(
+            "update generation_sessions set accessories = %s::jsonb where id = %s returning 1",
+            deep,
+            job.session_id,
+        )
+        for as_json in ([], ["--json"]):
+            shown = ctl(*as_json, "session", str(job.session_id))
+            assert (shown.exit_code, shown.stderr) == (0, ""), levels
+        listed = ctl("retention", INPUT_RETENTION_HOURS="1")
+        assert (listed.exit_code, listed.stderr) == (0, ""), levels
+    done = ask("erase", "--user", str(user), "--yes")
+    assert inputs <= set(done["objects"])
+    assert not names(stack) & inputs
 
 
 def test_a_stores_other_pictures_stay_when_a_shoppers_are_erased(

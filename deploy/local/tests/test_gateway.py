@@ -164,6 +164,14 @@ def test_a_folder_is_listed_and_only_what_was_there_is_removed(supabase: Client)
     assert [entry["name"] for entry in bucket.list(folder)] == ["b.jpg", "deeper"]
 
 
+@pytest.mark.parametrize(
+    "paths", [[f"{number}.jpg" for number in range(1001)], ["a\0b.jpg"]], ids=["more than 1,000", "a NUL"]
+)
+def test_what_storage_does_not_take_is_not_removed(supabase: Client, paths: list[str]) -> None:
+    with pytest.raises(StorageApiError):
+        supabase.storage.from_(BUCKET).remove(paths)
+
+
 def test_buckets_are_made_listed_and_deleted(supabase: Client) -> None:
     assert supabase.storage.get_bucket(BUCKET).public is False
     with pytest.raises(StorageApiError) as missing:

@@ -23,8 +23,7 @@ as $$
     ) d
 $$;
 
--- The same of settled sessions whose input pictures stand; `links`: the columns of its row that hold them, null without a row.
--- Answers [{channel, session_id, owner_id, settled_at, links}].
+-- The same of settled sessions whose input pictures stand. Answers [{channel, session_id, owner_id, settled_at}].
 create or replace function public.generation_inputs_due(
   p_hours integer, p_limit integer, p_after timestamptz, p_after_id uuid
 ) returns jsonb
@@ -32,66 +31,153 @@ language sql stable set search_path = ''
 as $$
   select coalesce(jsonb_agg(to_jsonb(d) order by d.settled_at, d.session_id), '[]')
     from (
-      select l.channel, l.session_id, l.owner_id, l.settled_at,
-             coalesce(
-               (select jsonb_build_object(
-                  'id', s.id, 'user_id', s.user_id, 'model_image_url', s.model_image_url,
-                  'outfit_image_url', s.outfit_image_url, 'stitched_image_url', s.stitched_image_url,
-                  'accessories', s.accessories)
-                  from public.generation_sessions s where l.channel = 'b2c' and s.id = l.session_id),
-               (select jsonb_build_object(
-                  'id', s.id, 'store_id', s.store_id, 'model_image_url', s.model_image_url,
-                  'outfit_image_url', s.outfit_image_url)
-                  from public.store_generation_sessions s where l.channel = 'b2b' and s.id = l.session_id)
-             ) as links
-        from public.generation_ledger l
-       where l.state = 'settled' and l.inputs_deleted_at is null
-         and l.settled_at < now() - make_interval(hours => p_hours)
-         and (l.settled_at, l.session_id) > (p_after, p_after_id)
-       order by l.settled_at, l.session_id
+      select channel, session_id, owner_id, settled_at
+        from public.generation_ledger
+       where state = 'settled' and inputs_deleted_at is null
+         and settled_at < now() - make_interval(hours => p_hours)
+         and (settled_at, session_id) > (p_after, p_after_id)
+       order by settled_at, session_id
        limit p_limit
     ) d
 $$;
 
+-- Users write to the columns of their rows what they like, so links are taken from them within limits: 100 of at
+-- most 2,000 bytes before the query, from a value that takes at most 32 KiB where it is stored, down to level 100.
+-- Sixteen signed links take 12 KB. What is larger is not even read.
+
+-- Strings in a value that have p_part in them before their query.
+create or replace function generation_private.links_in(p_value jsonb, p_part text) returns setof text
+language sql immutable set search_path = ''
+as $$
+  select distinct v.value #>> '{}'
+    from jsonb_path_query(
+      case when pg_column_size(p_value) <= 32768 then p_value end,
+      'strict $.**{0 to 100} ? (@.type() == "string")'
+    ) v (value)
+   where strpos(split_part(v.value #>> '{}', '?', 1), p_part) > 0
+     and octet_length(split_part(v.value #>> '{}', '?', 1)) <= 2000
+   limit 100
+$$;
+
+-- The links of a row by their column, {column: [link]}, without their queries, which let anybody open them.
+create or replace function generation_private.picture_links(
+  p_part text, p_model text, p_outfit text, p_stitched text, p_generated text, p_accessories jsonb
+) returns jsonb
+language sql immutable set search_path = ''
+as $$
+  select coalesce(jsonb_object_agg(f.name, f.links), '{}')
+    from (
+      select l.name, jsonb_agg(l.link) as links
+        from (
+          select c.name, split_part(i.link, '?', 1) as link
+            from (
+              values
+                ('model_image_url', to_jsonb(case when octet_length(p_model) <= 8192 then p_model end)),
+                ('outfit_image_url', to_jsonb(case when octet_length(p_outfit) <= 8192 then p_outfit end)),
+                ('stitched_image_url', to_jsonb(case when octet_length(p_stitched) <= 8192 then p_stitched end)),
+                ('generated_image_url', to_jsonb(case when octet_length(p_generated) <= 8192 then p_generated end)),
+                ('accessories', p_accessories)
+            ) c (name, value)
+           cross join lateral generation_private.links_in(c.value, p_part) i (link)
+           group by 1, 2
+           order by c.name = 'accessories'
+           limit 100
+        ) l
+       group by l.name
+    ) f
+$$;
+
+-- The value with 'expired' in the place of these links, whatever their queries.
+create or replace function generation_private.expire_links(p_value jsonb, p_links text[]) returns jsonb
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_link text;
+  v_text text;
+begin
+  for v_link in
+    select i.link from generation_private.links_in(p_value, '/storage/v1/object/') i (link)
+     where split_part(i.link, '?', 1) = any (p_links)
+  loop
+    v_text := replace(coalesce(v_text, p_value::text), to_jsonb(v_link)::text, '"expired"');
+  end loop;
+  return coalesce(v_text::jsonb, p_value);
+end
+$$;
+
+-- Links with p_part in them, in the rows of these sessions, [{channel, session_id}].
+-- Answers [{channel, session_id, row: {id, user_id or store_id, <column>: [link]}}]; `row` is null if there is none.
+create or replace function public.generation_session_links(p_sessions jsonb, p_part text) returns jsonb
+language sql stable set search_path = ''
+as $$
+  select coalesce(
+      jsonb_agg(
+        jsonb_build_object(
+          'channel', p.channel, 'session_id', p.session_id,
+          'row', coalesce(
+            (select jsonb_build_object('id', s.id, 'user_id', s.user_id) || generation_private.picture_links(
+                 p_part, s.model_image_url, s.outfit_image_url, s.stitched_image_url, s.generated_image_url, s.accessories
+               )
+               from public.generation_sessions s where p.channel = 'b2c' and s.id = p.session_id),
+            (select jsonb_build_object('id', s.id, 'store_id', s.store_id) || generation_private.picture_links(
+                 p_part, s.model_image_url, s.outfit_image_url, null, s.generated_image_url, null
+               )
+               from public.store_generation_sessions s where p.channel = 'b2b' and s.id = p.session_id)
+          )
+        )
+      ),
+      '[]'
+    )
+    from jsonb_to_recordset(p_sessions) as p (channel text, session_id uuid)
+$$;
+
 -- Links into a bucket of ours that sessions of these owners still need: those of unsettled ones, from their rows
 -- and their tasks, and with p_hours also those of sessions settled since. p_folder: `/<bucket>/`.
--- Answers [link], without what lets anybody open it.
+-- Answers [link], without their queries.
 create or replace function public.generation_linked_pictures(p_owners uuid[], p_folder text, p_hours integer)
 returns jsonb
 language sql stable set search_path = ''
 as $$
-  with documents as (
-    select to_jsonb(s) as document from public.generation_sessions s
-     where s.status in ('queued', 'pending') and s.user_id = any (p_owners)
+  with b2c as (
+    select * from public.generation_sessions
+     where status in ('queued', 'pending') and user_id = any (p_owners)
     union all
-    select to_jsonb(s) from public.generation_sessions s
-     where s.status = 'processing' and s.user_id = any (p_owners)
+    select * from public.generation_sessions
+     where status = 'processing' and user_id = any (p_owners)
     union all
-    select to_jsonb(s) from public.store_generation_sessions s
-     where s.status in ('queued', 'pending') and s.store_id = any (p_owners)
-    union all
-    select to_jsonb(s) from public.store_generation_sessions s
-     where s.status = 'processing' and s.store_id = any (p_owners)
-    union all
-    select l.task from public.generation_ledger l
-     where l.state <> 'settled' and l.owner_id = any (p_owners)
-    union all
-    select to_jsonb(s) - 'generated_image_url'
+    select s.*
       from public.generation_ledger l
       join public.generation_sessions s on l.channel = 'b2c' and s.id = l.session_id
      where l.state = 'settled' and l.inputs_deleted_at is null and l.owner_id = any (p_owners)
        and l.settled_at >= now() - make_interval(hours => p_hours)
+  ), b2b as (
+    select * from public.store_generation_sessions
+     where status in ('queued', 'pending') and store_id = any (p_owners)
     union all
-    select to_jsonb(s) - 'generated_image_url'
+    select * from public.store_generation_sessions
+     where status = 'processing' and store_id = any (p_owners)
+    union all
+    select s.*
       from public.generation_ledger l
       join public.store_generation_sessions s on l.channel = 'b2b' and s.id = l.session_id
      where l.state = 'settled' and l.inputs_deleted_at is null and l.owner_id = any (p_owners)
        and l.settled_at >= now() - make_interval(hours => p_hours)
+  ), found as (
+    select generation_private.picture_links(
+        p_folder, model_image_url, outfit_image_url, stitched_image_url, null, accessories
+      ) as links
+      from b2c
+    union all
+    select generation_private.picture_links(p_folder, model_image_url, outfit_image_url, null, null, null) from b2b
+    union all
+    select jsonb_build_object('task', jsonb_build_array(split_part(i.link, '?', 1)))
+      from public.generation_ledger l
+     cross join lateral generation_private.links_in(l.task -> 'image_urls', p_folder) i (link)
+     where l.state <> 'settled' and l.owner_id = any (p_owners)
   )
-  select coalesce(jsonb_agg(distinct split_part(v.value #>> '{}', '?', 1)), '[]')
-    from documents d
-   cross join lateral jsonb_path_query(d.document, '$.**') v (value)
-   where jsonb_typeof(v.value) = 'string' and strpos(v.value #>> '{}', p_folder) > 0
+  select coalesce(jsonb_agg(distinct l.link), '[]')
+    from found f
+   cross join lateral jsonb_path_query(f.links, '$.*[*]') l (link)
 $$;
 
 -- Takes note that the results of these sessions, [{channel, session_id}], are deleted; the link in the row becomes
@@ -142,8 +228,8 @@ begin
 end
 $$;
 
--- Takes note that the input pictures of these sessions, [{channel, session_id, links}], are deleted; links: the
--- columns of the row that led to them, as they are to read now. A locked row is left, as above.
+-- Takes note that the input pictures of these sessions, [{channel, session_id, links}], are deleted; links: those
+-- that led to them, without their queries. A locked row is left, as above.
 -- Answers how many were noted.
 create or replace function public.generation_inputs_deleted(p_sessions jsonb) returns integer
 language plpgsql set search_path = ''
@@ -164,20 +250,23 @@ begin
     continue when not found;
     execute format('select exists (select from %s where id = $1)', generation_private.session_table(v_item.channel))
     into v_is_there using v_item.session_id;
-    if v_is_there and v_item.links <> '{}' then
+    if v_is_there and v_item.links <> '[]' then
       execute format(
         'update %1$s s
-            set model_image_url = coalesce($2 ->> ''model_image_url'', s.model_image_url),
-                outfit_image_url = coalesce($2 ->> ''outfit_image_url'', s.outfit_image_url)%2$s
+            set model_image_url = case when split_part(s.model_image_url, ''?'', 1) = any ($2)
+                  then ''expired'' else s.model_image_url end,
+                outfit_image_url = case when split_part(s.outfit_image_url, ''?'', 1) = any ($2)
+                  then ''expired'' else s.outfit_image_url end%2$s
            from (select id from %1$s where id = $1 for no key update skip locked) free
           where s.id = free.id',
         generation_private.session_table(v_item.channel),
         case v_item.channel when 'b2c' then
-          ', stitched_image_url = coalesce($2 ->> ''stitched_image_url'', s.stitched_image_url),
-             accessories = coalesce($2 -> ''accessories'', s.accessories)'
+          ', stitched_image_url = case when split_part(s.stitched_image_url, ''?'', 1) = any ($2)
+               then ''expired'' else s.stitched_image_url end,
+             accessories = generation_private.expire_links(s.accessories, $2)'
         else '' end
       )
-      using v_item.session_id, v_item.links;
+      using v_item.session_id, array(select jsonb_array_elements_text(v_item.links));
       get diagnostics v_changed = row_count;
       continue when v_changed = 0;
     end if;
@@ -218,8 +307,19 @@ as $$
 $$;
 
 revoke execute on function
+  generation_private.links_in(jsonb, text),
+  generation_private.picture_links(text, text, text, text, text, jsonb),
+  generation_private.expire_links(jsonb, text[])
+from public, anon, authenticated;
+grant execute on function
+  generation_private.links_in(jsonb, text),
+  generation_private.picture_links(text, text, text, text, text, jsonb),
+  generation_private.expire_links(jsonb, text[])
+to service_role;
+revoke execute on function
   public.generation_results_due(integer, integer, timestamptz, uuid),
   public.generation_inputs_due(integer, integer, timestamptz, uuid),
+  public.generation_session_links(jsonb, text),
   public.generation_linked_pictures(uuid[], text, integer),
   public.generation_results_deleted(jsonb),
   public.generation_inputs_deleted(jsonb),
@@ -228,6 +328,7 @@ from public, anon, authenticated;
 grant execute on function
   public.generation_results_due(integer, integer, timestamptz, uuid),
   public.generation_inputs_due(integer, integer, timestamptz, uuid),
+  public.generation_session_links(jsonb, text),
   public.generation_linked_pictures(uuid[], text, integer),
   public.generation_results_deleted(jsonb),
   public.generation_inputs_deleted(jsonb),

@@ -7,15 +7,15 @@ does not tell.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
 from wearon_contracts.results import result_path
 from wearon_contracts.tasks import Channel
 
-_OWNER_COLUMN: Final = {Channel.B2C: "user_id", Channel.B2B: "store_id"}
+OWNER_COLUMN: Final = {Channel.B2C: "user_id", Channel.B2B: "store_id"}
 LINK_COLUMNS: Final = (
     "model_image_url",
     "outfit_image_url",
@@ -25,18 +25,27 @@ LINK_COLUMNS: Final = (
 )
 _OBJECT_PATH: Final = "/storage/v1/object/"
 _RESULT_FOLDERS: Final = ("generated", "stores")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_DEEPEST: Final = 100
+"""Levels of lists and objects that are shown; users nest what they like."""
+TOO_DEEP: Final = "(nested too deep to be shown)"
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-def pictures_of(channel: Channel, session: Mapping[str, object], bucket: str) -> tuple[set[str], set[str]]:
-    """Objects that are the row's owner's own, and whatever else the row links to."""
-    owner, session_id = UUID(str(session[_OWNER_COLUMN[channel]])), UUID(str(session["id"]))
+def pictures_of(channel: Channel, session: Mapping[str, Any], bucket: str) -> tuple[set[str], set[str]]:
+    """Objects that are the row's owner's own, and whatever else the row links to.
+
+    `session`: the row with a list of links in each of its columns, as `generation_session_links` answers it.
+    """
+    owner, session_id = UUID(session[OWNER_COLUMN[channel]]), UUID(session["id"])
     own, linked = {result_path(channel, owner, session_id)}, set()
     for column in LINK_COLUMNS:
-        for link in links(session.get(column)):
+        for link in session.get(column, []):
+            if not link.startswith(("http://", "https://")):
+                continue
             path = path_in_bucket(link, bucket)
             if path is None:
-                linked.add(str(without_token(link)))
+                linked.add(link)
             elif _belongs(path, channel, owner, column):
                 own.add(path)
             else:
@@ -70,7 +79,8 @@ def path_in_bucket(link: str, bucket: str) -> str | None:
         path = unquote(urlsplit(link).path)
     except ValueError:  # http://[
         return None
-    if not path.startswith(_OBJECT_PATH):
+    # No name in Storage has control characters, and a request with a NUL in it is refused as a whole.
+    if not path.startswith(_OBJECT_PATH) or _CONTROL.search(path):
         return None
     kind, _, rest = path.removeprefix(_OBJECT_PATH).partition("/")
     if kind not in ("sign", "public", "authenticated") or not rest.startswith(f"{bucket}/"):
@@ -78,20 +88,15 @@ def path_in_bucket(link: str, bucket: str) -> str | None:
     return rest.removeprefix(f"{bucket}/")
 
 
-def links(value: object) -> Iterator[str]:
-    """Every link in a column, however deep."""
-    if isinstance(value, str):
-        if value.startswith(("http://", "https://")):
-            yield value
-    elif isinstance(value, list | dict):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from links(item)
-
-
-def without_token(value: object) -> object:
-    """A link without its query, which is what lets anybody open it; lists of links too."""
-    if isinstance(value, str) and value.startswith(("http://", "https://")):
-        return value.partition("?")[0]
-    if isinstance(value, list):
-        return [without_token(item) for item in value]
+def without_token(value: object, levels: int = _DEEPEST) -> object:
+    """A link without its query, which is what lets anybody open it; links in lists and objects too."""
+    match value:
+        case str() if value.startswith(("http://", "https://")):
+            return value.partition("?")[0]
+        case list() | dict() if levels == 0:
+            return TOO_DEEP
+        case list():
+            return [without_token(item, levels - 1) for item in value]
+        case dict():
+            return {str(without_token(key)): without_token(item, levels - 1) for key, item in value.items()}
     return value

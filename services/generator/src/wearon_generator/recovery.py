@@ -34,9 +34,10 @@ log = structlog.get_logger()
 
 BATCH: Final = 100  # sessions in one call, which must end within the statement timeout of 8 s
 ROW_BEFORE_TASK: Final = 0.2
-"""A session's row is older than its task: the application makes the row, then uploads, pays and pushes. One
-that is older than the oldest waiting task by less than this part of STUCK_AFTER_SECONDS (a minute of its
-default) may well be the session of that task."""
+"""A session's row is older than its task, which the application pushes last. A row that is older than the
+oldest waiting task by less than this part of STUCK_AFTER_SECONDS (a minute of its default) may well be the
+session of that task. A b2c row is refunded without proof of payment: the application must take the credit
+before the row can be seen, or delete the row when the payment fails."""
 PAUSE_PER_ELEMENT: Final = 0.0012
 """Seconds until all queues may be read again, for each element that was read. Reading one twice takes 24 µs,
 so a fiftieth of a core is spent at most: 8,000 waiting are read at every sweep, a million every 20 min."""

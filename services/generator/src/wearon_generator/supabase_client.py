@@ -22,6 +22,10 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 _QUERY_CANCELED: Final = "57014"
+_REFUSALS: Final = ("22", "23", "54", "P0", "XX", _QUERY_CANCELED)
+"""How PostgreSQL's codes begin that tell of the data: unfit, against a constraint, beyond a limit, refused by
+a trigger of the application's, broken, too much."""
+_STORAGE_REFUSALS: Final = ("400", "413", "422")
 
 
 class SupabaseUnavailable(Exception):
@@ -91,6 +95,17 @@ async def ask(call: Callable[P, Awaitable[T]], *arguments: P.args, **options: P.
         raise SupabaseUnavailable(f"storage: {_said(error.status, error.message)}") from error
     except Exception as error:
         raise SupabaseUnavailable(why_unreachable(error)) from error
+
+
+def is_refusal(error: SupabaseUnavailable) -> bool:
+    """Whether Supabase works and did not do this because of the data: a smaller request may succeed."""
+    match error.__cause__:
+        case APIError() as refused:
+            return str(refused.code).startswith(_REFUSALS) and len(str(refused.code)) == len(_QUERY_CANCELED)
+        case StorageApiError() as refused:
+            return str(refused.status) in _STORAGE_REFUSALS
+        case cause:
+            return isinstance(cause, RecursionError)  # of an answer that is nested too deep to be read
 
 
 def _said(code: object, message: object) -> str:

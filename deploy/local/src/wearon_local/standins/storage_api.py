@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import jwt
 from pydantic import BaseModel, Field, ValidationError
@@ -63,7 +63,7 @@ class _ListRequest(BaseModel):
 
 
 class _RemoveRequest(BaseModel):
-    prefixes: list[str] = Field(min_length=1)
+    prefixes: list[Annotated[str, Field(pattern=r"^[^\x00]*$")]] = Field(min_length=1, max_length=1000)
 
 
 class _BucketRequest(BaseModel):

@@ -393,7 +393,12 @@ def erase(desk: Desk, session_id: UUID | None, user_id: UUID | None, yes: bool) 
             raise click.UsageError("give either --session or --user")
 
     def lines(found: erasure.Erasure) -> list[str]:
-        return fields(found) if found["erased"] else [*fields(found), "Add --yes to delete them."]
+        shown = fields(found)
+        if not found["erased"]:
+            shown.append("Add --yes to delete them.")
+        if found["needed_by_unsettled_and_kept"]:
+            shown.append("Erase again once the try-ons that need what is kept have ended.")
+        return shown
 
     desk.show(desk.run(work), lines)
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Final, TypedDict
+from typing import Any, Final, TypedDict
 from uuid import UUID
 
 from wearon_contracts.queues import TASKS_KEPT
 from wearon_contracts.results import result_path
 from wearon_contracts.sessions import SESSION_TABLES, SETTLED
 from wearon_contracts.tasks import Channel
+from wearon_generator.ledger import SupabaseDatabase
 from wearon_generator.operations import dead_letters
 from wearon_generator.operations.connections import Connections
 from wearon_generator.operations.sessions import ledger_entry, no_session, session_row
 from wearon_generator.operations.values import Row, rows
-from wearon_generator.pictures import pictures_of, session_of_result
+from wearon_generator.picture_links import EVERY_LINK, PictureLinks
+from wearon_generator.pictures import OWNER_COLUMN, pictures_of, session_of_result
 
 _PAGE: Final = 500
 _IN_ONE_REQUEST: Final = 100
@@ -41,6 +43,9 @@ class Erasure(TypedDict):
     sessions: list[ErasedSession]
     unsettled_and_left_alone: list[str]
     objects: list[str]
+    needed_by_unsettled_and_kept: list[str]
+    """The owner's own pictures that unsettled sessions link to; they go when this is done again after those
+    have ended, and until then the links of the sessions that lead to them stay as well."""
     linked_and_kept: list[str]
     """Pictures that the rows link to and that are not their owner's alone."""
     erased: Erased | None
@@ -51,7 +56,7 @@ async def erase_session(at: Connections, session_id: UUID, *, only_look: bool) -
 
     Raises `Refused` if there is neither row nor entry.
     """
-    found = await session_row(at, session_id)
+    found = await session_row(at, session_id, "id, status")
     if found is not None:
         return await _erase(at, [found], set(), only_look)
     entry = await ledger_entry(at, session_id)
@@ -74,7 +79,7 @@ async def _sessions_of(at: Connections, user_id: UUID) -> list[Row]:
     table = at.supabase.table(SESSION_TABLES[Channel.B2C])
     found: list[Row] = []
     while True:
-        query = table.select("*").eq("user_id", str(user_id)).order("id")
+        query = table.select("id, status").eq("user_id", str(user_id)).order("id")
         page = rows((await query.range(len(found), len(found) + _PAGE - 1).execute()).data)
         found += page
         if len(page) < _PAGE:
@@ -101,25 +106,39 @@ async def _results_of(at: Connections, user_id: UUID, *, besides: set[str]) -> s
 async def _erase(
     at: Connections, sessions: list[tuple[Channel, Row]], objects: set[str], only_look: bool
 ) -> Erasure:
+    settled: list[ErasedSession] = [
+        {"channel": channel.value, "session_id": str(row["id"])}
+        for channel, row in sessions
+        if row["status"] in SETTLED
+    ]
+    links = PictureLinks(SupabaseDatabase(at.supabase), at.bucket)
+    found = [one for one in await _links_of(links, settled) if one["row"] is not None]
+    needed = await links.needed_by(one["row"][OWNER_COLUMN[Channel(one["channel"])]] for one in found)
     linked: set[str] = set()
-    settled: list[ErasedSession] = []
-    running: list[str] = []
-    for channel, row in sessions:
-        if row["status"] not in SETTLED:
-            running.append(str(row["id"]))
-            continue
-        settled.append({"channel": channel.value, "session_id": str(row["id"])})
-        own, others = pictures_of(channel, row, at.bucket)
+    waiting: set[str] = set()
+    for one in found:
+        own, others = pictures_of(Channel(one["channel"]), one["row"], at.bucket)
         objects |= own
         linked |= others
-    paths = sorted(objects)
+        if own & needed:
+            waiting.add(one["session_id"])
+    paths = sorted(objects - needed)
+    emptied = [one for one in settled if one["session_id"] not in waiting]
     return {
         "sessions": settled,
-        "unsettled_and_left_alone": running,
+        "unsettled_and_left_alone": [str(row["id"]) for _, row in sessions if row["status"] not in SETTLED],
         "objects": paths,
+        "needed_by_unsettled_and_kept": sorted(objects & needed),
         "linked_and_kept": sorted(linked - objects),
-        "erased": None if only_look else await _delete(at, settled, paths),
+        "erased": None if only_look else await _delete(at, emptied, paths),
     }
+
+
+async def _links_of(links: PictureLinks, sessions: list[ErasedSession]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for start in range(0, len(sessions), _IN_ONE_REQUEST):
+        found += await links.of(sessions[start : start + _IN_ONE_REQUEST], EVERY_LINK)
+    return found
 
 
 async def _delete(at: Connections, sessions: list[ErasedSession], paths: list[str]) -> Erased:

@@ -13,7 +13,7 @@ from wearon_generator.ledger import SupabaseDatabase
 from wearon_generator.operations.connections import Connections
 from wearon_generator.operations.values import rows
 from wearon_generator.pictures import session_of_result
-from wearon_generator.retention import Retention
+from wearon_generator.retention import Kind, Retention
 
 _PAGE: Final = 500
 _IN_ONE_REQUEST: Final = 100
@@ -70,11 +70,12 @@ async def show(at: Connections, limit: int) -> Shown:
     retention = Retention(SupabaseDatabase(at.supabase), at.bucket)
     params = {"p_result_hours": limits.results, "p_input_hours": limits.inputs}
     figures = _FIGURES.validate_python((await at.supabase.rpc("generation_retention", params).execute()).data)
-    batches = []
-    if limits.results is not None:
-        batches.append(await retention.results_due(limits.results, limit=limit))
-    if limits.inputs is not None:
-        batches.append(await retention.inputs_due(limits.inputs, limit=limit))
+    wanted: tuple[tuple[Kind, int | None], ...] = (("result", limits.results), ("input", limits.inputs))
+    batches = [
+        await retention.batch(kind, hours, await retention.due(kind, hours, limit=limit))
+        for kind, hours in wanted
+        if hours is not None
+    ]
     return {
         "hours": {"results": limits.results, "inputs": limits.inputs},
         **figures,

@@ -15,7 +15,7 @@ from wearon_contracts.sessions import SESSION_TABLES, SETTLED
 from wearon_contracts.tasks import Channel
 from wearon_generator.operations.connections import Connections, Refused
 from wearon_generator.operations.values import Row, row, rows
-from wearon_generator.pictures import without_token
+from wearon_generator.pictures import TOO_DEEP, without_token
 
 
 class Story(TypedDict):
@@ -88,12 +88,18 @@ class Settled(TypedDict):
     refund: str | None
 
 
+_WITHOUT_ACCESSORIES: Final = (
+    "id, user_id, status, model_image_url, outfit_image_url, stitched_image_url, prompt_system, prompt_user,"
+    "generated_image_url, credits_used, error_message, processing_time_ms, created_at, completed_at,"
+    "input_tokens, output_tokens, estimated_cost_usd"
+)
+"""A b2c row but for the one column in which its owner can nest things too deep to be read."""
 _FLAGGED: Final = TypeAdapter(list[Flagged])
 
 
 async def story(at: Connections, session_id: UUID) -> Story:
     """Row, ledger, answers paid for, money moved, where its task is; raises `Refused` if there is no row."""
-    found = await session_row(at, session_id)
+    found = await _whole_row(at, session_id)
     if found is None:
         raise no_session(session_id)
     channel, session = found
@@ -123,13 +129,23 @@ def no_session(session_id: UUID) -> Refused:
     return Refused(f"no session has the id {session_id}")
 
 
-async def session_row(at: Connections, session_id: UUID) -> tuple[Channel, Row] | None:
+async def session_row(at: Connections, session_id: UUID, columns: str = "*") -> tuple[Channel, Row] | None:
     """The application's row of a session, and which table it is in."""
     for channel, table in SESSION_TABLES.items():
-        answer = await at.supabase.table(table).select("*").eq("id", str(session_id)).execute()
+        answer = await at.supabase.table(table).select(columns).eq("id", str(session_id)).execute()
         for session in rows(answer.data):
             return channel, session
     return None
+
+
+async def _whole_row(at: Connections, session_id: UUID) -> tuple[Channel, Row] | None:
+    try:
+        return await session_row(at, session_id)
+    except RecursionError:
+        found = await session_row(at, session_id, _WITHOUT_ACCESSORIES)
+        if found is not None:
+            found[1]["accessories"] = TOO_DEEP
+        return found
 
 
 async def ledger_entry(at: Connections, session_id: UUID) -> tuple[Channel, Row] | None:
