@@ -27,13 +27,16 @@ die() { # exit code, message
 
 [[ $ready_seconds =~ ^(0|[1-9][0-9]*)$ ]] || die 2 "READY_SECONDS: $ready_seconds is not a number of seconds"
 
-if docker compose version >/dev/null 2>&1; then
-  compose=(docker compose)
-elif command -v docker-compose >/dev/null; then
-  compose=(docker-compose)
-else
-  die 2 'neither "docker compose" nor docker-compose was found'
-fi
+# Not asked for at the start: --help is answered on a machine without Docker too.
+find_compose() {
+  if docker compose version >/dev/null 2>&1; then
+    compose=(docker compose)
+  elif command -v docker-compose >/dev/null; then
+    compose=(docker-compose)
+  else
+    die 2 'neither "docker compose" nor docker-compose was found'
+  fi
+}
 
 # Held by every command that changes anything, from before its first write to its end.
 lock() {
@@ -47,6 +50,7 @@ value_of() { # file name
 
 load_state() {
   local service name
+  find_compose
   for service in "${services[@]}"; do
     name=${prefix[$service]}
     image[$service]=$(value_of images.env "${name}_IMAGE")
