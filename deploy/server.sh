@@ -27,7 +27,7 @@ die() { # exit code, message
 
 [[ $ready_seconds =~ ^(0|[1-9][0-9]*)$ ]] || die 2 "READY_SECONDS: $ready_seconds is not a number of seconds"
 
-# Not asked for at the start: --help is answered on a machine without Docker too.
+# Called by what starts containers, before it changes anything; --help and --status need none of it.
 find_compose() {
   if docker compose version >/dev/null 2>&1; then
     compose=(docker compose)
@@ -50,7 +50,6 @@ value_of() { # file name
 
 load_state() {
   local service name
-  find_compose
   for service in "${services[@]}"; do
     name=${prefix[$service]}
     image[$service]=$(value_of images.env "${name}_IMAGE")

@@ -40,7 +40,8 @@ from wearon_local.processes import wait_until
 from wearon_local.services import Service
 from wearon_local.stack import Stack
 
-pytestmark = pytest.mark.slow  # runs every command of the operator against a running stack
+# Every command of the operator, against a running stack.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("services")]
 
 SETTINGS = ("REDIS_URL", "SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY", "STORAGE_BUCKET")
 

@@ -151,7 +151,7 @@ def examine(landmarker: Landmarker, subject: Subject, method: Method) -> None:
     subject.found["photo"], subject.trust = alone.body, alone.photo_trust
     subject.earlier = load_earlier().measure(alone.reading.silhouette, shopper.height_cm, shopper.weight_kg)
     if subject.side_image is not None:
-        side = side_person_or_code(landmarker, subject.side_image)
+        side = side_person_or_code(landmarker, subject.side_image.read_bytes())
         if isinstance(side, ErrorCode):
             subject.side_refusal = side
         else:

@@ -448,13 +448,14 @@ def calibrate(
     views, arrays = read_views(population, new, old)
     steps: dict[str, Any] = {}
     for weighed in (False, True):
-        front, spreads = front_step(population, views, arrays, weighed=weighed)
+        known = known_of(population, views, weighed=weighed)
+        front, spreads = front_step(views, known, arrays)
         if not weighed:
             measured = [
                 render for render, is_new in zip(views.front.renders, views.front.new, strict=True) if is_new
             ]
             best = narrowing_of_the_best(population, measured, spreads)
-        side = side_step(population, views, arrays, weighed=weighed)
+        side = side_step(views, known, arrays)
         steps |= {step_name("front", weighed): front, step_name("side", weighed): side}
     return {"steps": steps, "best_narrowing": round(best, 4)}, arrays
 
@@ -502,44 +503,60 @@ def step_name(view: str, weighed: bool) -> str:
     return f"{view}_{'weight' if weighed else 'height'}"
 
 
-def front_step(
-    population: Population, views: Views, arrays: dict[str, dict[str, Any]], *, weighed: bool
-) -> tuple[dict[str, Any], Array]:
-    """The step of front photos alone, and its standard deviations (new photos, 5)."""
-    front, seen, name = views.front, views.seen, step_name("front", weighed)
+@dataclass(frozen=True)
+class Known:
+    """What is known beside the photo: height and sex, and the weight if `weighed`. In cm: `expected` (n, 5),
+    and `wanted` (n, 5), by how much the truth is more; `offsets` (2, 5), the mean of that per sex, and
+    `shifts` (n, 5), the same for each photo."""
+
+    weighed: bool
+    expected: Array
+    wanted: Array
+    offsets: Array
+    shifts: Array
+
+    @property
+    def taken(self) -> float:
+        """Of the correction that renders ask for."""
+        return TAKEN_WITH_WEIGHT if self.weighed else 1.0
+
+
+def known_of(population: Population, views: Views, *, weighed: bool) -> Known:
+    """That of the people in the front photos."""
+    front = views.front
     expected = expected_lengths(population, front.renders, weighed=weighed)
     wanted = views.truth - expected
     offsets = offsets_of(wanted[front.new], front.sexes[front.new])
-    shifts = offsets[front.sexes]
-    if weighed:
-        added = second(Sample(views.numbers, expected, wanted - shifts, front.bodies), name, arrays["front"])
+    return Known(weighed, expected, wanted, offsets, offsets[front.sexes])
+
+
+def front_step(views: Views, known: Known, arrays: dict[str, dict[str, Any]]) -> tuple[dict[str, Any], Array]:
+    """The step of front photos alone, and its standard deviations (new photos, 5)."""
+    front, seen, name = views.front, views.seen, step_name("front", known.weighed)
+    if known.weighed:
+        sample = Sample(views.numbers, known.expected, known.wanted - known.shifts, front.bodies)
+        added = second(sample, name, arrays["front"])
     else:
         added = seen.outputs[:, : len(LENGTHS)]
-    terms = quality_terms(front.inputs, seen.ease, expected, seen.familiar)
-    evidence = Evidence(
-        added, wanted - seen.familiar[:, None] * shifts, terms, views.blocks, no_photo=-wanted
-    )
+    terms = quality_terms(front.inputs, seen.ease, known.expected, seen.familiar)
+    gaps = known.wanted - seen.familiar[:, None] * known.shifts
+    evidence = Evidence(added, gaps, terms, views.blocks, no_photo=-known.wanted)
     report_old(name, evidence.part(~front.new))
-    report_limit(name, front, expected, evidence)
-    return conclude(name, evidence.part(front.new), offsets, TAKEN_WITH_WEIGHT if weighed else 1.0)
+    report_limit(name, front, known.expected, evidence)
+    return conclude(name, evidence.part(front.new), known.offsets, known.taken)
 
 
-def side_step(
-    population: Population, views: Views, arrays: dict[str, dict[str, Any]], *, weighed: bool
-) -> dict[str, Any]:
+def side_step(views: Views, known: Known, arrays: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The step of a front and a side photo together."""
-    front, ones, others, name = views.front, views.ones, views.others, step_name("side", weighed)
-    expected = expected_lengths(population, front.renders, weighed=weighed)
-    wanted = views.truth - expected
-    offsets = offsets_of(wanted[front.new], front.sexes[front.new])
-    expected, wanted, shifts = expected[ones], wanted[ones], offsets[front.sexes][ones]
+    front, ones, others, name = views.front, views.ones, views.others, step_name("side", known.weighed)
+    expected, wanted, shifts = known.expected[ones], known.wanted[ones], known.shifts[ones]
     both = np.column_stack([views.numbers[ones], views.seen_side.outputs[others]])
     added = second(Sample(both, expected, wanted - shifts, front.bodies[ones]), name, arrays["side"])
     ease = (views.seen.ease[ones] + views.seen_side.ease[others]) / 2
     familiar = np.minimum(views.seen.familiar[ones], views.seen_side.familiar[others])
     terms = quality_terms(front.inputs[ones], ease, expected, familiar)
     evidence = Evidence(added, wanted - familiar[:, None] * shifts, terms, views.pairs, no_photo=-wanted)
-    return conclude(name, evidence, offsets, TAKEN_WITH_WEIGHT if weighed else 1.0)[0]
+    return conclude(name, evidence, known.offsets, known.taken)[0]
 
 
 def second(sample: Sample, name: str, arrays: dict[str, NDArray[Any]]) -> Array:

@@ -69,8 +69,7 @@ def connect(url: str | SecretStr, *, name: str, answer_seconds: float = ANSWER_S
 
     options: dict[str, Any] = {
         **address.connection_options(),
-        **_limits(),
-        "socket_timeout": answer_seconds,
+        **_limits(answer_seconds),
         "retry": Retry(NoBackoff(), 0),
         "redis_connect_func": say_name,
     }
@@ -113,9 +112,9 @@ def connect_async(url: str | SecretStr, *, name: str) -> redis.asyncio.Redis:
     return redis.asyncio.Redis.from_pool(redis.asyncio.ConnectionPool(host=host, port=port, **options))
 
 
-def _limits() -> dict[str, Any]:
+def _limits(answer_seconds: float = ANSWER_SECONDS) -> dict[str, Any]:
     return {
-        "socket_timeout": ANSWER_SECONDS,
+        "socket_timeout": answer_seconds,
         "socket_connect_timeout": CONNECT_SECONDS,
         "socket_keepalive": True,
         "socket_keepalive_options": KEEPALIVE,

@@ -25,8 +25,9 @@ from wearon_generator.lanes import HandedTasks
 from wearon_generator.ledger import Ledger, Session
 from wearon_generator.metrics import Metrics
 from wearon_generator.queue_scan import QueueScan
+from wearon_generator.smaller_batches import in_smaller_batches
 from wearon_generator.storage import ResultStore
-from wearon_generator.supabase_client import StatementTimeout, SupabaseUnavailable
+from wearon_generator.supabase_client import QUERY_CANCELED, StatementTimeout, SupabaseUnavailable
 from wearon_generator.timing import Clock, Now, Timing, utc_now
 from wearon_service_kit.background import Background
 
@@ -207,17 +208,19 @@ async def fail_orphans(
     One that takes too long alone is set aside for a person, so that it holds up no other. Returns what
     `Ledger.reap` answers for each.
     """
-    try:
-        return await ledger.reap(orphans, stuck_after, code, sentence(code))
-    except StatementTimeout:
-        if len(orphans) == 1:
-            return [await ledger.set_aside(orphans[0], stuck_after, "57014")]
-        middle = len(orphans) // 2
-        log.warning("reap_too_slow", sessions=len(orphans))
-        return [
-            *await fail_orphans(ledger, orphans[:middle], stuck_after, code),
-            *await fail_orphans(ledger, orphans[middle:], stuck_after, code),
-        ]
+    answers: list[dict[str, Any]] = []
+
+    async def reap(some: list[Session]) -> None:
+        answers.extend(await ledger.reap(some, stuck_after, code, sentence(code)))
+
+    async def set_aside(orphan: Session) -> None:
+        answers.append(await ledger.set_aside(orphan, stuck_after, QUERY_CANCELED))
+
+    def took_too_long(error: Exception) -> bool:
+        return isinstance(error, StatementTimeout)
+
+    await in_smaller_batches(orphans, reap, is_spoilt=took_too_long, alone=set_aside)
+    return answers
 
 
 async def reap_orphans(

@@ -21,6 +21,7 @@ from wearon_generator.ledger import Database
 from wearon_generator.metrics import Metrics
 from wearon_generator.picture_links import PictureLinks
 from wearon_generator.pictures import LINK_COLUMNS, path_in_bucket, pictures_of
+from wearon_generator.smaller_batches import in_smaller_batches
 from wearon_generator.supabase_client import SupabaseUnavailable, is_refusal
 from wearon_generator.timing import Timing
 from wearon_service_kit.background import Background
@@ -31,8 +32,6 @@ Kind: TypeAlias = Literal["result", "input"]
 
 BATCH: Final = 100
 """Sessions in one request; each has one result, and seldom more than four pictures of its own."""
-_IN_ONE_REMOVAL: Final = 1000
-"""Objects; Storage refuses more."""
 PAUSE: Final = 0.1
 """Seconds between two batches, so that Storage is asked for ten deletions of 100 a second at most."""
 
@@ -43,7 +42,7 @@ class Objects(Protocol):
     """Deletes objects of the bucket; raises `SupabaseUnavailable`."""
 
     async def remove(self, paths: list[str]) -> None:
-        """Delete these, at most 1,000; one that is not there is no error."""
+        """Delete these; one that is not there is no error."""
         ...
 
 
@@ -214,29 +213,24 @@ class RetentionSweeper:
             await asyncio.sleep(PAUSE)
 
     async def _delete_of(self, kind: Kind, hours: int, due: list[dict[str, Any]]) -> None:
-        """Delete the pictures of these sessions, in ever smaller batches where that fails because of one of
-        them, so that it holds up no other: users write to their rows what they like."""
-        try:
-            await self._delete_batch(kind, await self._retention.batch(kind, hours, due))
-        except Exception as error:
-            if isinstance(error, SupabaseUnavailable) and not is_refusal(error):
-                raise
-            if len(due) == 1:
-                log.warning(
-                    "pictures_of_session_not_deleted",
-                    kind=kind,
-                    session_id=due[0]["session_id"],
-                    channel=due[0]["channel"],
-                    exc_info=True,
-                )
-                return
-            middle = len(due) // 2
-            await self._delete_of(kind, hours, due[:middle])
-            await self._delete_of(kind, hours, due[middle:])
+        """Delete the pictures of these sessions; one that cannot be done holds up no other, since users write
+        to their rows what they like."""
+
+        async def delete(some: list[dict[str, Any]]) -> None:
+            await self._delete_batch(kind, await self._retention.batch(kind, hours, some))
+
+        async def tell(session: dict[str, Any]) -> None:
+            named = {name: session[name] for name in ("channel", "session_id")}
+            log.warning("pictures_of_session_not_deleted", kind=kind, **named, exc_info=True)
+
+        def is_spoilt(error: Exception) -> bool:
+            return not isinstance(error, SupabaseUnavailable) or is_refusal(error)
+
+        await in_smaller_batches(due, delete, is_spoilt=is_spoilt, alone=tell)
 
     async def _delete_batch(self, kind: Kind, batch: Batch) -> None:
-        for start in range(0, len(batch.paths), _IN_ONE_REMOVAL):
-            await self._objects.remove(batch.paths[start : start + _IN_ONE_REMOVAL])
+        if batch.paths:
+            await self._objects.remove(batch.paths)
         noted = await self._retention.note(kind, batch)
         if batch.paths:
             self._metrics.pictures_deleted.labels(kind=kind).inc(len(batch.paths))

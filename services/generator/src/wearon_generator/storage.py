@@ -13,6 +13,8 @@ from wearon_generator.supabase_client import Once, RetryPolicy, SupabaseUnavaila
 _REFUSED_FOR_GOOD: Final = ("413", "415")
 """Too large for the bucket, or of a type that it does not take: sending it again changes nothing."""
 _MISSING: Final = ("not_found", "InternalError")
+_IN_ONE_REMOVAL: Final = 1000
+"""Objects; Storage refuses more."""
 _CONTENT_TYPES: Final = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"))
 
 
@@ -35,7 +37,8 @@ def content_type(data: bytes) -> str | None:
 
 
 class Bucket(Protocol):
-    """One bucket. Each method makes one call, and raises `SupabaseUnavailable` if it should be repeated."""
+    """One bucket. Each method makes as few calls as it can, and raises `SupabaseUnavailable` if it should be
+    repeated."""
 
     async def check(self) -> None:
         """Raise `BucketMissing`, naming it, if the bucket is not there."""
@@ -54,7 +57,7 @@ class Bucket(Protocol):
         ...
 
     async def remove(self, paths: list[str]) -> None:
-        """Delete these objects, at most 1,000; one that is not there is no error."""
+        """Delete these objects; one that is not there is no error."""
         ...
 
 
@@ -116,9 +119,10 @@ class SupabaseBucket:
 
     async def remove(self, paths: list[str]) -> None:
         """See `Bucket`."""
-        removed: Any = await ask(self._objects.remove, paths)
-        if not isinstance(removed, list):
-            raise SupabaseUnavailable("the answer does not say what was removed")
+        for start in range(0, len(paths), _IN_ONE_REMOVAL):
+            removed: Any = await ask(self._objects.remove, paths[start : start + _IN_ONE_REMOVAL])
+            if not isinstance(removed, list):
+                raise SupabaseUnavailable("the answer does not say what was removed")
 
     @property
     def _objects(self) -> Any:
@@ -190,5 +194,5 @@ class ResultStore:
             return None
 
     async def remove(self, paths: list[str]) -> None:
-        """Delete these objects, at most 1,000; one that is not there is no error."""
+        """Delete these objects; one that is not there is no error."""
         await self._retry.call("remove", self._bucket.remove, paths)

@@ -21,8 +21,9 @@ _LONGEST_REASON: Final = 200  # characters; a proxy's page may be long
 T = TypeVar("T")
 P = ParamSpec("P")
 
-_QUERY_CANCELED: Final = "57014"
-_REFUSALS: Final = ("22", "23", "54", "P0", "XX", _QUERY_CANCELED)
+QUERY_CANCELED: Final = "57014"
+"""PostgreSQL's code for a statement that took longer than it may."""
+_REFUSALS: Final = ("22", "23", "54", "P0", "XX", QUERY_CANCELED)
 """How PostgreSQL's codes begin that tell of the data: unfit, against a constraint, beyond a limit, refused by
 a trigger of the application's, broken, too much."""
 _STORAGE_REFUSALS: Final = ("400", "413", "422")
@@ -89,7 +90,7 @@ async def ask(call: Callable[P, Awaitable[T]], *arguments: P.args, **options: P.
     try:
         return await call(*arguments, **options)
     except APIError as error:
-        kind = StatementTimeout if error.code == _QUERY_CANCELED else SupabaseUnavailable
+        kind = StatementTimeout if error.code == QUERY_CANCELED else SupabaseUnavailable
         raise kind(f"database: {_said(error.code, error.message)}") from error
     except StorageApiError as error:
         raise SupabaseUnavailable(f"storage: {_said(error.status, error.message)}") from error
@@ -101,7 +102,7 @@ def is_refusal(error: SupabaseUnavailable) -> bool:
     """Whether Supabase works and did not do this because of the data: a smaller request may succeed."""
     match error.__cause__:
         case APIError() as refused:
-            return str(refused.code).startswith(_REFUSALS) and len(str(refused.code)) == len(_QUERY_CANCELED)
+            return str(refused.code).startswith(_REFUSALS) and len(str(refused.code)) == len(QUERY_CANCELED)
         case StorageApiError() as refused:
             return str(refused.status) in _STORAGE_REFUSALS
         case cause:

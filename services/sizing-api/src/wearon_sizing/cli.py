@@ -159,7 +159,7 @@ def explain_photo(options: argparse.Namespace) -> int:
             people = by_size(landmarker.detect(picture))
             try:
                 person = find_person_among(people, landmarker, picture)
-                side = None if options.side is None else side_person_or_code(landmarker, options.side)
+                side = options.side and side_person_or_code(landmarker, options.side.read_bytes())
                 assessment = assess(person, shopper, method, side)
             except PhotoRefusedError as refused:
                 said = sentence(refused.code, SHOPPERS_PHOTO)

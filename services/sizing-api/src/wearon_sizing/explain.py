@@ -184,11 +184,11 @@ def _draw_panel(
     draw: ImageDraw.ImageDraw, left: int, estimate: Estimate, shopper: Shopper, refusal: str | None = None
 ) -> None:
     """Everything that is said, from the top down. `left`: where the text begins."""
-    right = left + PANEL - 2 * MARGIN
+    ends = left, left + PANEL - 2 * MARGIN
     _draw_size(draw, left, estimate, shopper)
-    y = _draw_chances(draw, left, right, estimate, shopper)
-    y = _draw_lengths(draw, left, right, y + 22, estimate)
-    _draw_notes(draw, (left, right), y, estimate, refusal)
+    y = _draw_chances(draw, ends, estimate, shopper)
+    y = _draw_lengths(draw, ends, y + 22, estimate)
+    _draw_notes(draw, ends, y, estimate, refusal)
 
 
 def _draw_size(draw: ImageDraw.ImageDraw, left: int, estimate: Estimate, shopper: Shopper) -> None:
@@ -211,9 +211,10 @@ def _draw_size(draw: ImageDraw.ImageDraw, left: int, estimate: Estimate, shopper
 
 
 def _draw_chances(
-    draw: ImageDraw.ImageDraw, left: int, right: int, estimate: Estimate, shopper: Shopper
+    draw: ImageDraw.ImageDraw, ends: tuple[int, int], estimate: Estimate, shopper: Shopper
 ) -> int:
-    """A bar for each size; returns the row below them."""
+    """A bar for each size between two `ends`; returns the row below them."""
+    left, right = ends
     y = 232
     chances = likelihoods(PosteriorLength(estimate.body, "chest_cm"), shopper.gender)
     for size, chance in zip(SIZES, chances, strict=True):
@@ -228,8 +229,9 @@ def _draw_chances(
     return y
 
 
-def _draw_lengths(draw: ImageDraw.ImageDraw, left: int, right: int, y: int, estimate: Estimate) -> int:
-    """A table from row `y` on; returns the row below it."""
+def _draw_lengths(draw: ImageDraw.ImageDraw, ends: tuple[int, int], y: int, estimate: Estimate) -> int:
+    """A table from row `y` on between two `ends`; returns the row below it."""
+    left, right = ends
     draw.text((left, y), "Measurement", font=_font(SMALL), fill=SOFT)
     draw.text((right, y), "four times out of five within", font=_font(SMALL), fill=SOFT, anchor="ra")
     y += 32

@@ -156,10 +156,10 @@ class SexLine:
         return familiar * float(np.clip(told, -MOST_SEX_LOG_ODDS, MOST_SEX_LOG_ODDS))
 
 
-def weighed_by_log_odds(shares: Sequence[float], odds: float) -> list[float]:
+def weighed_by_log_odds(shares: Sequence[float], log_odds: float) -> list[float]:
     """Shares of the two SEXES, in order, after logarithmic odds for the second one."""
     logs = [math.log(max(share, 1e-300)) for share in shares]
-    logs[1] += odds
+    logs[1] += log_odds
     top = max(logs)
     total = sum(math.exp(log - top) for log in logs)
     return [math.exp(log - top) / total for log in logs]
@@ -233,8 +233,8 @@ class Method:
         shares = list(likely.values())
         if len(shares) == len(SEXES):
             familiar = float(np.average([seen.familiar for seen in fronts], weights=shares))
-            odds = self.sex_line.log_odds(self.front_reader.process.space, front, familiar)
-            shares = weighed_by_log_odds(shares, odds)
+            log_odds = self.sex_line.log_odds(self.front_reader.process.space, front, familiar)
+            shares = weighed_by_log_odds(shares, log_odds)
         ease = float(np.average([seen.ease for seen in fronts], weights=shares))
         familiar = float(np.average([seen.familiar for seen in fronts], weights=shares))
         return mixed(shares, parts), ease, familiar

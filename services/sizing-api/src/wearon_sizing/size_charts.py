@@ -255,22 +255,26 @@ def choose(chart: Chart, body: Posterior, fit: FitPreference | None = None) -> C
     pair = None if other is None else (min(best, other), max(best, other))
     tie = pair is not None and min(chances[list(pair)]) >= NEARLY_AS_LIKELY * max(chances[list(pair)])
     smaller, larger = beyond_chart(chart, body)
-    too_small = larger >= PROBABLY
-    last = len(chances) - 1
-    decisive = outgrown(chart, body) if too_small and best == last else limiting(chart, body)
+    outermost = best == len(chances) - 1
+    too_large = outgrown(chart, body) if larger >= PROBABLY else None
+    decisive = too_large if too_large and outermost else limiting(chart, body)
 
     shown = np.diff(np.round(np.cumsum([0.0, *chances]), 3)).round(3).tolist()
     if smaller >= PROBABLY:
         reasons = [f"Even {chart.labels[0]} is probably too large."]
-    elif too_small and best == last:
+    elif too_large and outermost:
         reasons = [f"Even {chart.labels[-1]} is probably too small in the {NAMES[decisive]}."]
     elif pair is not None and tie:
         reasons = _tie(chart, best, pair, decisive, fit)
     else:
-        beyond = (smaller if best == 0 else 0.0) + (larger if best == last or too_small else 0.0)
+        beyond = (smaller if best == 0 else 0.0) + (larger if outermost or too_large else 0.0)
         reasons = _no_tie(chart, body, best, decisive, clear=chances[best] - beyond >= CLEAR)
-    if too_small:
-        reasons += _beyond_all(chart, body, best == last)
+    if too_large:
+        if not outermost:
+            # Trousers of one length in all widths: a wider one is not longer.
+            reasons.append(f"No size of this chart is large enough in the {NAMES[too_large]}.")
+        if body.value(too_large) > MISTAKEN * chart.largest[chart.names.index(too_large)]:
+            reasons.append("Perhaps the chart is not in centimetres, or of garments laid flat.")
     return ChartSize(
         recommended=chart.labels[best],
         confidence=shown[best],
@@ -308,18 +312,6 @@ def _tie(
         reasons.append(f"{chart.labels[best]} was taken because a {wish} fit was asked for.")
     else:
         reasons.append(f"Take {small} for a closer fit and {large} for a looser one.")
-    return reasons
-
-
-def _beyond_all(chart: Chart, body: Posterior, outermost: bool) -> list[str]:
-    """What is said where one measurement lies beyond the largest size. `outermost`: that size is recommended,
-    and was called too small."""
-    reasons, name = [], outgrown(chart, body)
-    if not outermost:
-        # Trousers of one length in all widths: a wider one is not longer.
-        reasons.append(f"No size of this chart is large enough in the {NAMES[name]}.")
-    if body.value(name) > MISTAKEN * chart.largest[chart.names.index(name)]:
-        reasons.append("Perhaps the chart is not in centimetres, or of garments laid flat.")
     return reasons
 
 

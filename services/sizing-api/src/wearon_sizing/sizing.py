@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -124,10 +123,10 @@ def find_side_person(landmarker: Landmarker, picture: NDArray[np.uint8]) -> Pers
     return landmarker.with_parts(picture, by_size(people)[0])
 
 
-def side_person_or_code(landmarker: Landmarker, path: Path) -> Person | ErrorCode:
-    """The one person in the side photo in this file, or why it cannot be used. Raises OSError."""
+def side_person_or_code(landmarker: Landmarker, data: bytes) -> Person | ErrorCode:
+    """The one person in the side photo whose file holds `data`, or why it cannot be used."""
     try:
-        return find_side_person(landmarker, open_photo(path.read_bytes()))
+        return find_side_person(landmarker, open_photo(data))
     except (ImageRefused, PhotoRefusedError) as refusal:
         return refusal.code
 

@@ -16,10 +16,11 @@ from wearon_generator.operations.sessions import ledger_entry, no_session, sessi
 from wearon_generator.operations.values import Row, rows
 from wearon_generator.picture_links import EVERY_LINK, PictureLinks
 from wearon_generator.pictures import OWNER_COLUMN, pictures_of, session_of_result
+from wearon_generator.storage import SupabaseBucket
 
 _PAGE: Final = 500
 _IN_ONE_REQUEST: Final = 100
-"""Session ids go into a URL; objects are deleted so many at a time."""
+"""Session ids go into a URL."""
 
 
 class ErasedSession(TypedDict):
@@ -143,9 +144,7 @@ async def _links_of(links: PictureLinks, sessions: list[ErasedSession]) -> list[
 
 async def _delete(at: Connections, sessions: list[ErasedSession], paths: list[str]) -> Erased:
     """Delete the objects, the links to them, and what Redis keeps: dead letters and tasks in lanes."""
-    bucket = at.supabase.storage.from_(at.bucket)
-    for start in range(0, len(paths), _IN_ONE_REQUEST):
-        await bucket.remove(paths[start : start + _IN_ONE_REQUEST])
+    await SupabaseBucket(at.supabase, at.bucket).remove(paths)
     for channel in Channel:
         await _empty_links(at, channel, [one["session_id"] for one in sessions if one["channel"] == channel])
     wanted = {one["session_id"] for one in sessions}

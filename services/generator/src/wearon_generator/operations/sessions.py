@@ -15,7 +15,7 @@ from wearon_contracts.sessions import SESSION_TABLES, SETTLED
 from wearon_contracts.tasks import Channel
 from wearon_generator.operations.connections import Connections, Refused
 from wearon_generator.operations.values import Row, row, rows
-from wearon_generator.pictures import TOO_DEEP, without_token
+from wearon_generator.pictures import OWNER_COLUMN, TOO_DEEP, without_token
 
 
 class Story(TypedDict):
@@ -119,7 +119,7 @@ async def story(at: Connections, session_id: UUID) -> Story:
 
 
 async def _place(at: Connections, channel: Channel, session: Row, session_id: UUID) -> Place | None:
-    owner = session["user_id" if channel is Channel.B2C else "store_id"]
+    owner = session[OWNER_COLUMN[channel]]
     place = read_place(await at.redis.eval(PLACE_SCRIPT, 0, str(session_id), lane_of(channel, owner)))
     return None if place is None else {"before": place.before, "seconds": place.seconds}
 
