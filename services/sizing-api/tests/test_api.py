@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from wearon_contracts.errors import ErrorCode, sentence
+from wearon_sizing.app import SIDE_SECONDS
 from wearon_sizing.settings import SizingSettings
 
 from .studio import PAIR, PAIR_SIDE, SITTERS, ImageHost, Service, Sitter, body_of, jpeg, serving
@@ -92,6 +94,21 @@ def test_a_side_photo_that_cannot_be_used_is_left_out_and_the_warning_says_why(
         told = [warning for warning in answer["warnings"] if warning not in alone["warnings"]]
         assert told == [f"The side photo was not used. {sentence(code)}"]
         assert answer["measurements"] == alone["measurements"]
+
+
+def test_a_slow_side_photo_is_not_waited_for_long(service: Service, image_host: ImageHost) -> None:
+    front, side = image_host.put("front.jpg", PAIR.jpeg), image_host.put("slow-side.jpg", jpeg(PAIR_SIDE))
+    image_host.gates["/slow-side.jpg"] = threading.Event()
+    started = time.monotonic()
+    response = service.estimate(front, PAIR.height, side_image_url=side)
+    took = time.monotonic() - started
+    image_host.gates["/slow-side.jpg"].set()
+    assert response.status_code == 200
+    assert (
+        f"The side photo was not used. {sentence(ErrorCode.IMAGE_TIMEOUT)}" in body_of(response)["warnings"]
+    )
+    # Not as long as the front photo, which is given up after 3.5 s.
+    assert SIDE_SECONDS <= took < SIDE_SECONDS + 1
 
 
 def test_a_size_chart_is_answered_beside_the_letter_size(service: Service, image_host: ImageHost) -> None:

@@ -18,8 +18,12 @@ import pytest
 from PIL import Image
 
 from wearon_sizing.cli import main
+from wearon_sizing.explain import explain_refusal
+from wearon_sizing.measuring import load_method
+from wearon_sizing.sizing import Shopper
+from wearon_sizing.without_photo import without_photo
 
-from .studio import HERE, MODEL, PAIR, PAIR_SIDE, SITTERS, jpeg, wait_until
+from .studio import HERE, MODEL, PAIR, PAIR_SIDE, SITTERS, jpeg, pixels, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +68,18 @@ def test_explain_draws_a_refused_photo_too(tmp_path: Path, capsys: pytest.Captur
     # The outline of whoever was found, and the reason in the panel's colour for it.
     assert (np.abs(drawn - (255, 214, 10)).sum(axis=2) < 60).sum() > 500
     assert (np.abs(drawn - (233, 69, 96)).sum(axis=2) < 60).sum() > 300
+
+
+def test_explain_makes_room_for_everything_that_is_said() -> None:
+    picture = pixels(SITTERS[0].picture)
+    shopper = Shopper(138.0)
+    method = load_method()
+    said = without_photo(shopper, method.population, method.body_type_edges)
+    short, long = (
+        explain_refusal(picture, [], "Please try again. " * count, said, shopper) for count in (1, 40)
+    )
+    assert long.height > short.height >= 1000
+    assert len(long.crop((long.width - 500, long.height - 40, *long.size)).getcolors()) == 1, "a margin"
 
 
 def test_explain_draws_arms_in_their_own_colour(tmp_path: Path) -> None:

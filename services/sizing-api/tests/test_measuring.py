@@ -75,8 +75,27 @@ def test_a_weight_that_cannot_be_widens_the_ranges_and_is_said(
     assert WEIGHT_CONTRADICTS in absurd.warnings
     assert WEIGHT_CONTRADICTS not in fitting.warnings
     assert "weight_kg" in absurd.inputs_used
+    alone = assess(person, Shopper(sitter.height), method)
     for name in GIRTHS:
         assert absurd.body.spread(name) > 1.2 * fitting.body.spread(name)
+        # One of the two is wrong, and nobody knows which: the interval reaches from the one to the other.
+        lower, upper = absurd.body.interval(name)
+        assert lower < alone.body.value(name) < upper
+
+
+def test_doubt_about_the_weight_grows_in_small_steps(landmarker: Landmarker, method: Method) -> None:
+    sitter = SITTERS[0]
+    reading = read_photo(find_person(landmarker, pixels(sitter.picture)), sitter.height)
+    found = [
+        method.estimate(reading.values, sitter.height, weight)
+        for weight in np.arange(sitter.weight, 1.6 * sitter.weight, 0.25).tolist()
+    ]
+    doubts = [each.doubt for each in found]
+    assert (doubts[0], doubts[-1]) == (0.0, 1.0)
+    assert max(np.diff(doubts)) < 0.05
+    spreads = [each.body.spread("waist_cm") for each in found]
+    assert max(np.diff(spreads)) < 0.5
+    assert [each.contradicts for each in found] == [each > 0.5 for each in doubts]
 
 
 @pytest.mark.parametrize("weight", [None, 70.0])

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wearon_contracts.sizing import Gender
 from wearon_sizing.normal import Array, below_all, cumulative
+from wearon_sizing.population import load_population
 
 
 def below_one(mean: Array, covariance: Array, edges: Array) -> Array:
@@ -63,14 +65,20 @@ def test_higher_edges_are_never_less_likely(size: int, seed: int) -> None:
     assert ((got >= 0) & (got <= 1)).all()
 
 
-def test_a_mixture_is_the_weighted_mean_of_its_parts() -> None:
+def test_a_mixture_agrees_with_sampling() -> None:
+    """Bodies of whom only the height is known: fourteen parts, or seven of one sex."""
     random = np.random.default_rng(5)
-    covariances = np.stack([random_covariance(random, 3) for _ in range(4)])
-    means, weights = random.normal(0, 5, (4, 3)), np.array([0.1, 0.2, 0.3, 0.4])
-    edges = random.normal(0, 5, (6, 3))
-    parts = [below_one(mean, cov, edges) for mean, cov in zip(means, covariances, strict=True)]
-    got = below_all(weights, means, covariances, edges)
-    assert np.abs(got - weights @ np.stack(parts)).max() < 0.01
+    for gender in (None, Gender.FEMALE):
+        body = load_population().without_photo(165.0, None, gender)
+        edges = body.mean + np.linspace(-1.5, 2.5, 12)[:, None] * np.sqrt(np.diag(body.covariance))
+        parts = random.choice(len(body.weights), 200_000, p=body.weights)
+        samples = np.empty((len(parts), len(body.mean)))
+        for part, (mean, covariance) in enumerate(zip(body.means, body.covariances, strict=True)):
+            rows = parts == part
+            samples[rows] = random.multivariate_normal(mean, covariance, rows.sum())
+        want = np.array([(samples < edge).all(axis=1).mean() for edge in edges])
+        got = below_all(body.weights, body.means, body.covariances, edges)
+        assert np.abs(got - want).max() < 0.01
 
 
 def test_measurements_without_any_uncertainty_are_below_or_not() -> None:

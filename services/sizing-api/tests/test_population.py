@@ -48,11 +48,12 @@ def test_interval_holds_as_much_as_it_says(weight: float | None) -> None:
         assert lower < known.quantile(name, 0.5) < upper
 
 
-def test_widening_keeps_the_mean_and_stretches_every_spread() -> None:
+def test_widening_keeps_the_mean_and_adds_what_is_doubted() -> None:
     known = POPULATION.without_photo(172, None)
-    wide = known.widened(1.5)
+    doubted = np.array([3.0, 4.0, -2.0, 0.0, 1.0])
+    wide = known.widened(doubted)
     assert wide.mean == pytest.approx(known.mean)
-    assert wide.covariance == pytest.approx(2.25 * known.covariance)
+    assert wide.covariance == pytest.approx(known.covariance + np.outer(doubted, doubted))
 
 
 def test_mixture_of_one_and_the_same_is_that_one() -> None:

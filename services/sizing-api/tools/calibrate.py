@@ -47,7 +47,7 @@ from wearon_sizing.reading_nets import ReadingNets, kept_nets
 from wearon_sizing.silhouette import Array
 
 OUTPUT = Path(__file__).resolve().parents[1] / "src" / "wearon_sizing"
-METHOD_VERSION = "7"
+METHOD_VERSION = "8"
 LOOKS = (0, 3)
 EARLIER_LOOKS = (0,)
 FOLDS = 6

@@ -183,11 +183,16 @@ class LabelPair(BaseModel):
 class ChartSize(BaseModel):
     """The answer in the sizes of the request's chart."""
 
-    recommended: str
-    confidence: float = Field(ge=0, le=1, description="Probability that this size is the right one.")
+    recommended: str = Field(
+        description="As likely too small as too large, or its neighbour if that is nearly as likely and"
+        " `fit_preference` asks for it."
+    )
+    confidence: float = Field(
+        ge=0, le=1, description="Probability that this size is the right one; 0 where no size fits."
+    )
     labels: list[LabelProbability] = Field(description="Every size, smallest first; they add up to 1.")
     between: LabelPair | None = Field(
-        description="The recommended size and the likeliest other one; null if the chart has one size only."
+        description="The recommended size and the likelier one beside it; null if the chart has one size."
     )
     tie: bool = Field(description="Whether the sizes in `between` are about equally likely.")
     limiting_measurement: Measured = Field(

@@ -190,12 +190,13 @@ export type BodyType = "athletic" | "slim" | "average" | "broad";
 
 /** The answer in the sizes of the request's chart. */
 export interface ChartSize {
+  /** As likely too small as too large, or its neighbour if that is nearly as likely and `fit_preference` asks for it. */
   recommended: string;
-  /** Probability that this size is the right one. */
+  /** Probability that this size is the right one; 0 where no size fits. */
   confidence: number;
   /** Every size, smallest first; they add up to 1. */
   labels: LabelProbability[];
-  /** The recommended size and the likeliest other one; null if the chart has one size only. */
+  /** The recommended size and the likelier one beside it; null if the chart has one size. */
   between: LabelPair | null;
   /** Whether the sizes in `between` are about equally likely. */
   tie: boolean;

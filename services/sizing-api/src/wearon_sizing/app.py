@@ -73,6 +73,9 @@ from wearon_sizing.workers import QueueFullError, Workers
 BUDGET_SECONDS: Final = 4.0
 # Kept back from the download for waiting and measuring.
 AFTER_DOWNLOAD_SECONDS: Final = 0.5
+# So long a side photo is waited for, counted from the request, unless the front photo takes longer. Waiting
+# for all of the budget would leave a busy service no time for the front photo, which tells enough alone.
+SIDE_SECONDS: Final = 2.0
 # Downloads at once, most of which wait for somebody's web server, and requests without a photo at once. A
 # download may take 10 MB.
 MOST_AT_ONCE: Final = 32
@@ -80,6 +83,7 @@ MOST_AT_ONCE: Final = 32
 MOST_COMPLAINTS: Final = 10
 LONGEST_NAME: Final = 40  # of a field that a complaint names
 NO_SUCH_PATH: Final = "There is nothing at this path; /docs names all that there are."
+OTHER_METHOD: Final = "This path is asked in another way; /docs says with which method."
 # pydantic's names for faults that are most often a number in another unit, and the units by a field's ending.
 OUT_OF_RANGE: Final = ("greater_than_equal", "less_than_equal")
 UNITS: Final = {"_cm": "centimetres", "_kg": "kilograms"}
@@ -209,8 +213,11 @@ class Sizer:
         shopper = _shopper_of(body)
 
         fetching_side = asyncio.ensure_future(self._fetch_side(body.side_image_url))
+        patience = time.monotonic() + SIDE_SECONDS
         try:
-            front, side = await self._fetch(body.image_url), await fetching_side
+            front = await self._fetch(body.image_url)
+            await asyncio.wait({fetching_side}, timeout=max(patience - time.monotonic(), 0))
+            side = fetching_side.result() if fetching_side.done() else ErrorCode.IMAGE_TIMEOUT
         finally:
             fetching_side.cancel()
 
@@ -498,7 +505,7 @@ def create_app(settings: SizingSettings, tracer: Tracer = NO_TRACER) -> FastAPI:
         # What FastAPI says of a body that json.loads cannot even begin to read.
         if error.status_code == 400:
             return JSONResponse(problem(ErrorCode.REQUEST_INVALID, request_id_of(request.scope)), 422)
-        detail = NO_SUCH_PATH if error.status_code == 404 else str(error.detail)
+        detail = {404: NO_SUCH_PATH, 405: OTHER_METHOD}.get(error.status_code, str(error.detail))
         body = problem(ErrorCode.REQUEST_INVALID, request_id_of(request.scope), detail)
         return JSONResponse(body, error.status_code, error.headers)
 

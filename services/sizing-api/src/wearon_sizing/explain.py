@@ -80,9 +80,7 @@ def explain(
     draw = ImageDraw.Draw(photo)
     _draw_skeleton(draw, person, zoom)
     _draw_widths(draw, person, reading, zoom)
-    sheet, panel = _sheet(photo)
-    _draw_panel(panel, photo.width + MARGIN, assessment, shopper)
-    return sheet
+    return _beside(photo, assessment, shopper)
 
 
 def explain_refusal(
@@ -97,9 +95,7 @@ def explain_refusal(
     for person in people:
         photo = _outlined(photo, person)
         _draw_skeleton(ImageDraw.Draw(photo), person, zoom)
-    sheet, panel = _sheet(photo)
-    _draw_panel(panel, photo.width + MARGIN, fallback, shopper, refusal=sentence)
-    return sheet
+    return _beside(photo, fallback, shopper, refusal=sentence)
 
 
 def _enlarged(picture: NDArray[np.uint8]) -> tuple[Image.Image, float]:
@@ -110,11 +106,14 @@ def _enlarged(picture: NDArray[np.uint8]) -> tuple[Image.Image, float]:
     return Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS), zoom
 
 
-def _sheet(photo: Image.Image) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """The photo with an empty panel to its right."""
-    sheet = Image.new("RGB", (photo.width + PANEL, HEIGHT), PAPER)
+def _beside(
+    photo: Image.Image, estimate: Estimate, shopper: Shopper, refusal: str | None = None
+) -> Image.Image:
+    """The photo with a panel to its right that says everything, as high as it has to be."""
+    sheet = Image.new("RGB", (photo.width + PANEL, 2 * HEIGHT), PAPER)
     sheet.paste(photo, (0, 0))
-    return sheet, ImageDraw.Draw(sheet)
+    end = _draw_panel(ImageDraw.Draw(sheet), photo.width + MARGIN, estimate, shopper, refusal)
+    return sheet.crop((0, 0, sheet.width, max(HEIGHT, end + MARGIN)))
 
 
 def _outlined(photo: Image.Image, person: Person) -> Image.Image:
@@ -181,14 +180,14 @@ def _draw_widths(draw: ImageDraw.ImageDraw, person: Person, reading: Reading, zo
 
 
 def _draw_panel(
-    draw: ImageDraw.ImageDraw, left: int, estimate: Estimate, shopper: Shopper, refusal: str | None = None
-) -> None:
-    """Everything that is said, from the top down. `left`: where the text begins."""
+    draw: ImageDraw.ImageDraw, left: int, estimate: Estimate, shopper: Shopper, refusal: str | None
+) -> int:
+    """Everything that is said, from the top down; returns the row below it. `left`: where the text begins."""
     ends = left, left + PANEL - 2 * MARGIN
     _draw_size(draw, left, estimate, shopper)
     y = _draw_chances(draw, ends, estimate, shopper)
     y = _draw_lengths(draw, ends, y + 22, estimate)
-    _draw_notes(draw, ends, y, estimate, refusal)
+    return _draw_notes(draw, ends, y, estimate, refusal)
 
 
 def _draw_size(draw: ImageDraw.ImageDraw, left: int, estimate: Estimate, shopper: Shopper) -> None:
@@ -251,8 +250,9 @@ def _draw_lengths(draw: ImageDraw.ImageDraw, ends: tuple[int, int], y: int, esti
 
 def _draw_notes(
     draw: ImageDraw.ImageDraw, ends: tuple[int, int], y: int, estimate: Estimate, refusal: str | None
-) -> None:
-    """Build and trust, why a photo was refused, and the warnings, from row `y` on, between two `ends`."""
+) -> int:
+    """Build and trust, why a photo was refused, and the warnings, from row `y` on, between two `ends`;
+    returns the row below it."""
     left, right = ends
     draw.text((left, y + 12), f"Build: {estimate.body_type.value}", font=_font(PLAIN), fill=INK)
     trust = f"Trust in the photo: {estimate.photo_trust:.0%}" if refusal is None else "Without the photo"
@@ -268,6 +268,7 @@ def _draw_notes(
             draw.text((left, y), line, font=_font(SMALL), fill=SOFT)
             y += 24
         y += 6
+    return y
 
 
 def _wrapped(draw: ImageDraw.ImageDraw, text: str, font: Font, width: float) -> list[str]:

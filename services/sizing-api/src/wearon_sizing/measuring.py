@@ -32,9 +32,13 @@ PHOTO_MARGIN: Final = 1.05
 """Spreads after a photo are this much larger than those of rendered people who were left out of the fit: the
 margin for the step from renders to photographs. It is a guess, kept small so that most intervals hold at most
 88 % of renders (docs/sizing.md names the others)."""
-CONTRADICTION: Final = 3.0
-"""From this many standard deviations between what the weight and what the photo say, one of them is wrong."""
-MOST_WIDENED: Final = 2.0
+DOUBTED: Final = (1.5, 2.5)
+"""Standard deviations between what the weight and what the photo say: from the first on one of them may be
+wrong, from the second on one surely is. Of rendered people with their true weight 10 % are beyond 1.5, 2 %
+beyond 2 and hardly one beyond 2.5."""
+REACH: Final = 0.8
+"""So much of the gap between the two is one standard deviation more where one of them surely is wrong: an
+80 % interval around the one then reaches to the other."""
 SURELY_BETTER: Final = 1.2
 """A length that front and side know so many times better than the front alone is taken from both. Where they
 know it equally well the mean of the two is taken, in between more of the better one: a switch would make
@@ -90,16 +94,16 @@ class Seen:
 @dataclass(frozen=True, slots=True)
 class PhotoEstimate:
     """`body` from all that is known; `trust` 0 to 1, how much the photo could tell, compared with the best
-    ones; `ease` of the clothes in cm; `disagreement` between weight and photo in standard deviations."""
+    ones; `ease` of the clothes in cm; `doubt` 0 to 1, how surely weight and photo contradict each other."""
 
     body: Posterior
     trust: float
     ease: float
-    disagreement: float
+    doubt: float
 
     @property
     def contradicts(self) -> bool:
-        return self.disagreement > CONTRADICTION
+        return self.doubt > 0.5
 
 
 def quality_terms(inputs: Array, ease: Array, expected: Array, familiar: Array) -> Array:
@@ -194,7 +198,7 @@ class Method:
         before = self.population.without_photo(height_cm, None, gender)
         narrowing = 1 - np.mean([body.spread(name) / before.spread(name) for name in GIRTHS])
         trust = familiar * float(np.clip(narrowing / self.best_narrowing, 0.0, 1.0))
-        disagreement = 0.0
+        doubt = 0.0
         if weight_kg is not None:
             weighed = self.population.without_photo(height_cm, weight_kg, gender)
             disagreement = max(
@@ -202,10 +206,11 @@ class Method:
                 / math.hypot(body.spread(name), weighed.spread(name))
                 for name in GIRTHS
             )
+            doubt = float(np.interp(disagreement, DOUBTED, (0.0, 1.0)))
+            by_photo = body.mean
             body, ease, _ = self._over_sexes(front, height_cm, weight_kg, gender, looked)
-            if disagreement > CONTRADICTION:
-                body = body.widened(min(1 + (disagreement - CONTRADICTION) / 2, MOST_WIDENED))
-        return PhotoEstimate(body, trust, ease, disagreement)
+            body = body.widened(doubt * REACH * (by_photo - body.mean))
+        return PhotoEstimate(body, trust, ease, doubt)
 
     def _look(
         self, front: Array, height_cm: float, gender: Gender | None, side: Array | None

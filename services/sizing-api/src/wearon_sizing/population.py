@@ -108,10 +108,9 @@ class Posterior:
         tail = (1 - share) / 2
         return self.quantile(name, tail), self.quantile(name, 1 - tail)
 
-    def widened(self, factor: float) -> Posterior:
-        """The same means, all standard deviations times `factor`."""
-        apart = self.means - self.mean
-        return Posterior(self.weights, self.mean + apart * factor, self.covariances * factor**2)
+    def widened(self, by: Array) -> Posterior:
+        """The same means, and one more doubt about all lengths together: standard deviations `by` (5,) cm."""
+        return Posterior(self.weights, self.means, self.covariances + np.outer(by, by))
 
 
 def _below(parts: Sequence[tuple[float, float, float]], edge_cm: float) -> float:

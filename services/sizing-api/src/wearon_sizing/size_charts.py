@@ -2,13 +2,16 @@
 
 A chart becomes edges: below its edge a measurement is content with a label, above it a larger one is needed.
 A garment has to go around the largest part of a body, so the right label is the smallest one that every
-measurement is content with. Where ranges overlap or leave a gap, the edge lies in the middle; the shopper's
-preference moves it to the end that gives a closer or a looser garment.
+measurement is content with. The label to take is the middle one, which is as likely too small as too large:
+the likeliest one would be the widest, or the outermost one for all that lies beyond it. Where ranges
+overlap or leave a gap, the edge lies in the middle; the shopper's preference moves it to the end that gives a
+closer or a looser garment.
 """
 
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -35,6 +38,10 @@ from wearon_sizing.sizes import NEARLY_AS_LIKELY
 TAPE_CM: Final = 0.3
 # Share of the garment's ease that a shopper with this preference wants. Half and half again: our choice.
 EASE_SHARE: Final = {FitPreference.TIGHT: 0.5, FitPreference.REGULAR: 1.0, FitPreference.LOOSE: 1.5}
+# Which neighbour a preference takes, if it is nearly as likely.
+STEP: Final = {FitPreference.TIGHT: -1, FitPreference.LOOSE: 1}
+# Probabilities add up to within this.
+ROUNDING: Final = 1e-9
 # From this probability on the answer says that the shopper is beyond the chart.
 PROBABLY: Final = 0.5
 # From here on a size is said to fit; what lies beyond the chart does not count as fitting.
@@ -90,7 +97,7 @@ def read_chart(chart: SizeChart, fit: FitPreference | None = None) -> Chart:
         # The preference is in the ease already.
         fit = FitPreference.REGULAR
     order = _order(lower, upper)
-    labels = tuple(rows[place].label for place in order)
+    labels = tuple(rows[place].label.strip() for place in order)
     lower, upper = lower[order], upper[order]
     _check(labels, names, lower, upper)
     edges = _edges(lower, upper, fit)
@@ -103,6 +110,8 @@ def _names(rows: Sequence[SizeChartRow]) -> tuple[Measured, ...]:
         raise ChartError("Two rows have the same label.")
     if any(not label for label in seen):
         raise ChartError("A label is blank.")
+    if any(unicodedata.category(sign).startswith("C") for label in seen for sign in label):
+        raise ChartError("A label has a character that cannot be seen, such as a line break.")
     given = [tuple(name for name in LENGTHS if getattr(row, name) is not None) for row in rows]
     for row, names in zip(rows, given, strict=True):
         if not names:
@@ -191,16 +200,35 @@ def _outer_ends(lower: Array, upper: Array, edges: Array) -> tuple[Array, Array]
     return smallest, largest
 
 
-def label_probabilities(chart: Chart, body: Posterior) -> Array:
-    """Probability of each label, smallest first: (k,), which add up to 1. What lies beyond the chart belongs
-    to its outermost labels."""
-    return np.diff(np.concatenate([[0.0], _below(chart, body, chart.edges), [1.0]]))
+@dataclass(frozen=True, slots=True)
+class Chances:
+    """Probabilities of a chart's labels, smallest first. `labels` (k,) add up to 1: what lies beyond the
+    chart belongs to its outermost labels. `smaller`: that every measurement is below the smallest size;
+    `larger`: that one is above the largest."""
+
+    labels: Array
+    smaller: float
+    larger: float
+
+    @property
+    def middle(self) -> int:
+        """The smallest label that is at least as likely large enough as not."""
+        return int(np.argmax(np.cumsum(self.labels) >= 0.5 - ROUNDING))
 
 
-def beyond_chart(chart: Chart, body: Posterior) -> tuple[float, float]:
-    """Probability that every measurement is below the smallest size, and that one is above the largest."""
-    smaller, held = _below(chart, body, np.stack([chart.smallest, chart.largest]))
-    return float(smaller), float(1 - held)
+def chances_of(chart: Chart, body: Posterior) -> Chances:
+    """How likely each label is for this body."""
+    *below, smaller, held = _below(
+        chart, body, np.vstack([chart.edges, chart.smallest, chart.largest])
+    ).tolist()
+    return Chances(np.diff([0.0, *below, 1.0]), smaller, 1 - held)
+
+
+def fitting(chart: Chart, body: Posterior, label: int) -> float:
+    """Probability that this label is the right one and fits: what lies beyond the chart fits none."""
+    ends = np.vstack([chart.smallest, np.minimum(chart.edges, chart.largest), chart.largest])
+    below, with_it = _below(chart, body, ends[label : label + 2])
+    return max(float(with_it - below), 0.0)
 
 
 def _below(chart: Chart, body: Posterior, edges: Array) -> Array:
@@ -246,60 +274,66 @@ def _place_in_chart(chart: Chart, column: int, value: float) -> float:
 
 def choose(chart: Chart, body: Posterior, fit: FitPreference | None = None) -> ChartSize:
     """The label to take, how likely each is, and why."""
-    chances = label_probabilities(chart, body)
-    likeliest = int(np.argmax(chances))
-    best = _preferred(chances, likeliest, fit)
-    others = [i for i in range(len(chances)) if i != best]
-    # Of labels that are equally unlikely, the neighbour.
-    other = max(others, key=lambda i: (chances[i], -abs(i - best)), default=None)
+    chances = chances_of(chart, body)
+    best = _preferred(chances, fit)
+    other = max(_beside(best, chances), key=lambda i: chances.labels[i], default=None)
     pair = None if other is None else (min(best, other), max(best, other))
-    tie = pair is not None and min(chances[list(pair)]) >= NEARLY_AS_LIKELY * max(chances[list(pair)])
-    smaller, larger = beyond_chart(chart, body)
-    outermost = best == len(chances) - 1
-    too_large = outgrown(chart, body) if larger >= PROBABLY else None
+    tie = other is not None and _nearly_as_likely(chances.labels[best], chances.labels[other])
+    sure = fitting(chart, body, best)
+    outermost = best == len(chart.labels) - 1
+    too_large = outgrown(chart, body) if chances.larger >= PROBABLY else None
     decisive = too_large if too_large and outermost else limiting(chart, body)
 
-    shown = np.diff(np.round(np.cumsum([0.0, *chances]), 3)).round(3).tolist()
-    if smaller >= PROBABLY:
+    shown = np.diff(np.round(np.cumsum([0.0, *chances.labels]), 3)).round(3).tolist()
+    if chances.smaller >= PROBABLY:
         reasons = [f"Even {chart.labels[0]} is probably too large."]
     elif too_large and outermost:
         reasons = [f"Even {chart.labels[-1]} is probably too small in the {NAMES[decisive]}."]
+    elif too_large:
+        # Trousers of one length in all widths: a wider one is not longer.
+        reasons = [
+            f"{chart.labels[best]} is the best of this chart,"
+            f" but none of its sizes is large enough in the {NAMES[too_large]}."
+        ]
     elif pair is not None and tie:
         reasons = _tie(chart, best, pair, decisive, fit)
     else:
-        beyond = (smaller if best == 0 else 0.0) + (larger if outermost or too_large else 0.0)
-        reasons = _no_tie(chart, body, best, decisive, clear=chances[best] - beyond >= CLEAR)
-    if too_large:
-        if not outermost:
-            # Trousers of one length in all widths: a wider one is not longer.
-            reasons.append(f"No size of this chart is large enough in the {NAMES[too_large]}.")
-        if body.value(too_large) > MISTAKEN * chart.largest[chart.names.index(too_large)]:
-            reasons.append("Perhaps the chart is not in centimetres, or of garments laid flat.")
+        reasons = _no_tie(chart, body, chances, best, decisive, clear=sure >= CLEAR)
+    if too_large and body.value(too_large) > MISTAKEN * chart.largest[chart.names.index(too_large)]:
+        reasons.append("Perhaps the chart is not in centimetres, or of garments laid flat.")
     return ChartSize(
         recommended=chart.labels[best],
-        confidence=shown[best],
+        confidence=round(sure, 3),
         labels=[
             LabelProbability(label=label, probability=chance)
             for label, chance in zip(chart.labels, shown, strict=True)
         ],
         between=None if pair is None else LabelPair(lower=chart.labels[pair[0]], upper=chart.labels[pair[1]]),
-        tie=bool(tie),
+        tie=tie,
         limiting_measurement=decisive,
-        smaller_than_chart=round(smaller, 3),
-        larger_than_chart=round(larger, 3),
+        smaller_than_chart=round(chances.smaller, 3),
+        larger_than_chart=round(chances.larger, 3),
         explanation=" ".join(reasons),
     )
 
 
-def _preferred(chances: Array, likeliest: int, fit: FitPreference | None) -> int:
-    """The likeliest label, or the one on the wanted side that is nearly as likely."""
-    sides = {
-        FitPreference.TIGHT: range(likeliest),
-        FitPreference.LOOSE: range(likeliest + 1, len(chances)),
-    }
-    side = sides.get(fit) if fit is not None else None
-    wanted = max(side or (), key=chances.__getitem__, default=likeliest)
-    return wanted if chances[wanted] >= NEARLY_AS_LIKELY * chances[likeliest] else likeliest
+def _beside(label: int, chances: Chances) -> list[int]:
+    """The next smaller and the next larger label, where there is one."""
+    return [i for i in (label - 1, label + 1) if 0 <= i < len(chances.labels)]
+
+
+def _nearly_as_likely(one: float, other: float) -> bool:
+    return bool(min(one, other) >= NEARLY_AS_LIKELY * max(one, other))
+
+
+def _preferred(chances: Chances, fit: FitPreference | None) -> int:
+    """The middle label, or its neighbour on the wanted side if that is nearly as likely."""
+    middle = chances.middle
+    wanted = middle + STEP.get(fit or FitPreference.REGULAR, 0)
+    if wanted in _beside(middle, chances):
+        labels = chances.labels
+        return wanted if labels[wanted] >= NEARLY_AS_LIKELY * labels[middle] else middle
+    return middle
 
 
 def _tie(
@@ -307,7 +341,7 @@ def _tie(
 ) -> list[str]:
     small, large = (chart.labels[i] for i in pair)
     reasons = [f"{small} and {large} are about equally likely; it depends on the {NAMES[decisive]}."]
-    if fit in (FitPreference.TIGHT, FitPreference.LOOSE):
+    if fit in STEP and best == pair[max(STEP[fit], 0)]:
         wish = "closer" if fit is FitPreference.TIGHT else "looser"
         reasons.append(f"{chart.labels[best]} was taken because a {wish} fit was asked for.")
     else:
@@ -315,9 +349,16 @@ def _tie(
     return reasons
 
 
-def _no_tie(chart: Chart, body: Posterior, best: int, decisive: Measured, *, clear: bool) -> list[str]:
+def _no_tie(
+    chart: Chart, body: Posterior, chances: Chances, best: int, decisive: Measured, *, clear: bool
+) -> list[str]:
     label = chart.labels[best]
-    reasons = [f"{label} fits." if clear else f"{label} is the likeliest size."]
+    if clear:
+        reasons = [f"{label} fits."]
+    elif best == int(np.argmax(chances.labels)):
+        reasons = [f"{label} is the likeliest size."]
+    else:
+        reasons = [f"Several sizes are possible, and {label} is in the middle of them."]
     values = [body.value(name) for name in chart.names]
     needed = {
         name: _needed(chart, column, value)

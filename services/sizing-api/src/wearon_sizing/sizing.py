@@ -165,7 +165,7 @@ def assess(
         warnings.append(SIDE_NOT_USED + sentence(side))
     said, left_out = said_by(shopper)
     warnings += left_out
-    warnings.extend(_what_helps(person, reading, shopper, found, with_side=profile is not None))
+    warnings.extend(_what_helps(person, reading, shopper, found, side_given=side is not None))
     advice, shape = size_and_shape(body, shopper, method.body_type_edges)
     return Assessment(body, found.trust, advice, shape, warnings, inputs + said, reading)
 
@@ -196,7 +196,7 @@ def size_and_shape(
 
 
 def _what_helps(
-    person: Person, reading: Reading, shopper: Shopper, found: PhotoEstimate, *, with_side: bool
+    person: Person, reading: Reading, shopper: Shopper, found: PhotoEstimate, *, side_given: bool
 ) -> list[str]:
     """The one thing that would make the next answer better by most, if anything would by much."""
     if shopper.weight_kg is None:
@@ -207,4 +207,4 @@ def _what_helps(
         return [ARMS_AWAY_HELP]
     if lean_of_camera(person) < LOW_CAMERA_DEGREES:
         return [HIGHER_CAMERA_HELPS]
-    return [SIDE_PHOTO_HELPS] if not with_side and found.trust < LITTLE_TRUST else []
+    return [SIDE_PHOTO_HELPS] if not side_given and found.trust < LITTLE_TRUST else []

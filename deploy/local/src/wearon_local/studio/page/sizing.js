@@ -45,13 +45,13 @@ function chartOf({ size_rows: lines, size_standard: standard }) {
   return standard ? JSON.stringify({ standard }) : "";
 }
 
-/** `M chest 96-104 waist 81-89` as a row of a chart. */
+const MEASURE = /\s(chest|waist|hip|shoulder|inseam)\s+([\d.]+)(?:\s*[-–—]\s*([\d.]+))?/gi;
+
+/** `US 10 chest 96-104 waist 81-89` as a row of a chart. What is no measurement stays in the label. */
 function rowOf(line) {
-  const [label, ...words] = line.trim().split(/\s+/);
-  const row = { label };
-  for (let at = 0; at < words.length; at += 2) {
-    const [lower, upper = lower] = (words[at + 1] ?? "").split("-").map(Number);
-    row[`${words[at].toLowerCase()}_cm`] = { lower, upper };
+  const row = { label: line.replace(MEASURE, "").trim() };
+  for (const [, name, lower, upper = lower] of line.matchAll(MEASURE)) {
+    row[`${name.toLowerCase()}_cm`] = { lower: Number(lower), upper: Number(upper) };
   }
   return row;
 }
