@@ -69,6 +69,16 @@ NO_MESSAGES: Final[dict[str, tuple[bytes, str, str]]] = {
     "no id": (message(headers__id=None), "invalid_task", "headers.id"),
     "a time limit": (message(headers__timelimit=[1]), "invalid_task", "headers.timelimit"),
     "no time": (message(headers__eta="soon"), "invalid_task", "headers.eta"),
+    "seconds in the zone": (
+        message(headers__eta="2026-11-27T10:00:00+00:00:30"),
+        "invalid_task",
+        "headers.eta",
+    ),
+    "the last of all times": (
+        message(headers__eta="9999-12-31T23:59:59+00:00"),
+        "invalid_task",
+        "headers.eta",
+    ),
     "no delivery tag": (message(properties__delivery_tag=None), "invalid_task", "properties.delivery_tag"),
     "a pickle": (message(content_type="application/x-python-serialize"), "invalid_task", "content-type"),
     "two arguments": (message(body=f"[[{PAYLOAD}, 1], {{}}, {AFTER}]"), "invalid_task", "body.0"),
@@ -110,6 +120,24 @@ def test_what_is_no_message_of_ours_becomes_a_dead_letter_and_the_next_job_compl
         tryons.wait_settled(tryon)
         assert tryons.row(tryon)["status"] == "completed"
         wait_until(lambda: not redis.exists(UNACKED_HASH), timeout=5, what="nothing is left with Celery")
+
+
+def test_while_redis_is_full_it_is_not_lost(stack: Stack, tryons: TryOns, generator: Service) -> None:
+    """Redis gives an element away then, but takes no dead letter."""
+    with stack.redis.client() as redis:
+        try:
+            with redis.pipeline(transaction=True) as pipe:
+                pipe.lpush(CELERY_QUEUE, b"not json")
+                pipe.config_set("maxmemory", 1)
+                pipe.execute()
+            wait_until(
+                lambda: generator.events(event="dead_letter_not_kept"), timeout=10, what="Redis is full"
+            )
+            assert not kept(stack)
+        finally:
+            redis.config_set("maxmemory", 0)
+    wait_until(lambda: kept(stack), timeout=15, what="a dead letter")
+    tryons.wait_settled(tryons.order())
 
 
 def test_of_a_huge_element_the_beginning_is_kept(stack: Stack, tryons: TryOns) -> None:

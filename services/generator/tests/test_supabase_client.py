@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 
 import pytest
+from postgrest.exceptions import APIError
 
-from wearon_generator.supabase_client import SupabaseUnavailable, ask, connect_supabase
+from wearon_generator.supabase_client import SupabaseUnavailable, ask, connect_supabase, is_refusal
 from wearon_service_kit.environment import Proxies
 
 KEY = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoic2VydmljZV9yb2xlIn0.c2lnbmF0dXJl"
@@ -50,6 +52,21 @@ def told(url: str) -> str:
     with pytest.raises(SupabaseUnavailable) as raised:
         asyncio.run(call())
     return str(raised.value)
+
+
+def test_details_of_a_refused_row_are_in_no_traceback() -> None:
+    row = "Failing row contains (a prompt that is nobody's business, https://x.example/photo)."
+    body = {"code": "23514", "message": "violates check constraint c", "details": row, "hint": row}
+
+    async def refused() -> None:
+        raise APIError(body)
+
+    with pytest.raises(SupabaseUnavailable) as raised:
+        asyncio.run(ask(refused))
+    assert is_refusal(raised.value)
+    shown = "".join(traceback.format_exception(raised.value))
+    assert "violates check constraint c" in shown
+    assert "nobody's business" not in shown
 
 
 @pytest.mark.parametrize(

@@ -297,6 +297,7 @@ async def bootstrap(
         dead_letters or DeadLetters(redis, replica),
         metrics,
         workshop.keep_trying(for_seconds=timing.patience_before_hold, until_stop=True),
+        stopping,
     )
     return Generator(
         settings=settings,

@@ -11,7 +11,7 @@ import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Final, Literal
 
 import redis
@@ -40,6 +40,14 @@ def _one_of(*names: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _as_celery_writes_it(eta: str) -> str:
+    """Celery ends over a time that it cannot turn into the local one, and reads fewer forms than Python."""
+    at = datetime.fromisoformat(eta)
+    if at.isoformat() != eta or at.utcoffset() != timedelta(0) or not 2000 <= at.year < 9000:
+        raise ValueError("is no time that Celery writes")
+    return eta
+
+
 class _Nothing(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -48,7 +56,7 @@ class _Headers(BaseModel):
     task: Annotated[str, _one_of(PROCESS_GENERATION_TASK, REJECT_GENERATION_TASK)]
     id: _Name
     retries: int = Field(default=0, ge=0)
-    eta: Annotated[str, AfterValidator(datetime.fromisoformat)] | None = None
+    eta: Annotated[str, AfterValidator(_as_celery_writes_it)] | None = None
     expires: None = None
     timelimit: tuple[None, None] | None = None
     compression: None = None

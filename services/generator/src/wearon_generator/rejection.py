@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
-from typing import Protocol, assert_never
+from typing import Final, Protocol, assert_never
 
 import structlog
 from pydantic import ValidationError
+from redis.exceptions import RedisError
 
 from wearon_contracts.errors import ErrorCode, sentence
 from wearon_contracts.tasks import MAX_TASK_BYTES, DeadLetterReason, GenerationTask, RejectedTask
 from wearon_generator.endings import Done, Ending, Outcome, Retry, RetryReason
 from wearon_generator.foreign_messages import ForeignMessage
-from wearon_generator.keep_trying import KeepTrying
+from wearon_generator.keep_trying import KeepTrying, Stopping
 from wearon_generator.ledger import Ledger, Session
 from wearon_generator.metrics import Metrics
 from wearon_generator.supabase_client import SupabaseUnavailable
 from wearon_service_kit.logs import job_context
+from wearon_service_kit.pauses import growing_pause
 
 log = structlog.get_logger()
+
+_FIRST_PAUSE: Final = 0.2  # seconds
+_LONGEST_PAUSE: Final = 5.0  # seconds
 
 
 class LetterBox(Protocol):
@@ -35,11 +41,17 @@ class Rejections:
     """Turns such messages away."""
 
     def __init__(
-        self, ledger: Ledger, dead_letters: LetterBox, metrics: Metrics, keep_trying: KeepTrying
+        self,
+        ledger: Ledger,
+        dead_letters: LetterBox,
+        metrics: Metrics,
+        keep_trying: KeepTrying,
+        stopping: Stopping,
     ) -> None:
         self._ledger = ledger.with_retry(keep_trying)
         self._dead_letters = dead_letters
         self._metrics = metrics
+        self._stopping = stopping
 
     async def refuse(self, message: object, fields: str) -> Ending:
         """Set aside what is no valid task, and fail its session if it names one; `fields` are wrong."""
@@ -54,13 +66,31 @@ class Rejections:
         return Done(Outcome.DEAD_LETTERED) if session is None else await self.reject_element(session)
 
     async def set_aside_foreign(self, message: ForeignMessage) -> None:
-        """Keep what another program pushed on Celery's queue as a dead letter; it fails no session."""
+        """Keep what another program pushed on Celery's queue as a dead letter; it fails no session.
+
+        It is on no list any more, so this is tried until Redis takes it. Raises `RedisError` when a stopping
+        process's patience is over.
+        """
         log.error("message_unreadable", fields=message.fields, task=message.task)
         size = len(message.element)
         detail = f"no message of ours in Celery's queue, wrong: {message.fields}"
         if size > MAX_TASK_BYTES:
             detail += f"; the first {MAX_TASK_BYTES} of {size} bytes are kept"
-        await self._dead_letters.add(message.element[:MAX_TASK_BYTES], message.reason, detail, None)
+        failures = 0
+        while True:
+            try:
+                return await self._dead_letters.add(
+                    message.element[:MAX_TASK_BYTES], message.reason, detail, None
+                )
+            except RedisError as error:
+                if self._stopping.patience_is_over:
+                    raise
+                failures += 1
+                pause = growing_pause(failures, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
+                log.warning(
+                    "dead_letter_not_kept", reason=type(error).__name__, retry_in_seconds=round(pause, 2)
+                )
+            await asyncio.sleep(pause)
 
     async def set_aside(self, task: GenerationTask, reason: DeadLetterReason, detail: str) -> Ending:
         """Keep a valid task that has no session of its own as a dead letter."""

@@ -91,7 +91,9 @@ async def ask(call: Callable[P, Awaitable[T]], *arguments: P.args, **options: P.
         return await call(*arguments, **options)
     except APIError as error:
         kind = StatementTimeout if error.code == QUERY_CANCELED else SupabaseUnavailable
-        raise kind(f"database: {_said(error.code, error.message)}") from error
+        said = _said(error.code, error.message)
+        # Not the error itself: its details hold the whole row, prompt and links too, and a log shows causes.
+        raise kind(f"database: {said}") from APIError({"code": error.code, "message": said})
     except StorageApiError as error:
         raise SupabaseUnavailable(f"storage: {_said(error.status, error.message)}") from error
     except Exception as error:
