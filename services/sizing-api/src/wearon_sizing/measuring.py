@@ -32,10 +32,10 @@ PHOTO_MARGIN: Final = 1.05
 """Spreads after a photo are this much larger than those of rendered people who were left out of the fit: the
 margin for the step from renders to photographs. It is a guess, kept small so that most intervals hold at most
 88 % of renders (docs/sizing.md names the others)."""
-DOUBTED: Final = (1.5, 2.5)
+DOUBTED: Final = (1.8, 2.4)
 """Standard deviations between what the weight and what the photo say: from the first on one of them may be
-wrong, from the second on one surely is. Of rendered people with their true weight 10 % are beyond 1.5, 2 %
-beyond 2 and hardly one beyond 2.5."""
+wrong, from the second on one surely is. Of rendered people with their true weight 5 % are beyond the first
+and 1 % beyond the second."""
 REACH: Final = 0.8
 """So much of the gap between the two is one standard deviation more where one of them surely is wrong: an
 80 % interval around the one then reaches to the other."""
