@@ -558,6 +558,41 @@ def test_an_owner_of_whom_the_database_cannot_tell_in_time_holds_up_nobody_else(
     assert str(without) not in owners, "none of its pictures are in our bucket"
 
 
+@pytest.mark.slow
+def test_a_store_with_many_sessions_of_late_does_not_hold_up_its_own_pictures(
+    stack: Stack, database: psycopg.Connection[Any]
+) -> None:
+    """100,000, of whose pictures the shop is the host. Asked about each of them, the database is too slow."""
+    store = stack.app.create_store(credits=1)
+    picture = stack.app.upload(f"stores/{store}/uploads/person.jpg", SAMPLE_PERSON)
+    database.execute(
+        "create temporary table many as select gen_random_uuid() as id, n from generate_series(0, 100000) n"
+    )
+    database.execute(
+        "insert into store_generation_sessions (id, store_id, status, prompt_system, model_image_url,"
+        " outfit_image_url) select id, %s, 'failed', '', case n when 0 then %s else"
+        " 'https://shop.example/' || n || '.jpg' end, 'https://shop.example/dress.jpg' from many",
+        [store, stack.app.sign(picture)],
+    )
+    database.execute(
+        "insert into generation_ledger (channel, session_id, owner_id, state, outcome, settled_by,"
+        " settled_at)"
+        " select 'b2b', id, %s, 'settled', 'failed', 'worker',"
+        " now() - case n when 0 then interval '7 hours' else n * interval '0.1 second' end from many",
+        [store],
+    )
+    database.execute("analyze store_generation_sessions, generation_ledger")
+    try:
+        with capture_logs() as logs:
+            sweep(stack, results=None, inputs=HOURS)
+    finally:
+        database.execute("delete from store_generation_sessions where id in (select id from many)")
+        database.execute("delete from generation_ledger where session_id in (select id from many)")
+
+    assert picture not in names(stack)
+    assert [entry for entry in logs if entry["log_level"] == "warning"] == []
+
+
 def test_results_go_though_the_inputs_cannot_be_told(
     stack: Stack, tryons: TryOns, database: psycopg.Connection[Any]
 ) -> None:

@@ -155,6 +155,7 @@ as $$
     select * from public.store_generation_sessions
      where status = 'processing' and store_id = any (p_owners)
   ), settled_since as (
+    -- Their rows are looked up one by one below (offset 0): a plan for owners unknown would read whole tables.
     select channel, session_id from public.generation_ledger
      where p_hours is not null
        and state = 'settled' and inputs_deleted_at is null and owner_id = any (p_owners)
@@ -168,14 +169,16 @@ as $$
     union all
     select s.*
       from settled_since l
-      join public.generation_sessions s on l.channel = 'b2c' and s.id = l.session_id
-     where exists (
-       select from (values (s.model_image_url), (s.outfit_image_url), (s.stitched_image_url)) c (link)
-      cross join lateral (select split_part(split_part(c.link, '?', 1), '/', -1)) n (name)
-        where octet_length(c.link) <= 8192 and strpos(c.link, p_folder) > 0
-          and (n.name in (select unnest(p_names)) or n.name ~ '[^A-Za-z0-9._-]')
+     cross join lateral (select * from public.generation_sessions where id = l.session_id offset 0) s
+     where l.channel = 'b2c' and (
+       exists (
+         select from (values (s.model_image_url), (s.outfit_image_url), (s.stitched_image_url)) c (link)
+        cross join lateral (select split_part(split_part(c.link, '?', 1), '/', -1)) n (name)
+          where octet_length(c.link) <= 8192 and strpos(c.link, p_folder) > 0
+            and (n.name in (select unnest(p_names)) or n.name ~ '[^A-Za-z0-9._-]')
+       )
+       or case when pg_column_size(s.accessories) <= 32768 then strpos(s.accessories::text, p_folder) > 0 end
      )
-        or case when pg_column_size(s.accessories) <= 32768 then strpos(s.accessories::text, p_folder) > 0 end
   ), b2b as (
     select s.* from unsettled_b2b s
      where (
@@ -184,8 +187,8 @@ as $$
     union all
     select s.*
       from settled_since l
-      join public.store_generation_sessions s on l.channel = 'b2b' and s.id = l.session_id
-     where exists (
+     cross join lateral (select * from public.store_generation_sessions where id = l.session_id offset 0) s
+     where l.channel = 'b2b' and exists (
        select from (values (s.model_image_url), (s.outfit_image_url)) c (link)
       cross join lateral (select split_part(split_part(c.link, '?', 1), '/', -1)) n (name)
         where octet_length(c.link) <= 8192 and strpos(c.link, p_folder) > 0
