@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -15,15 +15,16 @@ from click.testing import CliRunner
 from prometheus_client import CollectorRegistry
 from psycopg.types.json import Jsonb
 from structlog.testing import capture_logs
+from supabase import AsyncClient
 from tests.integration.tryons import TryOn, TryOns, start_generators
 
 from wearon_generator.bootstrap import SUPABASE_CONNECTIONS
-from wearon_generator.ledger import SupabaseDatabase
+from wearon_generator.ledger import Database, SupabaseDatabase
 from wearon_generator.metrics import Metrics
 from wearon_generator.operations.cli import main
-from wearon_generator.retention import Limits, Retention, RetentionSweeper
+from wearon_generator.retention import BATCH, Batch, Limits, Retention, RetentionSweeper
 from wearon_generator.storage import SupabaseBucket
-from wearon_generator.supabase_client import connect_supabase
+from wearon_generator.supabase_client import StatementTimeout, connect_supabase
 from wearon_generator.timing import Timing
 from wearon_local.app.next_app import SAMPLE_PERSON
 from wearon_local.processes import wait_until
@@ -55,26 +56,40 @@ def database(stack: Stack) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
-def sweep(stack: Stack, *, results: int | None = HOURS, inputs: int | None = None) -> Metrics:
+def client_of(stack: Stack) -> AsyncClient:
+    return connect_supabase(
+        stack.gateway_url, stack.service_role_key, connections=SUPABASE_CONNECTIONS, proxies=Proxies()
+    )
+
+
+def sweeper_of(
+    client: AsyncClient, database: Database, limits: Limits, metrics: Metrics | None = None
+) -> RetentionSweeper:
+    return RetentionSweeper(
+        Retention(database, BUCKET),
+        SupabaseBucket(client, BUCKET),
+        limits,
+        is_elected=lambda: True,
+        metrics=metrics or Metrics(CollectorRegistry()),
+        timing=Timing(retention_interval=0.5),
+    )
+
+
+def sweep(
+    stack: Stack,
+    *,
+    results: int | None = HOURS,
+    inputs: int | None = None,
+    through: Callable[[AsyncClient], Database] = SupabaseDatabase,
+) -> Metrics:
     """What the elected generator does once; gives its metrics."""
     metrics = Metrics(CollectorRegistry())
 
     async def work() -> None:
-        client = connect_supabase(
-            stack.gateway_url,
-            stack.service_role_key,
-            connections=SUPABASE_CONNECTIONS,
-            proxies=Proxies(),
-        )
-        sweeper = RetentionSweeper(
-            Retention(SupabaseDatabase(client), BUCKET),
-            SupabaseBucket(client, BUCKET),
-            Limits(results, inputs),
-            is_elected=lambda: True,
-            metrics=metrics,
-            timing=Timing(),
-        )
-        await sweeper.sweep()
+        client = client_of(stack)
+        sweeper = sweeper_of(client, through(client), Limits(results, inputs), metrics)
+        await sweeper.sweep("result")
+        await sweeper.sweep("input")
 
     asyncio.run(work())
     return metrics
@@ -423,6 +438,187 @@ def test_a_session_that_cannot_be_done_is_told_and_the_others_are_done(
 
     assert [is_noted(stack, session) for session in sessions] == [True, True, False, True, True]
     assert [entry["session_id"] for entry in logs if entry["log_level"] == "warning"] == [str(bad)]
+
+
+def test_a_status_that_a_user_writes_to_an_ended_session_keeps_no_pictures(
+    stack: Stack, database: psycopg.Connection[Any]
+) -> None:
+    user = stack.app.create_user()
+    picture = stack.app.upload(f"uploads/{user}/person.jpg", SAMPLE_PERSON)
+    session = ended_session(database, user, hours=HOURS + 1, link=stack.app.sign(picture))
+    for status in ("queued", "processing"):
+        again = ended_session(database, user, hours=HOURS + 1, link=stack.app.sign(picture))
+        database.execute("update generation_sessions set status = %s where id = %s", [status, again])
+
+    sweep(stack, inputs=HOURS)
+
+    assert is_noted(stack, session)
+    assert picture not in names(stack)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        "model_image_url = {link}",
+        "stitched_image_url = {link}",
+        "accessories = jsonb_build_array({link})",
+    ],
+)
+@pytest.mark.parametrize("name", ["person.jpg", "per son.jpg"])
+def test_a_picture_stays_wherever_a_younger_session_names_it(
+    stack: Stack, database: psycopg.Connection[Any], name: str, columns: str
+) -> None:
+    user = stack.app.create_user()
+    picture = stack.app.upload(f"uploads/{user}/{name}", SAMPLE_PERSON)
+    old = ended_session(database, user, hours=HOURS + 1, link=stack.app.sign(picture))
+    young = ended_session(database, user, hours=HOURS - 1)
+    link = stack.app.sign(picture)
+    database.execute(
+        f"update generation_sessions set {columns.format(link='%s::text')} where id = %s", [link, young]
+    )
+
+    sweep(stack, inputs=HOURS)
+    assert not is_noted(stack, old)
+    assert picture in names(stack)
+
+    database.execute(
+        "update generation_ledger set settled_at = now() - interval '7 hours' where session_id = %s", [young]
+    )
+    sweep(stack, inputs=HOURS)
+    assert picture not in names(stack)
+
+
+def test_pictures_in_a_bucket_with_a_space_in_its_name_are_found(
+    stack: Stack, database: psycopg.Connection[Any]
+) -> None:
+    user = stack.app.create_user()
+    folder = f"http://x.example/storage/v1/object/sign/my%20pictures/uploads/{user}"
+    for name in ("mine", "waiting"):
+        ended_session(database, user, hours=HOURS + 1, link=f"{folder}/{name}.jpg?token=x")
+    database.execute(
+        "insert into generation_sessions (user_id, status, model_image_url, prompt_system)"
+        " values (%s, 'queued', %s, '')",
+        [user, f"{folder}/waiting.jpg?token=x"],
+    )
+
+    async def look() -> Batch:
+        retention = Retention(SupabaseDatabase(client_of(stack)), "my pictures")
+        due = [one for one in await retention.due("input", HOURS) if one["owner_id"] == str(user)]
+        return await retention.batch("input", HOURS, due)
+
+    batch = asyncio.run(look())
+    assert (batch.paths, batch.kept) == ([f"uploads/{user}/mine.jpg"], [f"uploads/{user}/waiting.jpg"])
+
+
+class SlowFor(SupabaseDatabase):
+    """A database that does not tell in time what one owner needs."""
+
+    def __init__(self, client: AsyncClient, owner: UUID) -> None:
+        super().__init__(client)
+        self._owner = str(owner)
+        self.asked: list[list[str]] = []
+
+    async def call(self, function: str, params: dict[str, Any]) -> Any:
+        if function == "generation_linked_pictures":
+            self.asked.append(params["p_owners"])
+            if self._owner in params["p_owners"]:
+                raise StatementTimeout("database: canceling statement due to statement timeout (57014)")
+        return await super().call(function, params)
+
+
+def test_an_owner_of_whom_the_database_cannot_tell_in_time_holds_up_nobody_else(
+    stack: Stack, database: psycopg.Connection[Any]
+) -> None:
+    """It is not asked again for each session, but once in a sweep."""
+    slow, other, without = (stack.app.create_user() for _ in range(3))
+    pictures = {user: stack.app.upload(f"uploads/{user}/person.jpg", SAMPLE_PERSON) for user in (slow, other)}
+    of_slow = [
+        ended_session(database, slow, hours=HOURS + 2, link=stack.app.sign(pictures[slow]))
+        for _ in range(BATCH + 1)
+    ]
+    of_others = [
+        ended_session(database, other, hours=HOURS + 3, link=stack.app.sign(pictures[other])),
+        ended_session(database, without, hours=HOURS + 1, link="https://shop.example/a.jpg"),
+    ]
+    asked: list[SlowFor] = []
+
+    def slowed(client: AsyncClient) -> Database:
+        asked.append(SlowFor(client, slow))
+        return asked[-1]
+
+    with capture_logs() as logs:
+        sweep(stack, results=None, inputs=HOURS, through=slowed)
+
+    assert not any(is_noted(stack, session) for session in of_slow)
+    assert all(is_noted(stack, session) for session in of_others)
+    assert pictures[slow] in names(stack) and pictures[other] not in names(stack)
+    assert [entry["owner_id"] for entry in logs if entry["log_level"] == "warning"] == [str(slow)]
+    assert asked[0].asked.count([str(slow)]) == 1
+    owners = {owner for question in asked[0].asked for owner in question}
+    assert str(without) not in owners, "none of its pictures are in our bucket"
+
+
+@pytest.mark.slow
+def test_a_store_with_many_sessions_of_late_does_not_hold_up_its_own_pictures(
+    stack: Stack, database: psycopg.Connection[Any]
+) -> None:
+    """100,000, of whose pictures the shop is the host. Asked about each of them, the database is too slow."""
+    store = stack.app.create_store(credits=1)
+    picture = stack.app.upload(f"stores/{store}/uploads/person.jpg", SAMPLE_PERSON)
+    database.execute(
+        "create temporary table many as select gen_random_uuid() as id, n from generate_series(0, 100000) n"
+    )
+    database.execute(
+        "insert into store_generation_sessions (id, store_id, status, prompt_system, model_image_url,"
+        " outfit_image_url) select id, %s, 'failed', '', case n when 0 then %s else"
+        " 'https://shop.example/' || n || '.jpg' end, 'https://shop.example/dress.jpg' from many",
+        [store, stack.app.sign(picture)],
+    )
+    database.execute(
+        "insert into generation_ledger (channel, session_id, owner_id, state, outcome, settled_by,"
+        " settled_at)"
+        " select 'b2b', id, %s, 'settled', 'failed', 'worker',"
+        " now() - case n when 0 then interval '7 hours' else n * interval '0.1 second' end from many",
+        [store],
+    )
+    database.execute("analyze store_generation_sessions, generation_ledger")
+    try:
+        with capture_logs() as logs:
+            sweep(stack, results=None, inputs=HOURS)
+    finally:
+        database.execute("delete from store_generation_sessions where id in (select id from many)")
+        database.execute("delete from generation_ledger where session_id in (select id from many)")
+
+    assert picture not in names(stack)
+    assert [entry for entry in logs if entry["log_level"] == "warning"] == []
+
+
+def test_results_go_though_the_inputs_cannot_be_told(
+    stack: Stack, tryons: TryOns, database: psycopg.Connection[Any]
+) -> None:
+    class Stuck(SupabaseDatabase):
+        async def call(self, function: str, params: dict[str, Any]) -> Any:
+            if function == "generation_inputs_due":
+                await asyncio.Event().wait()
+            return await super().call(function, params)
+
+    tryon = tryons.order()
+    tryons.wait_settled(tryon)
+
+    async def work() -> None:
+        client = client_of(stack)
+        sweeper = sweeper_of(client, Stuck(client), Limits(HOURS, HOURS))
+        sweeper.start()
+        await asyncio.sleep(1)
+        make_old(database, tryon)
+        for _ in range(100):
+            if tryon.job.result_path not in await asyncio.to_thread(names, stack):
+                break
+            await asyncio.sleep(0.1)
+        await sweeper.stop()
+
+    asyncio.run(work())
+    assert tryon.job.result_path not in names(stack)
 
 
 # ------------------------------------------------------------------------------------- many, and killed

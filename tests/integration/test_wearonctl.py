@@ -973,6 +973,11 @@ def test_results_whose_sessions_the_application_has_deleted_are_erased(
     stack.app.rows(
         "update generation_sessions set status = 'processing' where id = %s returning 1", kept.session_id
     )
+    stack.app.rows(
+        "update generation_ledger set state = 'working', outcome = null, lease_expires_at = now() +"
+        " interval '1 hour' where session_id = %s returning 1",
+        kept.session_id,
+    )
 
     done = ask("erase", "--session", str(by_session.session_id), "--yes")
     assert (done["objects"], done["erased"]["objects"]) == ([by_session.result_path], 1)
@@ -982,6 +987,66 @@ def test_results_whose_sessions_the_application_has_deleted_are_erased(
     assert done["objects"] == [by_user.result_path]
     assert done["unsettled_and_left_alone"] == [str(kept.session_id)]
     assert [stack.app.stored(job) is None for job in (by_user, kept)] == [True, False]
+
+
+@pytest.mark.parametrize("by", ["--session", "--user"])
+def test_a_result_without_a_row_stays_while_an_unsettled_session_needs_it(
+    stack: Stack, ask: Callable[..., Any], services: list[Service], by: str
+) -> None:
+    user = stack.app.create_user(credits=10)
+    first = uploaded_job(stack, user)
+    stack.app.push(first)
+    stack.app.wait_settled(first)
+    second = stack.app.b2c_job(user, image_urls=[stack.app.sign(first.result_path)])
+    stack.app.rows("delete from generation_sessions where id = %s returning 1", first.session_id)
+    subject = str(user if by == "--user" else first.session_id)
+
+    done = ask("erase", by, subject, "--yes")
+    assert (done["objects"], done["needed_by_unsettled_and_kept"]) == ([], [first.result_path])
+    assert first.result_path in names(stack)
+
+    stack.app.push(second)
+    stack.app.wait_settled(second)
+    assert first.result_path in ask("erase", by, subject, "--yes")["objects"]
+    assert first.result_path not in names(stack)
+
+
+@pytest.mark.parametrize("by", ["--session", "--user"])
+def test_dead_letters_of_a_session_without_a_row_are_erased(
+    stack: Stack, ask: Callable[..., Any], services: list[Service], by: str
+) -> None:
+    user, other = (stack.app.create_user(credits=10) for _ in range(2))
+    urls = [stack.app.sign(f"uploads/{user}/a.jpg")]
+    mine, theirs = (stack.app.b2c_job(owner, image_urls=urls, version=2) for owner in (user, other))
+    stack.app.push(mine, theirs)
+    stack.app.wait_settled(mine, theirs)
+    stack.app.rows("delete from generation_sessions where id = %s returning 1", mine.session_id)
+
+    done = ask("erase", by, str(user if by == "--user" else mine.session_id), "--yes")
+
+    assert done["erased"]["dead_letters"] == 1
+    left = {letter["session_id"] for letter in ask("dead", "list")}
+    assert str(mine.session_id) not in left and str(theirs.session_id) in left
+
+
+def test_a_status_that_a_user_writes_to_an_ended_session_keeps_nothing_from_being_erased(
+    stack: Stack, ask: Callable[..., Any], services: list[Service]
+) -> None:
+    user = stack.app.create_user(credits=10)
+    job = uploaded_job(stack, user)
+    stack.app.push(job)
+    stack.app.wait_settled(job)
+    for status in ("queued", "processing"):
+        stack.app.rows(
+            "update generation_sessions set status = %s where id = %s returning 1", status, job.session_id
+        )
+        plan = ask("erase", "--session", str(job.session_id))
+        assert len(plan["objects"]) == 3, status
+
+    done = ask("erase", "--user", str(user), "--yes")
+    assert (done["unsettled_and_left_alone"], done["needed_by_unsettled_and_kept"]) == ([], [])
+    assert set(done["objects"]) == set(plan["objects"])
+    assert not names(stack) & set(plan["objects"])
 
 
 def test_a_user_with_more_sessions_than_one_answer_holds_is_erased_in_full(

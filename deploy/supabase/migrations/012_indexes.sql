@@ -45,7 +45,10 @@ as $$
     (14, 'generation_ledger_inputs_kept_idx', 'generation_ledger', 'settled_at, session_id',
         'state = ''settled'' and inputs_deleted_at is null'),
     -- What was cancelled lately.
-    (15, 'generation_ledger_cancelled_idx', 'generation_ledger', 'settled_at', 'settled_by = ''cancellation''')
+    (15, 'generation_ledger_cancelled_idx', 'generation_ledger', 'settled_at', 'settled_by = ''cancellation'''),
+    -- An owner's sessions of late whose inputs stand.
+    (16, 'generation_ledger_owner_inputs_kept_idx', 'generation_ledger', 'owner_id, settled_at',
+        'state = ''settled'' and inputs_deleted_at is null')
   ),
   standing (name, usable) as (
     select c.relname::text, i.indisvalid

@@ -132,36 +132,68 @@ as $$
 $$;
 
 -- Links into a bucket of ours that sessions of these owners still need: those of unsettled ones, from their rows
--- and their tasks, and with p_hours also those of sessions settled since. p_folder: `/<bucket>/`.
+-- and their tasks, and with p_hours also those of sessions settled since. Of the latter, which a store has many of,
+-- only those are looked into that may name one of p_names, the last parts of the paths in question: a link whose
+-- last part is not plain may be any of them. A row's status is its owner's to write: what the ledger has settled
+-- is settled. p_folder: `/<bucket>/`.
 -- Answers [link], without their queries.
-create or replace function public.generation_linked_pictures(p_owners uuid[], p_folder text, p_hours integer)
-returns jsonb
+create or replace function public.generation_linked_pictures(
+  p_owners uuid[], p_folder text, p_hours integer, p_names text[]
+) returns jsonb
 language sql stable set search_path = ''
 as $$
-  with b2c as (
+  with unsettled_b2c as (
     select * from public.generation_sessions
      where status in ('queued', 'pending') and user_id = any (p_owners)
     union all
     select * from public.generation_sessions
      where status = 'processing' and user_id = any (p_owners)
-    union all
-    select s.*
-      from public.generation_ledger l
-      join public.generation_sessions s on l.channel = 'b2c' and s.id = l.session_id
-     where l.state = 'settled' and l.inputs_deleted_at is null and l.owner_id = any (p_owners)
-       and l.settled_at >= now() - make_interval(hours => p_hours)
-  ), b2b as (
+  ), unsettled_b2b as (
     select * from public.store_generation_sessions
      where status in ('queued', 'pending') and store_id = any (p_owners)
     union all
     select * from public.store_generation_sessions
      where status = 'processing' and store_id = any (p_owners)
+  ), settled_since as (
+    -- Their rows are looked up one by one below (offset 0): a plan for owners unknown would read whole tables.
+    select channel, session_id from public.generation_ledger
+     where p_hours is not null
+       and state = 'settled' and inputs_deleted_at is null and owner_id = any (p_owners)
+       and settled_at >= now() - make_interval(hours => p_hours)
+  ), b2c as (
+    select s.* from unsettled_b2c s
+     -- Not `not exists`, which may be planned as a reading of the whole ledger.
+     where (
+       select l.state from public.generation_ledger l where l.channel = 'b2c' and l.session_id = s.id
+     ) is distinct from 'settled'
     union all
     select s.*
-      from public.generation_ledger l
-      join public.store_generation_sessions s on l.channel = 'b2b' and s.id = l.session_id
-     where l.state = 'settled' and l.inputs_deleted_at is null and l.owner_id = any (p_owners)
-       and l.settled_at >= now() - make_interval(hours => p_hours)
+      from settled_since l
+     cross join lateral (select * from public.generation_sessions where id = l.session_id offset 0) s
+     where l.channel = 'b2c' and (
+       exists (
+         select from (values (s.model_image_url), (s.outfit_image_url), (s.stitched_image_url)) c (link)
+        cross join lateral (select split_part(split_part(c.link, '?', 1), '/', -1)) n (name)
+          where octet_length(c.link) <= 8192 and strpos(c.link, p_folder) > 0
+            and (n.name in (select unnest(p_names)) or n.name ~ '[^A-Za-z0-9._-]')
+       )
+       or case when pg_column_size(s.accessories) <= 32768 then strpos(s.accessories::text, p_folder) > 0 end
+     )
+  ), b2b as (
+    select s.* from unsettled_b2b s
+     where (
+       select l.state from public.generation_ledger l where l.channel = 'b2b' and l.session_id = s.id
+     ) is distinct from 'settled'
+    union all
+    select s.*
+      from settled_since l
+     cross join lateral (select * from public.store_generation_sessions where id = l.session_id offset 0) s
+     where l.channel = 'b2b' and exists (
+       select from (values (s.model_image_url), (s.outfit_image_url)) c (link)
+      cross join lateral (select split_part(split_part(c.link, '?', 1), '/', -1)) n (name)
+        where octet_length(c.link) <= 8192 and strpos(c.link, p_folder) > 0
+          and (n.name in (select unnest(p_names)) or n.name ~ '[^A-Za-z0-9._-]')
+     )
   ), found as (
     select generation_private.picture_links(
         p_folder, model_image_url, outfit_image_url, stitched_image_url, null, accessories
@@ -320,7 +352,7 @@ revoke execute on function
   public.generation_results_due(integer, integer, timestamptz, uuid),
   public.generation_inputs_due(integer, integer, timestamptz, uuid),
   public.generation_session_links(jsonb, text),
-  public.generation_linked_pictures(uuid[], text, integer),
+  public.generation_linked_pictures(uuid[], text, integer, text[]),
   public.generation_results_deleted(jsonb),
   public.generation_inputs_deleted(jsonb),
   public.generation_retention(integer, integer)
@@ -329,7 +361,7 @@ grant execute on function
   public.generation_results_due(integer, integer, timestamptz, uuid),
   public.generation_inputs_due(integer, integer, timestamptz, uuid),
   public.generation_session_links(jsonb, text),
-  public.generation_linked_pictures(uuid[], text, integer),
+  public.generation_linked_pictures(uuid[], text, integer, text[]),
   public.generation_results_deleted(jsonb),
   public.generation_inputs_deleted(jsonb),
   public.generation_retention(integer, integer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
+from urllib.parse import quote
 
 from wearon_generator.ledger import Database
 from wearon_generator.pictures import path_in_bucket
@@ -19,8 +20,8 @@ class PictureLinks:
     def __init__(self, database: Database, bucket: str) -> None:
         self._database = database
         self._bucket = bucket
-        self.folder: Final = f"/{bucket}/"
-        """What links into our bucket have in them."""
+        self.folder: Final = f"/{quote(bucket)}/"
+        """What links into our bucket have in them; a space in its name is `%20` there."""
 
     async def of(self, sessions: Sequence[Any], part: str) -> list[dict[str, Any]]:
         """Of these sessions with `channel` and `session_id` the links with `part` in them, as the rows that
@@ -28,13 +29,20 @@ class PictureLinks:
         named = [{"channel": one["channel"], "session_id": one["session_id"]} for one in sessions]
         return await self.rows("session_links", {"p_sessions": named, "p_part": part}) if named else []
 
-    async def needed_by(self, owners: Iterable[str], younger_than: int | None = None) -> set[str]:
-        """Objects of our bucket that unsettled sessions of these owners link to, and those that ended less
-        than so many hours ago."""
+    async def needed_by(
+        self, owners: Iterable[str], *, younger_than: int | None = None, paths: Iterable[str] = ()
+    ) -> set[str]:
+        """Objects of our bucket that unsettled sessions of these owners link to; with `younger_than` also
+        those of `paths` that sessions link to which ended less than so many hours ago."""
         wanted = sorted(set(owners))
         if not wanted:
             return set()
-        params = {"p_owners": wanted, "p_folder": self.folder, "p_hours": younger_than}
+        params = {
+            "p_owners": wanted,
+            "p_folder": self.folder,
+            "p_hours": younger_than,
+            "p_names": sorted({path.rpartition("/")[2] for path in paths}),
+        }
         links = await self.rows("linked_pictures", params)
         return {path for link in links if (path := path_in_bucket(str(link), self._bucket)) is not None}
 

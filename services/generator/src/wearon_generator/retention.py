@@ -22,7 +22,7 @@ from wearon_generator.metrics import Metrics
 from wearon_generator.picture_links import PictureLinks
 from wearon_generator.pictures import LINK_COLUMNS, path_in_bucket, pictures_of
 from wearon_generator.smaller_batches import in_smaller_batches
-from wearon_generator.supabase_client import SupabaseUnavailable, is_refusal
+from wearon_generator.supabase_client import StatementTimeout, SupabaseUnavailable, is_refusal
 from wearon_generator.timing import Timing
 from wearon_service_kit.background import Background
 
@@ -53,11 +53,6 @@ class Limits:
     results: int | None = None
     inputs: int | None = None
 
-    @property
-    def any(self) -> bool:
-        """Whether anything is to be deleted at all."""
-        return self.results is not None or self.inputs is not None
-
 
 NO_LIMITS: Final = Limits()
 
@@ -71,6 +66,8 @@ class Batch:
     paths: list[str]
     kept: list[str]
     """Pictures that are due, but that an unfinished session (an input: or a younger one) links to."""
+    untold: set[str]
+    """Owners of whom the database could not tell in time what they need: their sessions are left."""
 
 
 class Retention:
@@ -103,33 +100,47 @@ class Retention:
         return answer
 
     async def _results_of(self, due: list[dict[str, Any]]) -> Batch:
-        needed = await self._links.needed_by(row["owner_id"] for row in due)
+        results = [
+            row["object_path"]
+            or result_path(Channel(row["channel"]), UUID(row["owner_id"]), UUID(row["session_id"]))
+            for row in due
+        ]
+        needed, untold = await self._needed({row["owner_id"]: set() for row in due})
         sessions, paths, kept = [], [], []
-        for row in due:
-            path = row["object_path"] or result_path(
-                Channel(row["channel"]), UUID(row["owner_id"]), UUID(row["session_id"])
-            )
+        for row, path in zip(due, results, strict=True):
+            if row["owner_id"] in untold:
+                continue
             if path in needed:
                 kept.append(path)
             else:
                 paths.append(path)
                 sessions.append({"channel": row["channel"], "session_id": row["session_id"]})
-        return Batch(sessions, paths, kept)
+        return Batch(sessions, paths, kept, untold)
 
     async def _inputs_of(self, due: list[dict[str, Any]], hours: int) -> Batch:
         """Input pictures in our bucket, their owner's own by the path."""
-        needed = await self._links.needed_by((row["owner_id"] for row in due), hours)
+        owners = {(row["channel"], row["session_id"]): row["owner_id"] for row in due}
+        looked_at = []
+        asked: dict[str, set[str]] = {}
+        for found in await self._links.of(due, self._links.folder):
+            owner = owners[found["channel"], found["session_id"]]
+            own = self._own_inputs(Channel(found["channel"]), found["row"] or {})
+            looked_at.append((found, owner, own))
+            if own:
+                asked.setdefault(owner, set()).update(own)
+        needed, untold = await self._needed(asked, hours)
         sessions: list[dict[str, Any]] = []
         paths: set[str] = set()
         kept: set[str] = set()
-        for found in await self._links.of(due, self._links.folder):
-            links = found["row"] or {}
-            own = self._own_inputs(Channel(found["channel"]), links)
+        for found, owner, own in looked_at:
+            if own and owner in untold:
+                continue
             still_needed = own & needed
             kept |= still_needed
             if still_needed:
                 continue
             paths |= own
+            links = found["row"] or {}
             sessions.append(
                 {
                     "channel": found["channel"],
@@ -144,7 +155,28 @@ class Retention:
                     ),
                 }
             )
-        return Batch(sessions, sorted(paths), sorted(kept))
+        return Batch(sessions, sorted(paths), sorted(kept), untold)
+
+    async def _needed(
+        self, asked: dict[str, set[str]], younger_than: int | None = None
+    ) -> tuple[set[str], set[str]]:
+        """As `PictureLinks.needed_by` tells it, of the paths by owner; and the owners of whom it tells
+        nothing in time. How long that takes depends on the owner, so these hold up no others."""
+        needed: set[str] = set()
+        untold: set[str] = set()
+
+        async def ask(owners: list[str]) -> None:
+            paths = {path for owner in owners for path in asked[owner]}
+            needed.update(await self._links.needed_by(owners, younger_than=younger_than, paths=paths))
+
+        async def leave(owner: str) -> None:
+            untold.add(owner)
+
+        def is_slow(error: Exception) -> bool:
+            return isinstance(error, StatementTimeout)
+
+        await in_smaller_batches(sorted(asked), ask, is_spoilt=is_slow, alone=leave)
+        return needed, untold
 
     def _own_inputs(self, channel: Channel, links: dict[str, Any]) -> set[str]:
         if not links:
@@ -169,55 +201,62 @@ class RetentionSweeper:
     ) -> None:
         self._retention = retention
         self._objects = objects
-        self._limits = limits
+        self._hours: Final[dict[Kind, int | None]] = {"result": limits.results, "input": limits.inputs}
         self._is_elected = is_elected
         self._metrics = metrics
         self._timing = timing
-        self._background = Background("retention")
+        self._background: Final = {kind: Background(f"retention of {kind}s") for kind in self._hours}
 
     def start(self) -> None:
-        """Begin, if anything is to be deleted at all."""
-        if self._limits.any:
-            self._background.start(self._run())
+        """Begin with each kind that is to be deleted at all; neither waits for the other."""
+        for kind, hours in self._hours.items():
+            if hours is not None:
+                self._background[kind].start(self._run(kind))
 
     async def stop(self) -> None:
         """Delete no more."""
-        await self._background.stop()
+        for background in self._background.values():
+            await background.stop()
 
-    async def sweep(self) -> None:
-        """Delete all that is due; ends when another replica is elected."""
-        if self._limits.results is not None:
-            await self._delete_due("result", self._limits.results)
-        if self._limits.inputs is not None:
-            await self._delete_due("input", self._limits.inputs)
+    async def sweep(self, kind: Kind) -> None:
+        """Delete all of this kind that is due; ends when another replica is elected."""
+        hours = self._hours[kind]
+        if hours is not None:
+            await self._delete_due(kind, hours)
 
-    async def _run(self) -> None:
+    async def _run(self, kind: Kind) -> None:
         while True:
             try:
-                await self.sweep()
+                await self.sweep(kind)
             except SupabaseUnavailable as error:
-                log.warning("pictures_not_deleted", reason=str(error))
+                log.warning("pictures_not_deleted", kind=kind, reason=str(error))
             except Exception:
-                log.exception("retention_crashed")
+                log.exception("retention_crashed", kind=kind)
             await asyncio.sleep(self._timing.retention_interval)
 
     async def _delete_due(self, kind: Kind, hours: int) -> None:
         after = _START
+        untold: set[str] = set()
         while self._is_elected():
             due = await self._retention.due(kind, hours, after)
             if due:
-                await self._delete_of(kind, hours, due)
+                await self._delete_of(kind, hours, due, untold)
             if len(due) < BATCH:
                 return
             after = (due[-1]["settled_at"], due[-1]["session_id"])
             await asyncio.sleep(PAUSE)
 
-    async def _delete_of(self, kind: Kind, hours: int, due: list[dict[str, Any]]) -> None:
+    async def _delete_of(self, kind: Kind, hours: int, due: list[dict[str, Any]], untold: set[str]) -> None:
         """Delete the pictures of these sessions; one that cannot be done holds up no other, since users write
-        to their rows what they like."""
+        to their rows what they like. Owners in `untold` are left until the next sweep; more are added."""
 
         async def delete(some: list[dict[str, Any]]) -> None:
-            await self._delete_batch(kind, await self._retention.batch(kind, hours, some))
+            left = [session for session in some if session["owner_id"] not in untold]
+            batch = await self._retention.batch(kind, hours, left)
+            for owner in batch.untold:
+                log.warning("pictures_of_owner_not_deleted", kind=kind, owner_id=owner, reason="too slow")
+            untold.update(batch.untold)
+            await self._delete_batch(kind, batch)
 
         async def tell(session: dict[str, Any]) -> None:
             named = {name: session[name] for name in ("channel", "session_id")}

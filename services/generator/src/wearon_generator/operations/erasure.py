@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass, field
 from typing import Any, Final, TypedDict
 from uuid import UUID
 
@@ -52,6 +54,21 @@ class Erasure(TypedDict):
     erased: Erased | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """Whose pictures go."""
+
+    sessions: list[tuple[Channel, Row]]
+    unsettled: set[str]
+    results: set[str] = field(default_factory=set)
+    """Results that are known of without these rows."""
+    owners: set[str] = field(default_factory=set)
+    """Owners who are known without these rows."""
+    without_row: set[str] = field(default_factory=set)
+    """Settled sessions that have no row any more."""
+    of_user: UUID | None = None
+
+
 async def erase_session(at: Connections, session_id: UUID, *, only_look: bool) -> Erasure:
     """Those of one session; the ledger finds the result of one without a row.
 
@@ -59,21 +76,25 @@ async def erase_session(at: Connections, session_id: UUID, *, only_look: bool) -
     """
     found = await session_row(at, session_id, "id, status")
     if found is not None:
-        return await _erase(at, [found], set(), only_look)
+        return await _erase(at, _Subject([found], await _unsettled(at, [found])), only_look)
     entry = await ledger_entry(at, session_id)
     if entry is None:
         raise no_session(session_id)
     channel, row = entry
-    result = result_path(channel, UUID(str(row["owner_id"])), session_id)
-    return await _erase(at, [], {result}, only_look)
+    owner = str(row["owner_id"])
+    result = result_path(channel, UUID(owner), session_id)
+    without_row = {str(session_id)} if row["state"] == "settled" else set()
+    return await _erase(at, _Subject([], set(), {result}, {owner}, without_row), only_look)
 
 
 async def erase_user(at: Connections, user_id: UUID, *, only_look: bool) -> Erasure:
     """Those of all of a user's sessions; the user's folder tells of results without a row."""
-    sessions = await _sessions_of(at, user_id)
-    running = {str(row["id"]) for row in sessions if row["status"] not in SETTLED}
-    results = await _results_of(at, user_id, besides=running)
-    return await _erase(at, [(Channel.B2C, row) for row in sessions], results, only_look)
+    sessions = [(Channel.B2C, row) for row in await _sessions_of(at, user_id)]
+    unsettled = await _unsettled(at, sessions)
+    results = await _results_of(at, user_id, besides=unsettled)
+    return await _erase(
+        at, _Subject(sessions, unsettled, results, {str(user_id)}, of_user=user_id), only_look
+    )
 
 
 async def _sessions_of(at: Connections, user_id: UUID) -> list[Row]:
@@ -85,6 +106,19 @@ async def _sessions_of(at: Connections, user_id: UUID) -> list[Row]:
         found += page
         if len(page) < _PAGE:
             return found
+
+
+async def _unsettled(at: Connections, sessions: list[tuple[Channel, Row]]) -> set[str]:
+    """Those that have not ended. Its owner writes a row's status: what the ledger has settled has ended."""
+    waiting = [(channel, str(row["id"])) for channel, row in sessions if row["status"] not in SETTLED]
+    unsettled = {session_id for _, session_id in waiting}
+    for channel in Channel:
+        ids = [session_id for its, session_id in waiting if its is channel]
+        for start in range(0, len(ids), _IN_ONE_REQUEST):
+            query = at.supabase.table("generation_ledger").select("session_id").eq("channel", channel.value)
+            query = query.eq("state", "settled").in_("session_id", ids[start : start + _IN_ONE_REQUEST])
+            unsettled -= {str(entry["session_id"]) for entry in rows((await query.execute()).data)}
+    return unsettled
 
 
 async def _results_of(at: Connections, user_id: UUID, *, besides: set[str]) -> set[str]:
@@ -104,17 +138,17 @@ async def _results_of(at: Connections, user_id: UUID, *, besides: set[str]) -> s
             return found
 
 
-async def _erase(
-    at: Connections, sessions: list[tuple[Channel, Row]], objects: set[str], only_look: bool
-) -> Erasure:
+async def _erase(at: Connections, subject: _Subject, only_look: bool) -> Erasure:
     settled: list[ErasedSession] = [
         {"channel": channel.value, "session_id": str(row["id"])}
-        for channel, row in sessions
-        if row["status"] in SETTLED
+        for channel, row in subject.sessions
+        if str(row["id"]) not in subject.unsettled
     ]
     links = PictureLinks(SupabaseDatabase(at.supabase), at.bucket)
     found = [one for one in await _links_of(links, settled) if one["row"] is not None]
-    needed = await links.needed_by(one["row"][OWNER_COLUMN[Channel(one["channel"])]] for one in found)
+    owners = {str(one["row"][OWNER_COLUMN[Channel(one["channel"])]]) for one in found}
+    needed = await links.needed_by(owners | subject.owners)
+    objects = set(subject.results)
     linked: set[str] = set()
     waiting: set[str] = set()
     for one in found:
@@ -127,11 +161,13 @@ async def _erase(
     emptied = [one for one in settled if one["session_id"] not in waiting]
     return {
         "sessions": settled,
-        "unsettled_and_left_alone": [str(row["id"]) for _, row in sessions if row["status"] not in SETTLED],
+        "unsettled_and_left_alone": [
+            str(row["id"]) for _, row in subject.sessions if str(row["id"]) in subject.unsettled
+        ],
         "objects": paths,
         "needed_by_unsettled_and_kept": sorted(objects & needed),
         "linked_and_kept": sorted(linked - objects),
-        "erased": None if only_look else await _delete(at, emptied, paths),
+        "erased": None if only_look else await _delete(at, subject, emptied, paths),
     }
 
 
@@ -142,7 +178,9 @@ async def _links_of(links: PictureLinks, sessions: list[ErasedSession]) -> list[
     return found
 
 
-async def _delete(at: Connections, sessions: list[ErasedSession], paths: list[str]) -> Erased:
+async def _delete(
+    at: Connections, subject: _Subject, sessions: list[ErasedSession], paths: list[str]
+) -> Erased:
     """Delete the objects, the links to them, and what Redis keeps: dead letters and tasks in lanes."""
     await SupabaseBucket(at.supabase, at.bucket).remove(paths)
     for channel in Channel:
@@ -151,10 +189,30 @@ async def _delete(at: Connections, sessions: list[ErasedSession], paths: list[st
     if wanted:
         # Of one that was cancelled while it waited: its turn comes to nothing then.
         await at.redis.hdel(TASKS_KEPT, *wanted)
-    letters = [one async for one in dead_letters.every(at) if str(one.letter.session_id) in wanted]
+    wanted |= subject.without_row
+    kept = {str(row["id"]) for _, row in subject.sessions} - wanted
+    letters = []
+    async for one in dead_letters.every(at):
+        session_id = str(one.letter.session_id)
+        if session_id in wanted or (session_id not in kept and _is_of(one, subject.of_user)):
+            letters.append(one)
     for letter in letters:
         await dead_letters.drop(at, letter)
     return {"sessions": len(sessions), "objects": len(paths), "dead_letters": len(letters)}
+
+
+def _is_of(letter: dead_letters.Letter, user_id: UUID | None) -> bool:
+    """Whether a user's b2c task is in the letter, as far as it can be read."""
+    try:
+        task = json.loads(letter.letter.raw)
+    except (ValueError, RecursionError):
+        return False
+    return (
+        user_id is not None
+        and isinstance(task, dict)
+        and task.get("channel") == Channel.B2C.value
+        and str(task.get("user_id")).lower() == str(user_id)
+    )
 
 
 async def _empty_links(at: Connections, channel: Channel, session_ids: list[str]) -> None:
