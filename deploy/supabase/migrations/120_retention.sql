@@ -131,6 +131,8 @@ as $$
     from jsonb_to_recordset(p_sessions) as p (channel text, session_id uuid)
 $$;
 
+drop function if exists public.generation_linked_pictures(uuid[], text, integer);
+
 -- Links into a bucket of ours that sessions of these owners still need: those of unsettled ones, from their rows
 -- and their tasks, and with p_hours also those of sessions settled since. Of the latter, which a store has many of,
 -- only those are looked into that may name one of p_names, the last parts of the paths in question: a link whose
