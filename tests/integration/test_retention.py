@@ -596,9 +596,12 @@ def test_a_store_with_many_sessions_of_late_does_not_hold_up_its_own_pictures(
 def test_results_go_though_the_inputs_cannot_be_told(
     stack: Stack, tryons: TryOns, database: psycopg.Connection[Any]
 ) -> None:
+    asked = asyncio.Event()
+
     class Stuck(SupabaseDatabase):
         async def call(self, function: str, params: dict[str, Any]) -> Any:
             if function == "generation_inputs_due":
+                asked.set()
                 await asyncio.Event().wait()
             return await super().call(function, params)
 
@@ -609,16 +612,14 @@ def test_results_go_though_the_inputs_cannot_be_told(
         client = client_of(stack)
         sweeper = sweeper_of(client, Stuck(client), Limits(HOURS, HOURS))
         sweeper.start()
-        await asyncio.sleep(1)
+        await asyncio.wait_for(asked.wait(), 10)
         make_old(database, tryon)
-        for _ in range(100):
-            if tryon.job.result_path not in await asyncio.to_thread(names, stack):
-                break
-            await asyncio.sleep(0.1)
+        await asyncio.to_thread(
+            wait_until, lambda: tryon.job.result_path not in names(stack), timeout=10, what="it is deleted"
+        )
         await sweeper.stop()
 
     asyncio.run(work())
-    assert tryon.job.result_path not in names(stack)
 
 
 # ------------------------------------------------------------------------------------- many, and killed

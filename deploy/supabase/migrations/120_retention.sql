@@ -144,65 +144,55 @@ create or replace function public.generation_linked_pictures(
 ) returns jsonb
 language sql stable set search_path = ''
 as $$
-  with unsettled_b2c as (
-    select * from public.generation_sessions
-     where status in ('queued', 'pending') and user_id = any (p_owners)
-    union all
-    select * from public.generation_sessions
-     where status = 'processing' and user_id = any (p_owners)
-  ), unsettled_b2b as (
-    select * from public.store_generation_sessions
-     where status in ('queued', 'pending') and store_id = any (p_owners)
-    union all
-    select * from public.store_generation_sessions
-     where status = 'processing' and store_id = any (p_owners)
-  ), settled_since as (
-    -- Their rows are looked up one by one below (offset 0): a plan for owners unknown would read whole tables.
+  with settled_since as (
     select channel, session_id from public.generation_ledger
      where p_hours is not null
        and state = 'settled' and inputs_deleted_at is null and owner_id = any (p_owners)
        and settled_at >= now() - make_interval(hours => p_hours)
-  ), b2c as (
-    select s.* from unsettled_b2c s
+  ), unsettled (channel, id, model_image_url, outfit_image_url, stitched_image_url, accessories) as (
+    select 'b2c', id, model_image_url, outfit_image_url, stitched_image_url, accessories
+      from public.generation_sessions
+     where status in ('queued', 'pending') and user_id = any (p_owners)
+    union all
+    select 'b2c', id, model_image_url, outfit_image_url, stitched_image_url, accessories
+      from public.generation_sessions
+     where status = 'processing' and user_id = any (p_owners)
+    union all
+    select 'b2b', id, model_image_url, outfit_image_url, null, null from public.store_generation_sessions
+     where status in ('queued', 'pending') and store_id = any (p_owners)
+    union all
+    select 'b2b', id, model_image_url, outfit_image_url, null, null from public.store_generation_sessions
+     where status = 'processing' and store_id = any (p_owners)
+  ), looked_into (model_image_url, outfit_image_url, stitched_image_url, accessories) as (
+    select model_image_url, outfit_image_url, stitched_image_url, accessories from unsettled s
      -- Not `not exists`, which may be planned as a reading of the whole ledger.
      where (
-       select l.state from public.generation_ledger l where l.channel = 'b2c' and l.session_id = s.id
+       select l.state from public.generation_ledger l where l.channel = s.channel and l.session_id = s.id
      ) is distinct from 'settled'
     union all
-    select s.*
+    select s.model_image_url, s.outfit_image_url, s.stitched_image_url, s.accessories
       from settled_since l
-     cross join lateral (select * from public.generation_sessions where id = l.session_id offset 0) s
-     where l.channel = 'b2c' and (
-       exists (
-         select from (values (s.model_image_url), (s.outfit_image_url), (s.stitched_image_url)) c (link)
+     -- One row at a time (offset 0): a plan for owners unknown would read whole tables.
+     cross join lateral (
+       select model_image_url, outfit_image_url, stitched_image_url, accessories
+         from public.generation_sessions where l.channel = 'b2c' and id = l.session_id
+       union all
+       select model_image_url, outfit_image_url, null, null
+         from public.store_generation_sessions where l.channel = 'b2b' and id = l.session_id
+       offset 0
+     ) s
+     where exists (
+       select from (values (s.model_image_url), (s.outfit_image_url), (s.stitched_image_url)) c (link)
         cross join lateral (select split_part(split_part(c.link, '?', 1), '/', -1)) n (name)
-          where octet_length(c.link) <= 8192 and strpos(c.link, p_folder) > 0
-            and (n.name in (select unnest(p_names)) or n.name ~ '[^A-Za-z0-9._-]')
-       )
-       or case when pg_column_size(s.accessories) <= 32768 then strpos(s.accessories::text, p_folder) > 0 end
-     )
-  ), b2b as (
-    select s.* from unsettled_b2b s
-     where (
-       select l.state from public.generation_ledger l where l.channel = 'b2b' and l.session_id = s.id
-     ) is distinct from 'settled'
-    union all
-    select s.*
-      from settled_since l
-     cross join lateral (select * from public.store_generation_sessions where id = l.session_id offset 0) s
-     where l.channel = 'b2b' and exists (
-       select from (values (s.model_image_url), (s.outfit_image_url)) c (link)
-      cross join lateral (select split_part(split_part(c.link, '?', 1), '/', -1)) n (name)
         where octet_length(c.link) <= 8192 and strpos(c.link, p_folder) > 0
           and (n.name in (select unnest(p_names)) or n.name ~ '[^A-Za-z0-9._-]')
      )
+        or case when pg_column_size(s.accessories) <= 32768 then strpos(s.accessories::text, p_folder) > 0 end
   ), found as (
     select generation_private.picture_links(
         p_folder, model_image_url, outfit_image_url, stitched_image_url, null, accessories
       ) as links
-      from b2c
-    union all
-    select generation_private.picture_links(p_folder, model_image_url, outfit_image_url, null, null, null) from b2b
+      from looked_into
     union all
     select jsonb_build_object('task', jsonb_build_array(split_part(i.link, '?', 1)))
       from public.generation_ledger l

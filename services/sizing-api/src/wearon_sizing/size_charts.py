@@ -32,14 +32,12 @@ from wearon_contracts.sizing import (
 from wearon_sizing.normal import Array, below_all
 from wearon_sizing.population import LENGTHS, Posterior
 from wearon_sizing.size_standards import STANDARDS
-from wearon_sizing.sizes import NEARLY_AS_LIKELY
+from wearon_sizing.sizes import NEARLY_AS_LIKELY, preferred
 
 # A tape that is laid twice differs by this much, in cm (standard deviation); no edge is sharper.
 TAPE_CM: Final = 0.3
 # Share of the garment's ease that a shopper with this preference wants. Half and half again: our choice.
 EASE_SHARE: Final = {FitPreference.TIGHT: 0.5, FitPreference.REGULAR: 1.0, FitPreference.LOOSE: 1.5}
-# Which neighbour a preference takes, if it is nearly as likely.
-STEP: Final = {FitPreference.TIGHT: -1, FitPreference.LOOSE: 1}
 # Probabilities add up to within this.
 ROUNDING: Final = 1e-9
 # From this probability on the answer says that the shopper is beyond the chart.
@@ -275,16 +273,20 @@ def _place_in_chart(chart: Chart, column: int, value: float) -> float:
 def choose(chart: Chart, body: Posterior, fit: FitPreference | None = None) -> ChartSize:
     """The label to take, how likely each is, and why."""
     chances = chances_of(chart, body)
-    best = _preferred(chances, fit)
-    other = max(_beside(best, chances), key=lambda i: chances.labels[i], default=None)
+    labels = chances.labels.tolist()
+    best = preferred(labels, chances.middle, fit)
+    beside = [i for i in (best - 1, best + 1) if 0 <= i < len(labels)]
+    other = max(beside, key=labels.__getitem__, default=None)
     pair = None if other is None else (min(best, other), max(best, other))
-    tie = other is not None and _nearly_as_likely(chances.labels[best], chances.labels[other])
+    tie = pair is not None and (
+        min(labels[i] for i in pair) >= NEARLY_AS_LIKELY * max(labels[i] for i in pair)
+    )
     sure = fitting(chart, body, best)
-    outermost = best == len(chart.labels) - 1
+    outermost = best == len(labels) - 1
     too_large = outgrown(chart, body) if chances.larger >= PROBABLY else None
     decisive = too_large if too_large and outermost else limiting(chart, body)
 
-    shown = np.diff(np.round(np.cumsum([0.0, *chances.labels]), 3)).round(3).tolist()
+    shown = np.diff(np.round(np.cumsum([0.0, *labels]), 3)).round(3).tolist()
     if chances.smaller >= PROBABLY:
         reasons = [f"Even {chart.labels[0]} is probably too large."]
     elif too_large and outermost:
@@ -298,7 +300,9 @@ def choose(chart: Chart, body: Posterior, fit: FitPreference | None = None) -> C
     elif pair is not None and tie:
         reasons = _tie(chart, best, pair, decisive, fit)
     else:
-        reasons = _no_tie(chart, body, chances, best, decisive, clear=sure >= CLEAR)
+        reasons = _no_tie(
+            chart, body, best, decisive, clear=sure >= CLEAR, likeliest=labels[best] == max(labels)
+        )
     if too_large and body.value(too_large) > MISTAKEN * chart.largest[chart.names.index(too_large)]:
         reasons.append("Perhaps the chart is not in centimetres, or of garments laid flat.")
     return ChartSize(
@@ -317,32 +321,14 @@ def choose(chart: Chart, body: Posterior, fit: FitPreference | None = None) -> C
     )
 
 
-def _beside(label: int, chances: Chances) -> list[int]:
-    """The next smaller and the next larger label, where there is one."""
-    return [i for i in (label - 1, label + 1) if 0 <= i < len(chances.labels)]
-
-
-def _nearly_as_likely(one: float, other: float) -> bool:
-    return bool(min(one, other) >= NEARLY_AS_LIKELY * max(one, other))
-
-
-def _preferred(chances: Chances, fit: FitPreference | None) -> int:
-    """The middle label, or its neighbour on the wanted side if that is nearly as likely."""
-    middle = chances.middle
-    wanted = middle + STEP.get(fit or FitPreference.REGULAR, 0)
-    if wanted in _beside(middle, chances):
-        labels = chances.labels
-        return wanted if labels[wanted] >= NEARLY_AS_LIKELY * labels[middle] else middle
-    return middle
-
-
 def _tie(
     chart: Chart, best: int, pair: tuple[int, int], decisive: Measured, fit: FitPreference | None
 ) -> list[str]:
     small, large = (chart.labels[i] for i in pair)
     reasons = [f"{small} and {large} are about equally likely; it depends on the {NAMES[decisive]}."]
-    if fit in STEP and best == pair[max(STEP[fit], 0)]:
-        wish = "closer" if fit is FitPreference.TIGHT else "looser"
+    wishes = {(FitPreference.TIGHT, pair[0]): "closer", (FitPreference.LOOSE, pair[1]): "looser"}
+    wish = wishes.get((fit, best)) if fit is not None else None
+    if wish:
         reasons.append(f"{chart.labels[best]} was taken because a {wish} fit was asked for.")
     else:
         reasons.append(f"Take {small} for a closer fit and {large} for a looser one.")
@@ -350,12 +336,12 @@ def _tie(
 
 
 def _no_tie(
-    chart: Chart, body: Posterior, chances: Chances, best: int, decisive: Measured, *, clear: bool
+    chart: Chart, body: Posterior, best: int, decisive: Measured, *, clear: bool, likeliest: bool
 ) -> list[str]:
     label = chart.labels[best]
     if clear:
         reasons = [f"{label} fits."]
-    elif best == int(np.argmax(chances.labels)):
+    elif likeliest:
         reasons = [f"{label} is the likeliest size."]
     else:
         reasons = [f"Several sizes are possible, and {label} is in the middle of them."]

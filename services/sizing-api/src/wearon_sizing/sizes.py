@@ -7,6 +7,7 @@ or XXL. No unisex standard was found, so where the sex is unknown or other the m
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, Protocol
@@ -22,6 +23,8 @@ WOMEN: Final = (82.0, 90.0, 98.0, 107.0, 119.0)
 RANGE_PROBABILITY: Final = 0.8
 # A neighbour this likely, compared with the likeliest size, is taken instead when the fit asks for it.
 NEARLY_AS_LIKELY: Final = 0.6
+# Which neighbour that is.
+STEP: Final = {FitPreference.TIGHT: -1, FitPreference.LOOSE: 1}
 
 
 class UncertainLength(Protocol):
@@ -57,13 +60,18 @@ def likelihoods(chest: UncertainLength, gender: Gender | None) -> list[float]:
     return [upper - lower for lower, upper in pairwise(cumulative)]
 
 
+def preferred(chances: Sequence[float], best: int, fit: FitPreference | None) -> int:
+    """The size at `best`, or its neighbour where a tight or loose fit asks for that and it is nearly as
+    likely."""
+    wanted = best + STEP.get(fit or FitPreference.REGULAR, 0)
+    near = 0 <= wanted < len(chances) and chances[wanted] >= NEARLY_AS_LIKELY * chances[best]
+    return wanted if near else best
+
+
 def advise(chest: UncertainLength, gender: Gender | None, fit: FitPreference | None = None) -> SizeAdvice:
     """The likeliest size. A tight or loose fit decides only between two nearly as likely."""
     chances = likelihoods(chest, gender)
-    best = max(range(len(chances)), key=chances.__getitem__)
-    wanted = best + {FitPreference.TIGHT: -1, FitPreference.LOOSE: 1}.get(fit or FitPreference.REGULAR, 0)
-    if 0 <= wanted < len(chances) and chances[wanted] >= NEARLY_AS_LIKELY * chances[best]:
-        best = wanted
+    best = preferred(chances, max(range(len(chances)), key=chances.__getitem__), fit)
     lower = upper = best
     while sum(chances[lower : upper + 1]) < RANGE_PROBABILITY:
         down = chances[lower - 1] if lower else -1.0
