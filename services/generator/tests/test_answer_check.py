@@ -76,13 +76,17 @@ def test_what_is_no_picture_is_refused(data: bytes) -> None:
     assert why_unusable(data) is not None
 
 
-def test_check_of_an_ordinary_answer_takes_less_than_5_ms_of_cpu() -> None:
+def test_check_of_an_ordinary_answer_takes_less_than_half_the_cpu_of_decoding_it() -> None:
+    """A ratio, because the same core is at times 1.6 times as slow."""
     data = _picture("JPEG", quality=45, detail=4)
     assert 150 * 1024 < len(data) < 256 * 1024
-    spent = []
+    checking, decoding = [], []
     for _ in range(20):
         began = time.thread_time()
         why_unusable(data)
-        spent.append(time.thread_time() - began)
+        between = time.thread_time()
+        Image.open(io.BytesIO(data)).load()
+        checking.append(between - began)
+        decoding.append(time.thread_time() - between)
     # The least: whoever else uses the same core slows it down.
-    assert min(spent) < 0.005
+    assert min(checking) < 0.5 * min(decoding)

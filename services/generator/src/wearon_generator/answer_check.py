@@ -1,4 +1,4 @@
-"""Whether what a provider sent back is a whole picture; for a JPEG that takes at most 5 ms of CPU."""
+"""Whether what a provider sent back is a whole picture; for a JPEG at less than half the CPU of decoding it."""
 
 from __future__ import annotations
 
