@@ -1,4 +1,4 @@
-"""Whether what a provider sent back is a whole picture; for a JPEG at less than half the CPU of decoding it."""
+"""Whether what a provider sent back is a whole picture; for a JPEG at half the CPU of decoding it or less."""
 
 from __future__ import annotations
 
