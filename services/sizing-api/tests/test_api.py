@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import socket
 import threading
 import time
@@ -12,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import structlog.testing
 from PIL import Image, ImageOps
 
 from wearon_contracts.errors import ErrorCode, sentence
 from wearon_sizing.app import SIDE_SECONDS
+from wearon_sizing.population import LENGTHS
 from wearon_sizing.settings import SizingSettings
 
 from .studio import PAIR, PAIR_SIDE, SITTERS, ImageHost, Service, Sitter, body_of, jpeg, serving
@@ -325,6 +328,26 @@ def test_a_path_or_method_that_is_not_there_is_an_error_like_others(
     assert answer["request_id"] == response.headers["X-Request-Id"]
 
 
+def test_every_kind_of_refusal_is_counted_and_logged_with_its_code(
+    service: Service,
+) -> None:
+    counted = 'wearon_sizing_refusals_total{code="request_invalid"}'
+    asked: list[tuple[str, str, bytes | None]] = [
+        ("POST", "/estimate-body", b"{}"),
+        ("POST", "/estimate-body", b" " * 200_000),
+        ("GET", "/nothing", None),
+        ("GET", "/estimate-body", None),
+    ]
+    for method, path, content in asked:
+        before = service.counter(counted)
+        with structlog.testing.capture_logs() as lines:
+            service.client.request(
+                method, path, content=content, headers={"Content-Type": "application/json"}
+            )
+            assert service.counter(counted) == before + 1, path
+        assert [line["code"] for line in lines if line["event"] == "refused"] == ["request_invalid"]
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 60_000])
 def test_a_body_that_is_no_json_is_422(service: Service, content: bytes) -> None:
     response = service.client.post(
@@ -332,6 +355,23 @@ def test_a_body_that_is_no_json_is_422(service: Service, content: bytes) -> None
     )
     assert response.status_code == 422
     assert body_of(response)["code"] == "request_invalid"
+
+
+def test_the_largest_valid_request_is_taken(service: Service) -> None:
+    url = "https://shop.example/" + "\u00fc" * (8192 - 21)
+    measured = {name: {"lower": 100.123456789, "upper": 100.123456789} for name in LENGTHS}
+    rows = [
+        {"label": f"{number}" + "\u00fc" * 18}
+        | {name: {end: value + number for end, value in ends.items()} for name, ends in measured.items()}
+        for number in range(40)
+    ]
+    request = {"image_url": url, "side_image_url": url, "height_cm": 170.0, "size_chart": {"rows": rows}}
+    content = json.dumps(request)
+    assert len(content) > 100 * 1024
+    response = service.client.post(
+        "/estimate-body", content=content, headers={"Content-Type": "application/json"}
+    )
+    assert response.status_code == 400, response.text[:300]
 
 
 @pytest.mark.parametrize("announced", [True, False])

@@ -338,6 +338,19 @@ def test_the_size_to_take_is_the_middle_one_or_its_neighbour(
     assert picked - chances.middle in step
 
 
+def test_a_preference_takes_nobody_beyond_the_chart_away_from_its_end() -> None:
+    """The outermost sizes are narrow, so that the ones beside them are nearly as likely."""
+    loose, tight = FitPreference.LOOSE, FitPreference.TIGHT
+    small = choose(read_chart(chest((86, 87), (87, 95), (95, 104)), loose), body(4.0, chest_cm=85.99), loose)
+    assert small.smaller_than_chart >= 0.5
+    assert (small.recommended, small.explanation) == ("A", "Even A is probably too large.")
+    large = choose(
+        read_chart(chest((86, 94), (94, 103), (103, 104)), tight), body(8.0, chest_cm=104.25), tight
+    )
+    assert large.larger_than_chart >= 0.5
+    assert (large.recommended, large.explanation) == ("C", "Even C is probably too small in the chest.")
+
+
 def test_nobody_is_sure_of_a_size_that_does_not_fit() -> None:
     children = read_chart(chest((60, 64), (64, 68)))
     answer = choose(children, body(3.0, chest_cm=99))

@@ -59,9 +59,11 @@ def look(path: Path, number: int) -> NDArray[np.uint8]:
 
 def read_all(renders: list[Render], looks: tuple[int, ...], model: Path, cache: Path | None) -> Readings:
     """Measured, or out of `cache` when that file is there; written to it otherwise."""
+    names = [render.path.name for render in renders]
     if cache is not None and cache.is_file():
         kept = np.load(cache)
-        if list(kept["inputs"]) != list(SIDE_INPUTS) or len(kept["renders"]) != len(renders):
+        known = [(kept[name].tolist() if name in kept else None) for name in ("inputs", "renders", "looks")]
+        if known != [list(SIDE_INPUTS), names, list(looks)]:
             raise SystemExit(f"{cache} was measured by other code or on other renders; remove it")
         return Readings(kept["values"], kept["owners"], kept["first_look"])
 
@@ -88,7 +90,6 @@ def read_all(renders: list[Render], looks: tuple[int, ...], model: Path, cache: 
     owners, first, values = zip(*found, strict=True)
     readings = Readings(np.array(values), np.array(owners), np.array(first))
     if cache is not None:
-        names = [render.path.name for render in renders]
         np.savez(
             cache,
             values=readings.values,
@@ -96,5 +97,6 @@ def read_all(renders: list[Render], looks: tuple[int, ...], model: Path, cache: 
             first_look=readings.first_look,
             inputs=list(SIDE_INPUTS),
             renders=names,
+            looks=looks,
         )
     return readings

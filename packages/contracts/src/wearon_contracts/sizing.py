@@ -234,7 +234,8 @@ class SizingError(BaseModel):
     fallback: EstimateBodyResponse | None = Field(
         default=None,
         description="What can be said without the photo, as `POST /estimate-without-photo` answers. Absent"
-        " where the request itself is at fault, and while the service is overloaded.",
+        " where the request itself is at fault, while the service is overloaded, and while many photos are"
+        " refused at once.",
     )
 
 

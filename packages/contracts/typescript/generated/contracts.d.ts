@@ -274,7 +274,7 @@ export interface SizingError {
   detail: string;
   code: ErrorCode;
   request_id: string;
-  /** What can be said without the photo, as `POST /estimate-without-photo` answers. Absent where the request itself is at fault, and while the service is overloaded. */
+  /** What can be said without the photo, as `POST /estimate-without-photo` answers. Absent where the request itself is at fault, while the service is overloaded, and while many photos are refused at once. */
   fallback?: EstimateBodyResponse | null;
 }
 

@@ -6,8 +6,8 @@ import asyncio
 import contextvars
 import hmac
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Annotated, Any, Final, TypeVar
 
 import cv2
@@ -49,7 +49,7 @@ from wearon_sizing.answers import (
 )
 from wearon_sizing.measuring import Method, load_method
 from wearon_sizing.metrics import Metrics
-from wearon_sizing.middleware import QUIET, RequestMiddleware, request_id_of
+from wearon_sizing.middleware import CLIENT_GONE, QUIET, ClientGoneError, RequestMiddleware, request_id_of
 from wearon_sizing.photo_check import look, refuse_try_on
 from wearon_sizing.pose import Landmarker, ModelMissingError
 from wearon_sizing.redis_watch import RedisWatch
@@ -67,7 +67,7 @@ from wearon_sizing.sizing import (
     refuse_photo,
 )
 from wearon_sizing.without_photo import without_photo
-from wearon_sizing.workers import QueueFullError, Workers
+from wearon_sizing.workers import BoundedThreads, QueueFullError, Workers
 
 # The client gives up after 5 s; what it has not been told by then is lost.
 BUDGET_SECONDS: Final = 4.0
@@ -79,6 +79,8 @@ SIDE_SECONDS: Final = 2.0
 # Downloads at once, most of which wait for somebody's web server, and requests without a photo at once. A
 # download may take 10 MB.
 MOST_AT_ONCE: Final = 32
+# So long a refusal waits for what can be said without the photo; then it goes alone.
+FALLBACK_SECONDS: Final = 0.5
 # Faults named in the answer to a request that is not valid; one body can have thousands.
 MOST_COMPLAINTS: Final = 10
 LONGEST_NAME: Final = 40  # of a field that a complaint names
@@ -122,10 +124,6 @@ class RefusedError(Exception):
         self.fallback: EstimateBodyResponse | None = None
 
 
-class ClientGoneError(Exception):
-    """Nobody waits for the answer any more."""
-
-
 class Health(BaseModel):
     """`ok` when the model is loaded and Redis answers, else `degraded`."""
 
@@ -137,12 +135,16 @@ class Health(BaseModel):
 
 
 class Sizer:
-    """From a request to an answer. Built once per process by `create_app`."""
+    """From a request to an answer. Built once per process by `create_app`.
+
+    `calculations`: where estimates without a photo are made.
+    """
 
     def __init__(
         self,
         fetcher: ImageFetcher,
         workers: Workers,
+        calculations: BoundedThreads,
         method: Method,
         metrics: Metrics,
         *,
@@ -151,48 +153,44 @@ class Sizer:
         self._budget = budget_seconds
         self._fetcher = fetcher
         self._workers = workers
+        self._calculations = calculations
         self._method = method
         self._metrics = metrics
         self._downloads = 0
-        self._without_photo = 0
-        self._calculates = asyncio.Lock()
 
     async def estimate_without_photo(self, body: EstimateWithoutPhotoRequest) -> EstimateBodyResponse:
         """Raises RefusedError for a size chart that cannot be used, or when many ask at once."""
         chart = _chart_of(body)
-        if self._without_photo >= MOST_AT_ONCE:
-            raise RefusedError(ErrorCode.OVERLOADED)
-        self._without_photo += 1
         try:
             return await self._calculate_without_photo(body, chart)
-        finally:
-            self._without_photo -= 1
+        except QueueFullError as error:
+            raise RefusedError(ErrorCode.OVERLOADED) from error
 
     async def estimate(self, body: EstimateBodyRequest) -> EstimateBodyResponse:
         """Raises RefusedError for everything that is no measurement; takes at most its budget, and where it
-        refuses, the time of one estimate without a photo more."""
+        refuses, `FALLBACK_SECONDS` more."""
         chart = _chart_of(body)
         try:
-            downloads = 1 if body.side_image_url is None else 2
-            return await self._in_time(lambda deadline: self._estimate(body, chart, deadline), downloads)
+            return await self._in_time(lambda deadline: self._estimate(body, chart, deadline))
         except RefusedError as refusal:
             # A service with too much to do already does not calculate for those it sends away.
             if refusal.code is not ErrorCode.OVERLOADED:
-                refusal.fallback = await self._calculate_without_photo(body, chart)
+                with suppress(QueueFullError, TimeoutError):
+                    async with asyncio.timeout(FALLBACK_SECONDS):
+                        refusal.fallback = await self._calculate_without_photo(body, chart)
             raise
 
     async def check(self, body: CheckPhotoRequest) -> CheckPhotoResponse:
         """Raises RefusedError where there is no picture to look at; takes at most its budget."""
-        return await self._in_time(lambda deadline: self._check(body, deadline), downloads=1)
+        return await self._in_time(lambda deadline: self._check(body, deadline))
 
-    async def _in_time(self, work: Callable[[float], Awaitable[Result]], downloads: int) -> Result:
+    async def _in_time(self, work: Callable[[float], Awaitable[Result]]) -> Result:
         """`work` with its deadline (monotonic seconds). Raises RefusedError for whatever stops it."""
         if not self._workers.loaded:
             raise RefusedError(ErrorCode.MODEL_NOT_LOADED)
         # Asked before the download, so that a refusal costs nothing and comes at once.
-        if self._workers.full or self._downloads + downloads > MOST_AT_ONCE:
+        if self._workers.full:
             raise RefusedError(ErrorCode.OVERLOADED)
-        self._downloads += downloads
         try:
             async with asyncio.timeout(self._budget):
                 return await work(time.monotonic() + self._budget)
@@ -204,22 +202,24 @@ class Sizer:
             raise RefusedError(error.code) from error
         except QueueFullError as error:
             raise RefusedError(ErrorCode.OVERLOADED) from error
+
+    @contextmanager
+    def _downloading(self, photos: int) -> Iterator[None]:
+        """Room for so many downloads at once. Raises RefusedError where there is none."""
+        if self._downloads + photos > MOST_AT_ONCE:
+            raise RefusedError(ErrorCode.OVERLOADED)
+        self._downloads += photos
+        try:
+            yield
         finally:
-            self._downloads -= downloads
+            self._downloads -= photos
 
     async def _estimate(
         self, body: EstimateBodyRequest, chart: Chart | None, deadline: float
     ) -> EstimateBodyResponse:
         shopper = _shopper_of(body)
-
-        fetching_side = asyncio.ensure_future(self._fetch_side(body.side_image_url))
-        patience = time.monotonic() + SIDE_SECONDS
-        try:
-            front = await self._fetch(body.image_url)
-            await asyncio.wait({fetching_side}, timeout=max(patience - time.monotonic(), 0))
-            side = fetching_side.result() if fetching_side.done() else ErrorCode.IMAGE_TIMEOUT
-        finally:
-            fetching_side.cancel()
+        with self._downloading(1 if body.side_image_url is None else 2):
+            front, side = await self._fetch_both(body)
 
         def work(landmarker: Landmarker) -> EstimateBodyResponse:
             picture = self._picture(front, deadline)
@@ -233,7 +233,8 @@ class Sizer:
         return await self._on_worker(work)
 
     async def _check(self, body: CheckPhotoRequest, deadline: float) -> CheckPhotoResponse:
-        image = await self._fetch(body.image_url)
+        with self._downloading(1):
+            image = await self._fetch(body.image_url)
 
         def work(landmarker: Landmarker) -> CheckPhotoResponse:
             picture = self._picture(image, deadline)
@@ -253,6 +254,19 @@ class Sizer:
     async def _fetch(self, url: str) -> FetchedImage:
         with self._metrics.step("download"):
             return await self._fetcher.fetch(url)
+
+    async def _fetch_both(
+        self, body: EstimateBodyRequest
+    ) -> tuple[FetchedImage, FetchedImage | ErrorCode | None]:
+        """The front photo, and the side photo or why there is none."""
+        fetching_side = asyncio.ensure_future(self._fetch_side(body.side_image_url))
+        patience = time.monotonic() + SIDE_SECONDS
+        try:
+            front = await self._fetch(body.image_url)
+            await asyncio.wait({fetching_side}, timeout=max(patience - time.monotonic(), 0))
+            return front, fetching_side.result() if fetching_side.done() else ErrorCode.IMAGE_TIMEOUT
+        finally:
+            fetching_side.cancel()
 
     async def _fetch_side(self, url: str | None) -> FetchedImage | ErrorCode | None:
         """The side photo, or why there is none: without it the front photo still tells enough."""
@@ -297,16 +311,14 @@ class Sizer:
     async def _calculate_without_photo(
         self, body: EstimateWithoutPhotoRequest, chart: Chart | None
     ) -> EstimateBodyResponse:
-        """One at a time: it is Python almost all along, and more would only hold up the event loop."""
-        async with self._calculates:
-            return await asyncio.to_thread(self._answer_without_photo, body, chart)
-
-    def _answer_without_photo(
-        self, body: EstimateWithoutPhotoRequest, chart: Chart | None
-    ) -> EstimateBodyResponse:
+        """Raises QueueFullError when many wait for theirs."""
         shopper = _shopper_of(body)
-        estimate = without_photo(shopper, self._method.population, self._method.body_type_edges)
-        return self._answer(estimate, chart, shopper)
+
+        def work() -> EstimateBodyResponse:
+            estimate = without_photo(shopper, self._method.population, self._method.body_type_edges)
+            return self._answer(estimate, chart, shopper)
+
+        return await self._calculations.run(work)
 
     def _answer(self, estimate: Estimate, chart: Chart | None, shopper: Shopper) -> EstimateBodyResponse:
         chart_size = None if chart is None else choose(chart, estimate.body, shopper.fit)
@@ -387,6 +399,8 @@ def create_app(settings: SizingSettings, tracer: Tracer = NO_TRACER) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         workers = Workers(await asyncio.to_thread(load_landmarkers, settings), settings.sizing_queue)
+        # One thread: it is Python almost all along, and more would only hold up the event loop.
+        calculations = BoundedThreads("without-photo", 1, MOST_AT_ONCE - 1)
         fetcher = ImageFetcher(
             trusted_origins=settings.trusted_origins,
             rewrite_origins=settings.rewrite_origins,
@@ -400,11 +414,14 @@ def create_app(settings: SizingSettings, tracer: Tracer = NO_TRACER) -> FastAPI:
         metrics.registry.register(ReadyGauge(readiness))
         app.state.workers = workers
         app.state.readiness = readiness
-        app.state.sizer = Sizer(fetcher, workers, method, metrics)
-        async with redis.watching():
-            _log.info("sizing_started", landmarkers=settings.workers if workers.loaded else 0)
-            yield
-        workers.close()
+        app.state.sizer = Sizer(fetcher, workers, calculations, method, metrics)
+        try:
+            async with redis.watching():
+                _log.info("sizing_started", landmarkers=settings.workers if workers.loaded else 0)
+                yield
+        finally:
+            workers.close()
+            calculations.close()
 
     app = FastAPI(
         title="WearOn sizing API",
@@ -484,36 +501,7 @@ def create_app(settings: SizingSettings, tracer: Tracer = NO_TRACER) -> FastAPI:
     async def metrics_page() -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    @app.exception_handler(RefusedError)
-    async def refuse(request: Request, error: RefusedError) -> JSONResponse:
-        metrics.refusals.labels(error.code.value).inc()
-        _log.info("refused", code=error.code.value, reason=error.reason)
-        body = problem(error.code, request_id_of(request.scope), error.detail, error.fallback)
-        return JSONResponse(body, status_of(error.code), retry_after(error.code))
-
-    @app.exception_handler(RequestValidationError)
-    async def refuse_request(request: Request, error: RequestValidationError) -> JSONResponse:
-        metrics.refusals.labels(ErrorCode.REQUEST_INVALID.value).inc()
-        complaints = [_complaint(item) for item in error.errors()]
-        if len(complaints) > MOST_COMPLAINTS:
-            complaints[MOST_COMPLAINTS:] = [f"and {len(complaints) - MOST_COMPLAINTS} more"]
-        detail = "The request is not valid: " + "; ".join(complaints)
-        return JSONResponse(problem(ErrorCode.REQUEST_INVALID, request_id_of(request.scope), detail), 422)
-
-    @app.exception_handler(StarletteHTTPException)
-    async def refuse_http(request: Request, error: StarletteHTTPException) -> Response:
-        # What FastAPI says of a body that json.loads cannot even begin to read.
-        if error.status_code == 400:
-            return JSONResponse(problem(ErrorCode.REQUEST_INVALID, request_id_of(request.scope)), 422)
-        detail = {404: NO_SUCH_PATH, 405: OTHER_METHOD}.get(error.status_code, str(error.detail))
-        body = problem(ErrorCode.REQUEST_INVALID, request_id_of(request.scope), detail)
-        return JSONResponse(body, error.status_code, error.headers)
-
-    @app.exception_handler(ClientGoneError)
-    async def nobody_listens(_request: Request, _error: ClientGoneError) -> Response:
-        metrics.abandoned.inc()
-        return Response(status_code=499)
-
+    add_error_answers(app, metrics)
     app.add_middleware(RequestMiddleware, metrics=metrics, paths=PATHS, tracer=tracer)
     if settings.sizing_cors_origins:
         app.add_middleware(
@@ -524,6 +512,40 @@ def create_app(settings: SizingSettings, tracer: Tracer = NO_TRACER) -> FastAPI:
             expose_headers=["X-Request-Id", "Retry-After"],
         )
     return app
+
+
+def add_error_answers(app: FastAPI, metrics: Metrics) -> None:
+    """What is answered, counted and logged where a route raises instead of returning an answer."""
+
+    @app.exception_handler(RefusedError)
+    async def refuse(request: Request, error: RefusedError) -> JSONResponse:
+        metrics.refused(error.code, error.reason)
+        body = problem(error.code, request_id_of(request.scope), error.detail, error.fallback)
+        return JSONResponse(body, status_of(error.code), retry_after(error.code))
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_request(request: Request, error: RequestValidationError) -> JSONResponse:
+        complaints = [_complaint(item) for item in error.errors()]
+        if len(complaints) > MOST_COMPLAINTS:
+            complaints[MOST_COMPLAINTS:] = [f"and {len(complaints) - MOST_COMPLAINTS} more"]
+        detail = "The request is not valid: " + "; ".join(complaints)
+        metrics.refused(ErrorCode.REQUEST_INVALID, detail)
+        return JSONResponse(problem(ErrorCode.REQUEST_INVALID, request_id_of(request.scope), detail), 422)
+
+    @app.exception_handler(StarletteHTTPException)
+    async def refuse_http(request: Request, error: StarletteHTTPException) -> Response:
+        # What FastAPI says of a body that json.loads cannot even begin to read.
+        metrics.refused(ErrorCode.REQUEST_INVALID, str(error.detail))
+        if error.status_code == 400:
+            return JSONResponse(problem(ErrorCode.REQUEST_INVALID, request_id_of(request.scope)), 422)
+        detail = {404: NO_SUCH_PATH, 405: OTHER_METHOD}.get(error.status_code, str(error.detail))
+        body = problem(ErrorCode.REQUEST_INVALID, request_id_of(request.scope), detail)
+        return JSONResponse(body, error.status_code, error.headers)
+
+    @app.exception_handler(ClientGoneError)
+    async def nobody_listens(_request: Request, _error: ClientGoneError) -> Response:
+        metrics.abandoned.inc()
+        return Response(status_code=CLIENT_GONE)
 
 
 def _complaint(item: dict[str, Any]) -> str:

@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from wearon_contracts.errors import ErrorCode
 from wearon_service_kit.tracing import NO_TRACER, Tracer
 
+_log = structlog.get_logger(__name__)
 _SECONDS: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 4)
 
 
@@ -51,6 +54,11 @@ class Metrics:
             "Photos that wait for a landmarker.",
             registry=self.registry,
         )
+
+    def refused(self, code: ErrorCode, reason: str = "") -> None:
+        """Count a refusal, and say in the log why."""
+        self.refusals.labels(code.value).inc()
+        _log.info("refused", code=code.value, reason=reason)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:

@@ -40,9 +40,12 @@ class RedisWatch:
                 self.connected = False
 
         async def keep_checking() -> None:
-            while True:
-                await asyncio.sleep(CHECK_EVERY_SECONDS)
-                await check()
+            try:
+                while True:
+                    await asyncio.sleep(CHECK_EVERY_SECONDS)
+                    await check()
+            finally:
+                self.connected = False
 
         await check()
         background = Background("redis-watch")

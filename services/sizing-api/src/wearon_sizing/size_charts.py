@@ -213,6 +213,12 @@ class Chances:
         """The smallest label that is at least as likely large enough as not."""
         return int(np.argmax(np.cumsum(self.labels) >= 0.5 - ROUNDING))
 
+    @property
+    def beyond(self) -> bool:
+        """Whether the body is probably beyond an end of the chart, so that no preference helps."""
+        outermost = self.middle == len(self.labels) - 1
+        return self.smaller >= PROBABLY or (self.larger >= PROBABLY and outermost)
+
 
 def chances_of(chart: Chart, body: Posterior) -> Chances:
     """How likely each label is for this body."""
@@ -274,7 +280,7 @@ def choose(chart: Chart, body: Posterior, fit: FitPreference | None = None) -> C
     """The label to take, how likely each is, and why."""
     chances = chances_of(chart, body)
     labels = chances.labels.tolist()
-    best = preferred(labels, chances.middle, fit)
+    best = chances.middle if chances.beyond else preferred(labels, chances.middle, fit)
     beside = [i for i in (best - 1, best + 1) if 0 <= i < len(labels)]
     other = max(beside, key=labels.__getitem__, default=None)
     pair = None if other is None else (min(best, other), max(best, other))
