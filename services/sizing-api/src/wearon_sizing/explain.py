@@ -55,10 +55,16 @@ LEVELS: Final = {"chest": 0.30, "waist": 0.70, "hip": 1.0}
 BONES: Final = (
     (SHOULDER_L, SHOULDER_R),
     (HIP_L, HIP_R),
-    *((a, b) for a, b in ((SHOULDER_L, HIP_L), (SHOULDER_R, HIP_R))),
-    *((a, b) for a, b in ((SHOULDER_L, ELBOW_L), (ELBOW_L, WRIST_L), (SHOULDER_R, ELBOW_R))),
-    *((a, b) for a, b in ((ELBOW_R, WRIST_R), (HIP_L, KNEE_L), (KNEE_L, ANKLE_L))),
-    *((a, b) for a, b in ((HIP_R, KNEE_R), (KNEE_R, ANKLE_R))),
+    (SHOULDER_L, HIP_L),
+    (SHOULDER_R, HIP_R),
+    (SHOULDER_L, ELBOW_L),
+    (SHOULDER_R, ELBOW_R),
+    (ELBOW_L, WRIST_L),
+    (ELBOW_R, WRIST_R),
+    (HIP_L, KNEE_L),
+    (HIP_R, KNEE_R),
+    (KNEE_L, ANKLE_L),
+    (KNEE_R, ANKLE_R),
 )
 
 

@@ -287,33 +287,23 @@ def choose(chart: Chart, body: Posterior, fit: FitPreference | None = None) -> C
     tie = pair is not None and (
         min(labels[i] for i in pair) >= NEARLY_AS_LIKELY * max(labels[i] for i in pair)
     )
-    sure = fitting(chart, body, best)
-    outermost = best == len(labels) - 1
-    too_large = outgrown(chart, body) if chances.larger >= PROBABLY else None
-    decisive = too_large if too_large and outermost else limiting(chart, body)
-
+    fits = fitting(chart, body, best)
+    outgrown_by = outgrown(chart, body) if chances.larger >= PROBABLY else None
+    decisive = outgrown_by if outgrown_by and best == len(labels) - 1 else limiting(chart, body)
     shown = np.diff(np.round(np.cumsum([0.0, *labels]), 3)).round(3).tolist()
     if chances.smaller >= PROBABLY:
         reasons = [f"Even {chart.labels[0]} is probably too large."]
-    elif too_large and outermost:
-        reasons = [f"Even {chart.labels[-1]} is probably too small in the {NAMES[decisive]}."]
-    elif too_large:
-        # Trousers of one length in all widths: a wider one is not longer.
-        reasons = [
-            f"{chart.labels[best]} is the best of this chart,"
-            f" but none of its sizes is large enough in the {NAMES[too_large]}."
-        ]
+    elif outgrown_by:
+        reasons = _too_small(chart, body, best, outgrown_by)
     elif pair is not None and tie:
         reasons = _tie(chart, best, pair, decisive, fit)
     else:
         reasons = _no_tie(
-            chart, body, best, decisive, clear=sure >= CLEAR, likeliest=labels[best] == max(labels)
+            chart, body, best, decisive, clear=fits >= CLEAR, likeliest=labels[best] == max(labels)
         )
-    if too_large and body.value(too_large) > MISTAKEN * chart.largest[chart.names.index(too_large)]:
-        reasons.append("Perhaps the chart is not in centimetres, or of garments laid flat.")
     return ChartSize(
         recommended=chart.labels[best],
-        confidence=round(sure, 3),
+        confidence=round(fits, 3),
         labels=[
             LabelProbability(label=label, probability=chance)
             for label, chance in zip(chart.labels, shown, strict=True)
@@ -325,6 +315,20 @@ def choose(chart: Chart, body: Posterior, fit: FitPreference | None = None) -> C
         larger_than_chart=round(chances.larger, 3),
         explanation=" ".join(reasons),
     )
+
+
+def _too_small(chart: Chart, body: Posterior, best: int, outgrown_by: Measured) -> list[str]:
+    if best == len(chart.labels) - 1:
+        reasons = [f"Even {chart.labels[best]} is probably too small in the {NAMES[outgrown_by]}."]
+    else:
+        # Trousers of one length in all widths: a wider one is not longer.
+        reasons = [
+            f"{chart.labels[best]} is the best of this chart,"
+            f" but none of its sizes is large enough in the {NAMES[outgrown_by]}."
+        ]
+    if body.value(outgrown_by) > MISTAKEN * chart.largest[chart.names.index(outgrown_by)]:
+        reasons.append("Perhaps the chart is not in centimetres, or of garments laid flat.")
+    return reasons
 
 
 def _tie(
