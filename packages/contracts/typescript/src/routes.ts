@@ -43,6 +43,11 @@ interface OwnSession {
 }
 
 const HEARTBEAT_MS = 15_000; // proxies close a connection that was silent for 30 to 60 s
+// An ioredis client waits for a Redis that is away for a minute and more, and for one that is silent for ever.
+const PLACE_MS = 1000;
+const PUSH_MS = 3000;
+const NO_OBJECT = "Object not found"; // Storage's words; a bucket that is not there has others
+const NOT_STARTED: readonly SessionStatus[] = ["queued", "pending"]; // the same, the second an old word
 
 /** Route handlers for an application's server, as `app/api/…/route.ts` of Next.js exports them. */
 export function createTryOnRoutes(options: TryOnRoutesOptions): TryOnRoutes {
@@ -70,18 +75,20 @@ export function createTryOnRoutes(options: TryOnRoutesOptions): TryOnRoutes {
     if (session instanceof Response) {
       return session;
     }
-    if (session.status !== "queued") {
+    if (!NOT_STARTED.includes(session.status)) {
       return refusal(409, "already_started", "This try-on was started already.");
     }
     try {
-      const task = await enqueueGeneration(options.redis(), {
-        ...session.owner,
-        sessionId: body?.["sessionId"] as string,
-        imageUrls: body?.["imageUrls"] as string[],
-        prompt: body?.["prompt"] as string | undefined,
-        // A store's credit was deducted under the session's request_id, and is given back under it.
-        requestId: session.requestId ?? crypto.randomUUID(),
-      });
+      const task = await within(PUSH_MS, () =>
+        enqueueGeneration(options.redis(), {
+          ...session.owner,
+          sessionId: body?.["sessionId"] as string,
+          imageUrls: body?.["imageUrls"] as string[],
+          prompt: body?.["prompt"] as string | undefined,
+          // A store's credit was deducted under the session's request_id, and is given back under it.
+          requestId: session.requestId ?? crypto.randomUUID(),
+        }),
+      );
       return Response.json({ taskId: task.task_id }, { status: 202 });
     } catch (error) {
       if (error instanceof InvalidTaskError) {
@@ -165,7 +172,8 @@ export function createTryOnRoutes(options: TryOnRoutesOptions): TryOnRoutes {
     }
     if (!SETTLED_STATUSES.includes(session.status)) {
       // Without Redis the place is unknown, and all else is as true as before.
-      const place = await getPlace(options.redis(), { ...session.owner, sessionId }).catch(() => null);
+      const asked = within(PLACE_MS, () => getPlace(options.redis(), { ...session.owner, sessionId }));
+      const place = await asked.catch(() => null);
       return Response.json({ status: session.status, place });
     }
     if (session.status === "completed") {
@@ -174,7 +182,7 @@ export function createTryOnRoutes(options: TryOnRoutesOptions): TryOnRoutes {
         const url = await resignResult(options.supabase(), { ...session.owner, sessionId }, link);
         return Response.json({ status: session.status, url });
       } catch (error) {
-        if (error instanceof SupabaseError && !error.retryable) {
+        if (error instanceof SupabaseError && error.message === NO_OBJECT) {
           return refusal(404, "result_not_found", "The picture of this try-on is no longer stored.");
         }
         throw error;
@@ -209,6 +217,19 @@ function answering<Rest extends unknown[]>(
       throw error;
     }
   };
+}
+
+/** What `work` comes to, if it does in time. @throws whatever `work` throws, and Error when the time is over. */
+async function within<Result>(milliseconds: number, work: () => Promise<Result>): Promise<Result> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`no answer within ${milliseconds} ms`)), milliseconds);
+  });
+  try {
+    return await Promise.race([work(), late]);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 function unavailable(): Response {

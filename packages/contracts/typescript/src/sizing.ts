@@ -24,7 +24,7 @@ export type Sized = Answered<EstimateBodyResponse>;
 export interface Refused {
   ok: false;
   code: ErrorCode;
-  /** HTTP status: 400 the image, 401 the key, 422 the photo or the request, 5xx the service. */
+  /** HTTP status: 400 the image, 422 the photo or the request, 5xx the service. */
   status: number;
   /** A sentence for the shopper. */
   detail: string;
@@ -39,12 +39,13 @@ export interface Refused {
 
 /**
  * No answer of the service arrived: none in time, none at all, or one that is not the service's own. With
- * `not_configured` nothing was asked, because the client was made without a base URL.
+ * `not_configured` nothing was asked, because the client was made without a base URL; with `unauthorized` the
+ * service does not take the client's key, which is nothing that a shopper can mend.
  */
 export interface Unanswered {
   ok: false;
-  code: "timeout" | "unreachable" | "unexpected_answer" | "not_configured";
-  /** HTTP status of the unexpected answer. */
+  code: "timeout" | "unreachable" | "unexpected_answer" | "not_configured" | "unauthorized";
+  /** HTTP status of the answer that was none of the expected ones. */
   status: number | null;
   detail: string;
   retryable: true;
@@ -68,7 +69,7 @@ export interface SizingClientOptions {
 export interface SizingCallOptions {
   /** Gives the request up; the call then rejects with the signal's reason. */
   signal?: AbortSignal | undefined;
-  /** Correlation id; the service makes one up if absent. */
+  /** Correlation id in plain text; the service makes one up if absent. */
   requestId?: string | undefined;
 }
 
@@ -82,6 +83,7 @@ export interface SizingClient {
 }
 
 const DEFAULT_TIMEOUT_MS = 5000;
+const IN_A_HEADER = /^[\x21-\x7e]+$/;
 const UNAVAILABLE = "Sizing is not available right now. Please try again in a moment.";
 
 /**
@@ -107,10 +109,12 @@ export function createSizingClient(baseUrl: string | undefined, options: SizingC
         method: "POST",
         headers: {
           "Content-Type": "application/json",
-          ...(requestId === undefined ? {} : { "X-Request-Id": requestId }),
+          ...(requestId !== undefined && IN_A_HEADER.test(requestId) ? { "X-Request-Id": requestId } : {}),
           ...(apiKey === undefined ? {} : { "X-API-Key": apiKey }),
         },
         body: JSON.stringify(request),
+        // Elsewhere nobody may read the key, or the link to a shopper's photo.
+        redirect: "manual",
         signal: signal === undefined ? timeout : AbortSignal.any([signal, timeout]),
       });
       const text = await answer.text();
@@ -138,6 +142,9 @@ function resultOf<Answer>(
   const body = parse(text);
   if (status === 200 && isAnswer(body)) {
     return { ok: true, requestId, response: body };
+  }
+  if (status === 401) {
+    return unanswered("unauthorized", status, requestId);
   }
   if (status >= 400 && isError(body)) {
     const { code, detail, fallback = null } = body;

@@ -94,6 +94,32 @@ test("a session that is no longer queued is not pushed again", async () => {
   assert.deepEqual(pushed, []);
 });
 
+test("a session with the old word for queued is pushed too", async () => {
+  const { routes, pushed } = application({ row: { status: "pending", user_id: userId } });
+  assert.equal((await routes.enqueue(post({ sessionId, imageUrls }))).status, 202);
+  assert.equal(pushed.length, 1);
+});
+
+test("a Redis that never answers is not waited for", async () => {
+  const never = () => new Promise(() => {});
+  const { routes } = application({
+    row: { status: "queued", user_id: userId },
+    redis: () => ({ lpush: never, evalsha: never, eval: never }),
+  });
+  assert.equal((await routes.enqueue(post({ sessionId, imageUrls }))).status, 503);
+  assert.deepEqual(await (await routes.show(get(), sessionId)).json(), { status: "queued", place: null });
+});
+
+test("an application without a REDIS_URL shows a waiting session without its place", async () => {
+  const { routes } = application({
+    row: { status: "queued", user_id: userId },
+    redis: () => {
+      throw new Error("no REDIS_URL");
+    },
+  });
+  assert.deepEqual(await (await routes.show(get(), sessionId)).json(), { status: "queued", place: null });
+});
+
 test("a task that no worker would take is refused with its problems", async () => {
   const { routes, pushed } = application({ row: { status: "queued", user_id: userId } });
   const answer = await routes.enqueue(post({ sessionId, imageUrls: [] }));
@@ -174,6 +200,16 @@ test("a completed session whose picture is gone from Storage is an answer, not a
   const answer = await routes.show(get(), sessionId);
   assert.equal(answer.status, 404);
   assert.equal((await answer.json()).error, "result_not_found");
+});
+
+test("a bucket that is not there is the application's mistake, and no picture that is gone", async () => {
+  const { routes } = application({
+    answers: [
+      { data: { status: "completed", user_id: userId }, error: null, status: 200 },
+      { data: null, error: { message: "Bucket not found", status: 400 } },
+    ],
+  });
+  await assert.rejects(routes.show(get(), sessionId), /Bucket not found/);
 });
 
 test("enqueue answers 503 while Redis is away", async () => {

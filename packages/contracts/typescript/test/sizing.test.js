@@ -142,6 +142,42 @@ for (const [name, late] of [
   });
 }
 
+test("a key that the service does not take is the shop's affair, and no word about the photo", async () => {
+  answer = json(401, { detail: "A valid API key is needed.", code: "unauthorized", request_id: "r" });
+  const result = await createSizingClient(base, { apiKey: "old" }).checkPhoto({ image_url: REQUEST.image_url, purpose: "try_on" });
+  assert.deepEqual([result.ok, result.code, result.status, result.retryable], [false, "unauthorized", 401, true]);
+  assert.doesNotMatch(result.detail, /key/);
+});
+
+test("a redirect is not followed: neither key nor photo's link go to another host", async (t) => {
+  let stolen = 0;
+  const other = createServer((_, response) => {
+    stolen += 1;
+    response.end("{}");
+  });
+  t.after(() => {
+    other.closeAllConnections();
+    other.close();
+  });
+  other.listen(0, "127.0.0.1");
+  await once(other, "listening");
+  for (const status of [301, 307, 308]) {
+    answer = json(status, {}, { Location: `http://127.0.0.1:${other.address().port}/estimate-body` });
+    const result = await createSizingClient(base, { apiKey: "key-1" }).estimateBody(REQUEST);
+    assert.deepEqual([result.code, result.status], ["unexpected_answer", status]);
+  }
+  assert.equal(stolen, 0);
+});
+
+test("a request id that no header can carry is left out", async () => {
+  answer = json(200, RESPONSE);
+  for (const requestId of ["заказ-7", "a\nb", ""]) {
+    const result = await createSizingClient(base).estimateBody(REQUEST, { requestId });
+    assert.equal(result.ok, true);
+    assert.ok(!("x-request-id" in seen.headers));
+  }
+});
+
 test("nobody there is unreachable", async () => {
   const gone = createServer().listen(0, "127.0.0.1");
   await once(gone, "listening");
