@@ -108,19 +108,29 @@ chaos: setup ## Break everything while jobs run and check the laws; SEED=, RUNS=
 chaos-sentinel: setup ## The same with Redis behind three Sentinels, its primary killed three times; SEED=, RUNS=, JOBS=
 	.venv/bin/python -m tests.chaos --sentinels
 
+# $(call needs,NAME): ends with a sentence where `make … NAME=folder` was left out.
+needs = @test -n "$($(1))" || { echo "say where: make $@ $(1)=folder; make help tells which"; exit 2; }
+
 calibrate: setup model ## Fit the sizing method again: ANSUR=folder NHANES=folder RENDERS=renders2/train EARLIER=renders/train
+	$(call needs,ANSUR)
+	$(call needs,NHANES)
+	$(call needs,RENDERS)
+	$(call needs,EARLIER)
 	.venv/bin/python services/sizing-api/tools/fit_population.py --ansur "$(ANSUR)" --nhanes "$(NHANES)"
 	.venv/bin/python services/sizing-api/tools/calibrate.py --ansur "$(ANSUR)" --renders "$(RENDERS)" --earlier "$(EARLIER)"
 
 bench-sizing: setup model ## Errors beside no photo and the earlier method, intervals, sizes, latency and load: RENDERS=folder/dev
+	$(call needs,RENDERS)
 	@missed=0; .venv/bin/python services/sizing-api/tools/bench.py --renders "$(RENDERS)" || missed=1; \
 	.venv/bin/python services/sizing-api/tools/load.py --pictures "$(RENDERS)" || missed=1; exit $$missed
 
 .PHONY: bench-people
 bench-people: setup model ## Errors on real people, for evaluation only: DATA=folder with people.csv
+	$(call needs,DATA)
 	.venv/bin/python services/sizing-api/tools/bench_people.py --data "$(DATA)"
 
 check-photos: setup model ## What the photo check says of PHOTOS=folder, none of which may be measured; RENDERS=renders2/dev adds made situations
+	$(call needs,PHOTOS)
 	.venv/bin/python services/sizing-api/tools/check_photos.py --photos "$(PHOTOS)" $(if $(RENDERS),--renders "$(RENDERS)")
 
 .PHONY: sample-sets

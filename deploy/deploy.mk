@@ -21,7 +21,7 @@ smoke: setup ## Try the images in docker-compose.yml: a job, sizing, scaling, ki
 	@deploy/container-engine
 	BASE=$(IMAGE_BASE) $(PY) -m pytest -q -s tests/containers/check_images.py tests/containers/check_compose.py
 
-test-containers: test-on-containers test-pooler test-traces test-rollout test-documents ## The five below, after `make images`
+test-containers: test-on-containers test-pooler test-traces test-rollout test-documents ## test-on-containers, -pooler, -traces, -rollout and -documents, after `make images`
 
 test-on-containers: setup ## The integration tests on containers
 	@deploy/container-engine

@@ -79,9 +79,10 @@ def run(
     started = time.monotonic()
     with Stack(openai_latency=latency) as stack, WebhookReceiver() as shop:
         _say(out, f"Redis, PostgreSQL, PostgREST, gateway and OpenAI stand-in run ({_since(started)}).")
+        stack.webhook_origin = shop.origin
         services = [
             stack.start_service("consumer", wait=False),
-            stack.start_service("generator", {"WEBHOOK_TRUSTED_ORIGINS": shop.origin}, wait=False),
+            stack.start_service("generator", wait=False),
         ]
         secret = _add_webhook(stack, shop)
         for service in services:
@@ -120,6 +121,7 @@ def _show_try_ons(stack: Stack, generator: Service, directory: Path, out: TextIO
     after = _balances(stack, before)
     _say(out, "")
     _print_table(stack, generator, try_ons, before=before, after=after, out=out)
+    _say(out, "One user pays for b2c and blocked, one store for b2b and invalid; a refund costs nothing.")
     return [
         *_save_pictures(stack, try_ons, directory),
         *_wrong_outcomes(stack, try_ons),
@@ -170,7 +172,7 @@ def _add_webhook(stack: Stack, shop: WebhookReceiver) -> str:
         "add",
         shop.origin,
     ]
-    env = {**passed_on_environment(), **stack.env_for("generator"), "WEBHOOK_TRUSTED_ORIGINS": shop.origin}
+    env = {**passed_on_environment(), **stack.env_for("generator")}
     added = subprocess.run(command, env=env, cwd=stack.directory, capture_output=True, text=True, check=True)
     return str(json.loads(added.stdout)["secret"])
 

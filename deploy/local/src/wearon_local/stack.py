@@ -65,6 +65,8 @@ class Stack:
         self._jwt_secret = secrets.token_hex(24)
         self._started: Counter[str] = Counter()
         self.services: list[Service] = []
+        # Origin of a webhook receiver on loopback, which generators may reach once it is set.
+        self.webhook_origin: str | None = None
         self.anon_key: Final = tokens.api_key(self._jwt_secret, "anon")
         self.service_role_key: Final = tokens.api_key(self._jwt_secret, "service_role")
         self.openai_api_key: Final = f"sk-standin-{secrets.token_hex(20)}"
@@ -122,8 +124,12 @@ class Stack:
             case "consumer":
                 return common
             case "generator":
+                receiver = (
+                    {} if self.webhook_origin is None else {"WEBHOOK_TRUSTED_ORIGINS": self.webhook_origin}
+                )
                 return {
                     **common,
+                    **receiver,
                     "SUPABASE_URL": self.gateway_url,
                     "SUPABASE_SERVICE_ROLE_KEY": self.service_role_key,
                     "OPENAI_API_KEY": self.openai_api_key,

@@ -554,7 +554,7 @@ def _complaint(item: dict[str, Any]) -> str:
     if item["type"] == "json_invalid":
         return f"it is no JSON from character {path[-1]} on"
     said = str(item["msg"])
-    if item["type"] == "model_attributes_type" or (item["type"] == "missing" and not path):
+    if item["type"] in ("model_attributes_type", "dict_type") or (item["type"] == "missing" and not path):
         said = "must be a JSON object" if path else "send a JSON object, with Content-Type: application/json"
     elif item["type"] in OUT_OF_RANGE:
         said += next((f" {unit}" for end, unit in UNITS.items() for part in path if part.endswith(end)), "")

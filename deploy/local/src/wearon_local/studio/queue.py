@@ -143,7 +143,7 @@ class ContainerWorkers:
     """The containers of docker-compose.yml: seen through their health ports, killed from outside."""
 
     how_to_kill: str | None = (
-        "docker compose kill --signal SIGKILL generator, then docker compose up --detach generator"
+        "docker compose kill --signal SIGKILL generator, then docker compose start generator"
     )
 
     def __init__(self, urls: Mapping[str, str]) -> None:
