@@ -450,6 +450,13 @@ def test_bodies_without_a_length_in_chunks_and_compressed() -> None:
     assert served(whole(data, Content_Encoding="identity")).data == data
 
 
+def test_padding_behind_a_packed_picture_is_passed_over() -> None:
+    data = photo()
+    padding = bytes(200_000)  # more than one read
+    for packed, encoding in ((gzip.compress(data), "gzip"), (zlib.compress(data), "deflate")):
+        assert served(whole(packed + padding, Content_Encoding=encoding)).data == data
+
+
 @pytest.mark.parametrize(
     "encoding", ["aws-chunked", "UTF-8", "base64", "none", "binary", "aws-chunked, identity", ",", "rot13"]
 )

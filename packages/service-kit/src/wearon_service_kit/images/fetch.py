@@ -63,7 +63,7 @@ class ImageFetcher:
 
     Refused, each with its own code: what `Targets` refuses; hosts with any address outside the public
     internet; redirects; what is not JPEG, PNG, WebP or AVIF by its first bytes, whatever Content-Type says;
-    more than `max_bytes` after decompression, whatever Content-Length says.
+    more than `max_bytes`, as sent or after decompression, whatever Content-Length says.
 
     `trusted_origins`, `rewrite_origins`, `resolve`, `network`, `ssl_context`: see `CheckedHttp`.
     `total_timeout`: seconds for one download, from looking up the host to the last byte;
