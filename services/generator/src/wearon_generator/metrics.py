@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from wearon_contracts.errors import TRY_ON_FAMILIES, ErrorCode, describe
+from wearon_contracts.outcomes import RefundState
 from wearon_contracts.tasks import Channel
 from wearon_generator.endings import Ending, Outcome, RetryReason
 from wearon_generator.refusals import PAUSE_REASONS, Refusal
@@ -35,7 +36,6 @@ _STEP_BUCKETS = (
 )
 
 _NO_CHANNEL: Final = "unknown"  # of a message that is no task
-_REFUND_STATES: Final = ("refunded", "already_refunded", "overage", "nothing_deducted", "owed", "none")
 
 
 class Metrics:
@@ -197,7 +197,7 @@ class Metrics:
                 self.jobs.labels(channel=channel, outcome=outcome.value)
         for company in ("few", "alone"):
             self.quarantined.labels(company=company)
-        for state in _REFUND_STATES:
+        for state in get_args(RefundState):
             self.refunds.labels(state=state)
         for code in ErrorCode:
             if describe(code).family in TRY_ON_FAMILIES:
