@@ -86,6 +86,14 @@ def _bomb(encoding: str, window_bits: int) -> bytes:
     return whole(body, Content_Encoding=encoding)
 
 
+def _endless_empty_blocks(connection: socket.socket, stop: threading.Event) -> None:
+    """Each is well-formed and unpacks to nothing."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 15)
+    start = packer.compress(photo()) + packer.flush(zlib.Z_FULL_FLUSH)
+    empty_block = b"\0\0\0\xff\xff"
+    _endless(head(Content_Encoding="deflate") + start, empty_block * 13_000, connection, stop)
+
+
 def _supabase(code: int, error: str, message: str) -> bytes:
     body = json.dumps({"statusCode": str(code), "error": error, "message": message}).encode()
     return whole(body, "application/json", "400 Bad Request")
@@ -156,6 +164,12 @@ HOSTILE_RESPONSES: Final = (
     ),
     _case("gzip-bomb", _E.IMAGE_TOO_LARGE, lambda: _bomb("gzip", 31)),
     _case("deflate-bomb", _E.IMAGE_TOO_LARGE, lambda: _bomb("deflate", 15)),
+    _played(
+        "gzip-with-endless-tail",
+        _E.IMAGE_TOO_LARGE,
+        partial(_endless, head(Content_Encoding="gzip") + gzip.compress(photo()), bytes(65536)),
+    ),
+    _played("deflate-of-endless-empty-blocks", _E.IMAGE_TOO_LARGE, _endless_empty_blocks),
     _case(
         "gzip-in-gzip",
         _E.IMAGE_ENCODING_REFUSED,

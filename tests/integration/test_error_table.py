@@ -18,6 +18,7 @@ from tests.integration.tryons import PAYERS, Payer, Samples, TryOn, TryOns, even
 
 from wearon_contracts.errors import ErrorCode, sentence
 from wearon_local.app.next_app import SAMPLE_ACCESSORY, SAMPLE_GARMENT
+from wearon_local.processes import wait_until
 from wearon_local.services import Service
 from wearon_local.stack import Stack
 
@@ -327,6 +328,12 @@ def test_metrics_count_what_happened(table: Table) -> None:
     table.tryons.wait_settled(*table.ordered.values(), timeout=120)
     for (row, _), tryon in zip(CASES, table.ordered.values(), strict=True):
         wait_for_event(table, tryon, "session_completed" if row.code is None else "session_failed")
+    deliveries = sum(row.attempts for row, _ in CASES)
+    wait_until(
+        lambda: Samples(table.generator.metrics()).total("jobs_total") == deliveries,
+        timeout=10,
+        what="all deliveries are counted",
+    )
     seen = Samples(table.generator.metrics())
     failed = [(row, payer) for row, payer in CASES if row.code is not None]
     assert seen.by("failures_total", "code") == Counter(row.code for row, _ in failed)

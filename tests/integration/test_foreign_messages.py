@@ -105,10 +105,16 @@ def kept(stack: Stack) -> list[dict[str, Any]]:
         return [json.loads(letter) for letter in redis.lrange(DEAD_LETTER_LIST, 0, -1)]
 
 
+def deliveries(generator: Service, outcome: str) -> float:
+    """How many deliveries of what is no task ended so."""
+    return generator.metrics()[f'wearon_generator_jobs_total{{channel="unknown",outcome="{outcome}"}}']
+
+
 @pytest.mark.parametrize(("element", "reason", "wrong"), NO_MESSAGES.values(), ids=NO_MESSAGES)
-def test_what_is_no_message_of_ours_becomes_a_dead_letter_and_the_next_job_completes(
-    stack: Stack, tryons: TryOns, element: bytes, reason: str, wrong: str
+def test_what_is_no_message_of_ours_becomes_a_counted_dead_letter_and_the_next_job_completes(
+    stack: Stack, tryons: TryOns, generator: Service, element: bytes, reason: str, wrong: str
 ) -> None:
+    before = deliveries(generator, "dead_lettered")
     with stack.redis.client() as redis:
         redis.lpush(CELERY_QUEUE, element)
         wait_until(lambda: kept(stack), timeout=10, what="a dead letter")
@@ -116,6 +122,9 @@ def test_what_is_no_message_of_ours_becomes_a_dead_letter_and_the_next_job_compl
         raw = base64.b64decode(letter["raw"]) if letter["encoding"] == "base64" else letter["raw"].encode()
         assert (raw, letter["reason"]) == (element, reason)
         assert wrong in letter["detail"]
+        wait_until(
+            lambda: deliveries(generator, "dead_lettered") == before + 1, timeout=5, what="it is counted"
+        )
         tryon = tryons.order()
         tryons.wait_settled(tryon)
         assert tryons.row(tryon)["status"] == "completed"
@@ -151,19 +160,39 @@ def test_of_a_huge_element_the_beginning_is_kept(stack: Stack, tryons: TryOns) -
 
 @pytest.mark.parametrize("payload", [PAYLOAD, json.dumps(SECRET)])
 @pytest.mark.parametrize("task", [PROCESS_GENERATION_TASK, REJECT_GENERATION_TASK])
-def test_wrong_payload_of_either_task_becomes_a_dead_letter(
-    stack: Stack, tryons: TryOns, task: str, payload: str
+def test_wrong_payload_of_either_task_becomes_a_counted_dead_letter(
+    stack: Stack, tryons: TryOns, generator: Service, task: str, payload: str
 ) -> None:
+    before = deliveries(generator, "dead_lettered")
     with stack.redis.client() as redis:
         redis.lpush(CELERY_QUEUE, CeleryMessages(CELERY_QUEUE).message(task, str(uuid4()), payload))
         wait_until(lambda: kept(stack), timeout=10, what="a dead letter")
         (letter,) = kept(stack)
         assert json.loads(letter["raw"]) == json.loads(payload)
         wait_until(lambda: not redis.exists(UNACKED_HASH), timeout=5, what="nothing is left with Celery")
+    assert deliveries(generator, "dead_lettered") == before + 1
 
 
-def test_rejection_with_an_unknown_code_still_gives_the_credit_back(stack: Stack, tryons: TryOns) -> None:
+def test_delivery_that_crashes_is_counted_and_tried_again_and_its_payload_is_not_logged(
+    stack: Stack, tryons: TryOns, generator: Service
+) -> None:
+    before = deliveries(generator, "crashed")
+    with stack.redis.client() as redis:
+        redis.set(DEAD_LETTER_LIST, "no list")
+        redis.lpush(
+            CELERY_QUEUE,
+            CeleryMessages(CELERY_QUEUE).message(PROCESS_GENERATION_TASK, str(uuid4()), PAYLOAD),
+        )
+        wait_until(lambda: deliveries(generator, "crashed") == before + 1, timeout=10, what="a crash")
+        redis.delete(DEAD_LETTER_LIST)
+        wait_until(lambda: kept(stack), timeout=20, what="a dead letter")
+
+
+def test_rejection_with_an_unknown_code_still_gives_the_credit_back(
+    stack: Stack, tryons: TryOns, generator: Service
+) -> None:
     tryon = tryons.make()
+    before = deliveries(generator, "rejected")
     payload = json.dumps(
         {"channel": tryon.job.channel, "session_id": tryon.id, "code": "of-a-newer-version", "prompt": SECRET}
     )
@@ -175,3 +204,8 @@ def test_rejection_with_an_unknown_code_still_gives_the_credit_back(stack: Stack
     assert tryons.row(tryon)["status"] == "failed"
     tryons.assert_given_back(tryon)
     assert [letter["session_id"] for letter in kept(stack)] == [tryon.id]
+    wait_until(
+        lambda: deliveries(generator, "rejected") == before + 1,
+        timeout=5,
+        what="it is counted",
+    )

@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+import structlog
+
 from wearon_service_kit.background import Background
 
 
@@ -36,3 +38,25 @@ def test_one_that_was_never_started_or_has_ended_is_stopped_at_once() -> None:
         await ended.stop()
 
     asyncio.run(run())
+
+
+def test_work_that_an_error_ends_is_logged_while_the_process_runs() -> None:
+    async def fail() -> None:
+        raise ValueError("an odd value")
+
+    async def go_on() -> None:
+        await asyncio.Event().wait()
+
+    async def run() -> None:
+        failing, stopped = Background("failing"), Background("stopped")
+        failing.start(fail())
+        stopped.start(go_on())
+        await asyncio.sleep(0)
+        await stopped.stop()
+        await failing.stop()
+
+    with structlog.testing.capture_logs() as lines:
+        asyncio.run(run())
+    (line,) = lines
+    assert (line["event"], line["task"]) == ("background_task_ended", "failing")
+    assert str(line["exc_info"]) == "an odd value"

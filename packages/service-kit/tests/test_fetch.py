@@ -242,15 +242,30 @@ def test_the_next_address_is_tried_when_one_does_not_answer(site: Site) -> None:
     assert [host for host, _ in network.dialled] == [*dead, PUBLIC]
 
 
-def test_an_address_that_swallows_packets_leaves_time_for_the_next(site: Site) -> None:
-    class Swallowing(Reroute):
-        async def connect_tcp(self, host: str, port: int, *args: Any, **more: Any) -> Any:
-            if host == "93.184.216.35":
-                self.dialled.append((host, port))
-                await asyncio.sleep(args[0])
-                raise httpcore.ConnectTimeout
-            return await super().connect_tcp(host, port, *args, **more)
+class Swallowing(Reroute):
+    """What is sent to one of its addresses is never answered."""
 
+    async def connect_tcp(self, host: str, port: int, *args: Any, **more: Any) -> Any:
+        if host == "93.184.216.35":
+            self.dialled.append((host, port))
+            await asyncio.sleep(args[0])
+            raise httpcore.ConnectTimeout
+        return await super().connect_tcp(host, port, *args, **more)
+
+
+def test_connection_that_is_not_made_is_told_with_its_own_limit(site: Site) -> None:
+    error = unreachable(
+        "http://storage.example/a.jpg",
+        ErrorCode.IMAGE_TIMEOUT,
+        trusted_origins=["http://storage.example"],
+        resolve=Resolver(storage_example=[["93.184.216.35"]]),
+        network=Swallowing(site.port),
+        first_byte_timeout=0.2,
+    )
+    assert error.detail == "storage.example: no connection within 0.2 s"
+
+
+def test_an_address_that_swallows_packets_leaves_time_for_the_next(site: Site) -> None:
     network = Swallowing(site.port)
     resolver = Resolver(shop_example=[["93.184.216.35", PUBLIC]])
     started = time.monotonic()
@@ -448,6 +463,13 @@ def test_bodies_without_a_length_in_chunks_and_compressed() -> None:
     assert served(whole(gzip.compress(data), Content_Encoding="X-GZIP")).data == data
     assert served(whole(zlib.compress(data), Content_Encoding="deflate")).data == data
     assert served(whole(data, Content_Encoding="identity")).data == data
+
+
+def test_padding_behind_a_packed_picture_is_passed_over() -> None:
+    data = photo()
+    padding = bytes(200_000)  # more than one read
+    for packed, encoding in ((gzip.compress(data), "gzip"), (zlib.compress(data), "deflate")):
+        assert served(whole(packed + padding, Content_Encoding=encoding)).data == data
 
 
 @pytest.mark.parametrize(

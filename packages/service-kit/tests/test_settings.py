@@ -12,10 +12,12 @@ from typing import Annotated
 import pytest
 from pydantic import Field
 
+from wearon_service_kit.redaction import hide
 from wearon_service_kit.settings import (
     HttpOrigin,
     HttpUrl,
     OriginList,
+    ProxyUrl,
     RedisUrl,
     Secret,
     SecretList,
@@ -32,6 +34,7 @@ class Worker(ServiceSettings):
     base_url: HttpUrl | None = None
     trusted: OriginList = ()
     keys: SecretList = ()
+    proxy: ProxyUrl | None = None
     per_minute: Annotated[int, Field(ge=1, description="Jobs per minute.")] = 300
     health_port: Annotated[int, Field(description="Port for probes.")] = 8002
 
@@ -237,6 +240,28 @@ def test_secrets_do_not_show_in_the_repr_and_are_listed_for_the_logs(load: Load)
     settings = load({**GOOD, "REDIS_URL": "redis://:hunter2@h/0", "KEYS": "key-one,key-two"})
     assert "hunter2" not in repr(settings)
     assert set(settings.secret_values()) == {"hunter2", "sk-1", "key-one", "key-two"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "sent"),
+    [
+        ("x-origin=https://foo.example,api-key=hunter22", "api-key: hunter22"),
+        ("api-key=hunter22,x-origin=https://foo.example", "api-key: hunter22"),
+        ("authorization=Basic%20hunter22,x=1", "Basic hunter22"),
+        ("authorization=Basic%20hunter22,x=1", "Basic%20hunter22"),
+        ("authorization=Basic hunter22== , x=1", "Basic hunter22=="),
+    ],
+)
+def test_value_of_each_header_for_the_collector_is_hidden(load: Load, headers: str, sent: str) -> None:
+    settings = load({**GOOD, "OTEL_EXPORTER_OTLP_HEADERS": headers})
+    assert "hunter22" not in hide(settings.secret_values())(f"refused: {sent}")
+    assert "hunter22" not in repr(settings)
+
+
+@pytest.mark.parametrize("url", ["http://u:hunter%402@proxy:3128", "u:hunter%402@proxy:3128"])
+def test_password_of_a_proxy_is_hidden_as_written_and_as_sent(load: Load, url: str) -> None:
+    hidden = hide(load({**GOOD, "PROXY": url}).secret_values())
+    assert hidden("hunter%402 hunter@2 of proxy:3128") == "*** *** of proxy:3128"
 
 
 def test_the_example_names_every_variable_once_and_loads(

@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import structlog
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from wearon_generator.activity import Activity
-from wearon_generator.breaker import PAUSE_SECONDS, TRIPS_AFTER, ProviderBreaker
+from wearon_generator.breaker import KEY_PREFIX, PAUSE_SECONDS, TRIPS_AFTER, ProviderBreaker
 from wearon_generator.metrics import Metrics
 from wearon_generator.refusals import Refusal
 from wearon_service_kit.redis_clients import connect_async
@@ -34,6 +35,12 @@ async def _pause_and_let_it_pass(redis: Redis, breaker: ProviderBreaker) -> None
     for _ in range(TRIPS_AFTER):
         await breaker.refused(NO_MONEY)
     await redis.delete(breaker.pause_key)
+
+
+async def _until_reason(breaker: ProviderBreaker, reason: Refusal | None) -> None:
+    async with asyncio.timeout(20):
+        while breaker.reason != reason:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.05)
 
 
 async def _admitted(breaker: ProviderBreaker) -> bool:
@@ -185,5 +192,30 @@ def test_replica_with_another_model_does_not_wait_for_the_old_ones_breaker(redis
                     redis, "new", "other scope", Metrics(CollectorRegistry()), Activity(), probe_seconds=330
                 )
             )
+
+    asyncio.run(run())
+
+
+def test_replica_sees_the_breaker_close_after_a_state_that_cannot_be_read(redis_url: str) -> None:
+    async def run() -> None:
+        activity = Activity()
+        async with _replicas(redis_url) as (redis, other, _):
+            watching = ProviderBreaker(
+                redis, "watching", "scope", Metrics(CollectorRegistry()), activity, probe_seconds=330
+            )
+            with activity.job():
+                watching.start()
+                for _ in range(TRIPS_AFTER):
+                    await other.refused(NO_MONEY)
+                await _until_reason(watching, NO_MONEY)
+                await redis.hset(f"{KEY_PREFIX}scope:state", "failures", "many")
+                with structlog.testing.capture_logs() as lines:
+                    async with asyncio.timeout(20):
+                        while not lines:  # noqa: ASYNC110 - nothing tells of it
+                            await asyncio.sleep(0.05)
+                assert lines[0]["event"] == "provider_breaker_crashed"
+                await redis.delete(f"{KEY_PREFIX}scope:state")
+                await _until_reason(watching, None)
+                await watching.stop()
 
     asyncio.run(run())

@@ -77,6 +77,15 @@ def test_details_may_be_missing_or_odd(details: Any) -> None:
     assert made.cost is not None
 
 
+def test_tokens_whose_kind_is_not_told_are_paid_for_as_image_tokens() -> None:
+    usage = {"input_tokens": 1000, "output_tokens": 1000}
+    told = {"image_tokens": 100}
+    some = asked(
+        {"data": DATA, "usage": usage | {"input_tokens_details": told, "output_tokens_details": told}}
+    )
+    assert some.cost == asked({"data": DATA, "usage": usage}).cost
+
+
 @pytest.mark.parametrize(
     "data", [["x"], [None], [5], [{"b64_json": 5}], [{"b64_json": "é"}], [[]], "x", {"a": 1}, 5, [], None]
 )

@@ -12,9 +12,7 @@ def test_each_kind_of_token_has_its_price() -> None:
         input_tokens=3_000_000,
         output_tokens=3_000_000,
         input_text_tokens=1_000_000,
-        input_image_tokens=2_000_000,
         output_text_tokens=1_000_000,
-        output_image_tokens=2_000_000,
     )
     assert estimate_cost(PRICE, usage) == Decimal("5") + Decimal("16") + Decimal("10") + Decimal("64")
 

@@ -30,6 +30,8 @@ MOST_BEFORE_IN_LANE: Final = 100_000
 """A task further back in its lane is taken for the last one, so that the search takes a few milliseconds."""
 DEFAULT_PER_MINUTE: Final = 300
 """The limit while no generator has announced it."""
+DEFAULT_STORE_SHARE: Final = 10
+"""How many turns a store takes for one of a user, unless the consumers were told otherwise."""
 
 _CONSTANTS: Final = {
     "LANE": queues.LANE_PREFIX,
@@ -37,6 +39,7 @@ _CONSTANTS: Final = {
     "CLOCK": queues.LANE_CLOCK,
     "RULES": queues.LANE_RULES,
     "STORE_SHARE": queues.STORE_SHARE,
+    "DEFAULT_STORE_SHARE": DEFAULT_STORE_SHARE,
     "WAITING": queues.TASKS_WAITING_PREFIX,
     "HANDED": queues.TASKS_HANDED,
     "RETRIES": queues.CELERY_RETRY_QUEUE,
@@ -56,7 +59,7 @@ local function waiting_in(lane) return WAITING .. (is_store(lane) and 'b2b' or '
 local function turn_cost(lane, rule)
   local share = rule.share
   if not share then
-    share = is_store(lane) and tonumber(call('GET', STORE_SHARE) or 10) or 1
+    share = is_store(lane) and tonumber(call('GET', STORE_SHARE) or DEFAULT_STORE_SHARE) or 1
   end
   return 1 / share
 end

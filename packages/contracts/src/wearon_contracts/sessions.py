@@ -31,11 +31,6 @@ TRANSITIONS: Final[dict[SessionStatus, frozenset[SessionStatus]]] = {
 }
 
 
-def can_follow(old: SessionStatus, new: SessionStatus) -> bool:
-    """Whether a session may go from `old` to `new`."""
-    return new in TRANSITIONS[old]
-
-
 class SessionUpdate(BaseModel):
     """The columns of a session row that this project writes, as Supabase Realtime brings them."""
 

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from wearon_contracts.errors import ErrorCode
+from wearon_contracts.fields import MAX_URL_LENGTH
 
 HEIGHT_CM: Final = (100, 250)
 """The shortest and the tallest shopper that is taken; beyond lie heights in other units."""
@@ -130,11 +131,13 @@ class EstimateWithoutPhotoRequest(BaseModel):
 class EstimateBodyRequest(EstimateWithoutPhotoRequest):
     """A photo of the whole body from the front, and the person's height."""
 
-    image_url: str = Field(min_length=1, max_length=8192, description="Where the photo can be downloaded.")
+    image_url: str = Field(
+        min_length=1, max_length=MAX_URL_LENGTH, description="Where the photo can be downloaded."
+    )
     side_image_url: str | None = Field(
         default=None,
         min_length=1,
-        max_length=8192,
+        max_length=MAX_URL_LENGTH,
         description="A second photo, in profile, which tells depths. One that cannot be used is left out, and"
         " a warning says why.",
     )
@@ -262,7 +265,9 @@ class CheckPhotoRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    image_url: str = Field(min_length=1, max_length=8192, description="Where the photo can be downloaded.")
+    image_url: str = Field(
+        min_length=1, max_length=MAX_URL_LENGTH, description="Where the photo can be downloaded."
+    )
     purpose: PhotoPurpose
 
 

@@ -6,6 +6,10 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, Final
 
+import structlog
+
+log = structlog.get_logger()
+
 _CANCEL_AGAIN_SECONDS: Final = 0.2  # after a cancellation that the work swallowed
 
 
@@ -28,10 +32,16 @@ class Background:
         self._task: asyncio.Task[None] | None = None
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Begin `work`, which is not expected to end by itself."""
+        """Begin `work`, which is not expected to end by itself; if an error ends it, the log says so."""
         self._task = asyncio.create_task(work, name=self._name)
+        self._task.add_done_callback(self._log_failure)
 
     async def stop(self) -> None:
         """Cancel it and wait until it is over."""
         if self._task is not None:
             await end(self._task)
+
+    def _log_failure(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("background_task_ended", task=self._name, exc_info=error)

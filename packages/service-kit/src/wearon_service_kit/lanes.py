@@ -25,7 +25,7 @@ from __future__ import annotations
 from typing import Final
 
 from wearon_contracts import queues
-from wearon_contracts.place import LANE_FUNCTIONS, PACE_WINDOW_MS, lua_constants
+from wearon_contracts.place import DEFAULT_STORE_SHARE, LANE_FUNCTIONS, PACE_WINDOW_MS, lua_constants
 
 DEFAULT_AHEAD: Final = 15
 """Tasks handed ahead while no generator has said how many: three seconds at 300 a minute."""
@@ -48,6 +48,7 @@ _NAMES: Final = {
     "NEXT": queues.LANE_NEXT,
     "IN_WORK": queues.LANE_IN_WORK_PREFIX,
     "STORE_SHARE": queues.STORE_SHARE,
+    "DEFAULT_STORE_SHARE": DEFAULT_STORE_SHARE,
     "KEPT": queues.TASKS_KEPT,
     "WAITING": queues.TASKS_WAITING_PREFIX,
     "HANDED": queues.TASKS_HANDED,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, MutableMapping
 from ipaddress import ip_address
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
@@ -31,7 +32,33 @@ from wearon_service_kit.redis_address import parse_redis_url
 _LOOKS_LIKE_QUOTES: Final = "\"'`\u2018\u2019\u201a\u201c\u201d\u201e\u00ab\u00bb"
 
 
-def _check_redis_url(url: SecretStr) -> SecretStr:
+class _PartlySecret(SecretStr, ABC):
+    @abstractmethod
+    def parts_to_hide(self) -> tuple[str, ...]:
+        """What of it a log must not show, as it is written here and as it is sent."""
+
+
+class _RedisUrl(_PartlySecret):
+    def parts_to_hide(self) -> tuple[str, ...]:
+        passwords = parse_redis_url(self.get_secret_value()).secrets
+        return (*passwords, *(quote(password, safe="") for password in passwords))
+
+
+class _ProxyUrl(_PartlySecret):
+    def parts_to_hide(self) -> tuple[str, ...]:
+        password = urlsplit(self.get_secret_value()).password or ""
+        return password, unquote(password)
+
+
+class _Headers(_PartlySecret):
+    """As OpenTelemetry takes them: name=value,name=value, percent-encoded."""
+
+    def parts_to_hide(self) -> tuple[str, ...]:
+        values = [header.partition("=")[2].strip() for header in self.get_secret_value().split(",")]
+        return (*values, *map(unquote, values))
+
+
+def _check_redis_url(url: _RedisUrl) -> _RedisUrl:
     parse_redis_url(url.get_secret_value())
     return url
 
@@ -70,7 +97,7 @@ def _upper(value: Any) -> Any:
 
 
 RedisUrl = Annotated[
-    SecretStr, AfterValidator(_check_redis_url), Field(examples=["redis://localhost:6379/0"])
+    _RedisUrl, AfterValidator(_check_redis_url), Field(examples=["redis://localhost:6379/0"])
 ]
 """What `redis_address.parse_redis_url` reads; secret, since it may hold a password."""
 
@@ -94,11 +121,11 @@ ListenAddress = Annotated[str, AfterValidator(_check_listen_address)]
 """An IPv4 or IPv6 address to listen on; `::` is every address of both kinds."""
 
 
-def _check_proxy(url: SecretStr) -> SecretStr:
-    return SecretStr(check_proxy(url.get_secret_value()))
+def _check_proxy(url: _ProxyUrl) -> _ProxyUrl:
+    return _ProxyUrl(check_proxy(url.get_secret_value()))
 
 
-ProxyUrl = Annotated[SecretStr, AfterValidator(_check_proxy)]
+ProxyUrl = Annotated[_ProxyUrl, AfterValidator(_check_proxy)]
 """A proxy for HTTP; secret, since it may hold a password."""
 
 
@@ -147,7 +174,7 @@ class ServiceSettings(BaseSettings):
         Field(description="The same as a whole URL for traces alone, with its /v1/traces."),
     ] = None
     otel_exporter_otlp_headers: Annotated[
-        SecretStr | None,
+        _Headers | None,
         Field(description="What to send along, such as the collector's key, as the SDK reads it."),
     ] = None
     otel_exporter_otlp_protocol: Annotated[
@@ -177,23 +204,16 @@ class ServiceSettings(BaseSettings):
 
     def secret_values(self) -> tuple[str, ...]:
         """Every secret among the settings, for `configure_logging` to hide; of a URL, only its password."""
-        found: list[str] = []
+        found: list[SecretStr] = []
         for name in type(self).model_fields:
             value = getattr(self, name)
             items = value if isinstance(value, tuple) else (value,)
-            found += [item.get_secret_value() for item in items if isinstance(item, SecretStr)]
-        return tuple(secret for text in found for secret in _parts_to_hide(text))
+            found += [item for item in items if isinstance(item, SecretStr)]
+        return tuple(part for secret in found for part in _parts_to_hide(secret))
 
 
-def _parts_to_hide(text: str) -> tuple[str, ...]:
-    if "://" not in text:
-        return (text,)
-    if text.startswith("http"):
-        passwords: tuple[str, ...] = (unquote(urlsplit(text).password or ""),)
-    else:
-        passwords = tuple(parse_redis_url(text).secrets)
-    # As they stand in the URL, and as they are sent.
-    return (*passwords, *(quote(password, safe="") for password in passwords))
+def _parts_to_hide(secret: SecretStr) -> tuple[str, ...]:
+    return secret.parts_to_hide() if isinstance(secret, _PartlySecret) else (secret.get_secret_value(),)
 
 
 Settings = TypeVar("Settings", bound=ServiceSettings)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from wearon_contracts.place import DEFAULT_STORE_SHARE
 from wearon_service_kit.health import ANY_ADDRESS
 from wearon_service_kit.settings import ListenAddress, RedisUrl, ServiceSettings
 
@@ -42,4 +43,4 @@ class ConsumerSettings(ServiceSettings):
     ] = 64
     store_share: Annotated[
         int, Field(ge=1, le=1000, description="How many try-ons of a store start for one of a waiting user.")
-    ] = 10
+    ] = DEFAULT_STORE_SHARE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Final
 
 import structlog
@@ -176,10 +175,15 @@ class ProviderBreaker:
     async def _watch(self) -> None:
         state_key, *waits_for = self._keys
         while True:
-            with contextlib.suppress(RedisError):
+            try:
                 failures, reason = await self._redis.hmget(state_key, ["failures", "reason"])
                 is_open = int(failures or 0) >= TRIPS_AFTER and await self._redis.exists(*waits_for)
                 self._show(reason.decode() if is_open and isinstance(reason, bytes) else None)
+            except RedisError:
+                pass  # what was seen last holds
+            except Exception:
+                # Without this task a breaker seen open would stay so, also when it is closed again.
+                log.exception("provider_breaker_crashed")
             if self.reason is None:
                 await self._activity.pause(_LOOK_SECONDS)
             else:

@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from wearon_contracts.queues import DEAD_LETTER_BYTES, DEAD_LETTER_LIST
 from wearon_contracts.tasks import DeadLetter, DeadLetterReason, RejectedTask, raw_and_encoding
@@ -47,4 +48,9 @@ class DeadLetters:
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.lpush(DEAD_LETTER_LIST, element)
             pipe.incrby(DEAD_LETTER_BYTES, len(element))
-            await pipe.execute()
+            try:
+                await pipe.execute()
+            except ResponseError as error:
+                # redis-py begins with the command, and so puts the message into the log.
+                error.args = (str(error).rpartition("caused error: ")[2],)
+                raise

@@ -42,6 +42,11 @@ class Done:
 
     outcome: Outcome
 
+    @property
+    def label(self) -> str:
+        """What metrics and traces call it."""
+        return self.outcome.value
+
 
 @dataclass(frozen=True, slots=True)
 class Retry:
@@ -51,6 +56,11 @@ class Retry:
     after_seconds: int = 0
     attempt: str | None = None
     """`traceparent` of what was tried now, where spans are made; the next delivery is linked to it."""
+
+    @property
+    def label(self) -> str:
+        """What metrics and traces call it."""
+        return self.reason.value
 
 
 Ending = Done | Retry

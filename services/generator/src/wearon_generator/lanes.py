@@ -94,13 +94,22 @@ class Lanes:
 
     async def _run(self) -> None:
         while True:
-            ahead = tasks_ahead(self._per_minute, self._preparing_seconds())
-            announce = self._redis.eval(ANNOUNCE, 0, str(ahead), str(self._per_minute))
-            lanes_are_empty = await _quietly(announce) == 0
+            lanes_are_empty = False
+            try:
+                lanes_are_empty = await self._announce()
+            except Exception:
+                # Without this task no lane's tasks would be handed on while nothing is started.
+                log.exception("lanes_crashed")
             if lanes_are_empty:
                 await self._activity.pause(ANNOUNCE_SECONDS)
             else:
                 await asyncio.sleep(ANNOUNCE_SECONDS)
+
+    async def _announce(self) -> bool:
+        """Say how many tasks to hand ahead; whether no task waits in any lane."""
+        ahead = tasks_ahead(self._per_minute, self._preparing_seconds())
+        announce = self._redis.eval(ANNOUNCE, 0, str(ahead), str(self._per_minute))
+        return bool(await _quietly(announce) == 0)
 
 
 async def _quietly(command: Awaitable[Any]) -> Any:

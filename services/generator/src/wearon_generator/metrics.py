@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from wearon_contracts.errors import TRY_ON_FAMILIES, ErrorCode, describe
+from wearon_contracts.outcomes import RefundState
 from wearon_contracts.tasks import Channel
-from wearon_generator.endings import Outcome, RetryReason
+from wearon_generator.endings import Ending, Outcome, RetryReason
 from wearon_generator.refusals import PAUSE_REASONS, Refusal
 
 _STEP_BUCKETS = (
@@ -34,7 +35,7 @@ _STEP_BUCKETS = (
     1800,
 )
 
-_REFUND_STATES: Final = ("refunded", "already_refunded", "overage", "nothing_deducted", "owed", "none")
+_NO_CHANNEL: Final = "unknown"  # of a message that is no task
 
 
 class Metrics:
@@ -44,7 +45,8 @@ class Metrics:
         self.registry = registry
         self.jobs = Counter(
             "wearon_generator_jobs",
-            "Deliveries of a task, and tasks taken out of lanes, by how this process was done with them.",
+            "Messages taken from Celery's queues, and tasks taken out of lanes, by how this process was done "
+            "with them; channel unknown: of a message that is no task.",
             ["channel", "outcome"],
             registry=registry,
         )
@@ -188,14 +190,14 @@ class Metrics:
             self.pictures_deleted.labels(kind=kind)
         for outcome in ("delivered", "failed", "given_up"):
             self.webhook_deliveries.labels(outcome=outcome)
-        for refusal in Refusal:
-            self.provider_calls.labels(outcome=refusal.value)
+        for outcome in ("ok", *Refusal):
+            self.provider_calls.labels(outcome=outcome)
         for outcome in (*Outcome, *RetryReason):
-            for channel in Channel:
-                self.jobs.labels(channel=channel.value, outcome=outcome.value)
+            for channel in (*Channel, _NO_CHANNEL):
+                self.jobs.labels(channel=channel, outcome=outcome.value)
         for company in ("few", "alone"):
             self.quarantined.labels(company=company)
-        for state in _REFUND_STATES:
+        for state in get_args(RefundState):
             self.refunds.labels(state=state)
         for code in ErrorCode:
             if describe(code).family in TRY_ON_FAMILIES:
@@ -205,6 +207,10 @@ class Metrics:
         """Take over why the provider's breaker is open; None: it is closed."""
         for each in PAUSE_REASONS:
             self.provider_pause.labels(reason=each).set(1 if each == reason else 0)
+
+    def count_delivery(self, channel: Channel | None, ending: Ending) -> None:
+        """Count how a delivery ended; `channel`: of its task, None if it is no task."""
+        self.jobs.labels(channel=channel or _NO_CHANNEL, outcome=ending.label).inc()
 
     def count_failure(self, code: ErrorCode, refund: str | None, flagged: bool) -> None:
         """Count a session that failed, and what became of its credit."""

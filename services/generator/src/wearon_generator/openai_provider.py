@@ -224,7 +224,5 @@ def _usage(response: ImagesResponse) -> Usage | None:
         input_tokens=taken,
         output_tokens=given_back,
         input_text_tokens=_tokens(given, "text_tokens"),
-        input_image_tokens=_tokens(given, "image_tokens"),
         output_text_tokens=_tokens(made, "text_tokens"),
-        output_image_tokens=_tokens(made, "image_tokens"),
     )

@@ -96,7 +96,11 @@ class Presence:
     async def _run(self) -> None:
         while True:
             await self._activity.pause(_HEARTBEAT_INTERVAL)
-            await self._beat()
+            try:
+                await self._beat()
+            except Exception:
+                # Without this task the replica would count as gone, and hear of no pause.
+                log.exception("presence_crashed")
 
     async def _beat(self) -> None:
         told = json.dumps({"since": self._since, **self._describe()})

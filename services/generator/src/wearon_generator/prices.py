@@ -9,14 +9,12 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one answer. The split into text and image is None where the provider did not give it."""
+    """Tokens of one answer; those of text are None where the provider did not tell."""
 
     input_tokens: int
     output_tokens: int
     input_text_tokens: int | None = None
-    input_image_tokens: int | None = None
     output_text_tokens: int | None = None
-    output_image_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +33,12 @@ _CENT_FRACTION: Final = Decimal("0.000001")
 def estimate_cost(price: Price, usage: Usage) -> Decimal:
     """Cost of one answer in USD, to the millionth.
 
-    Tokens whose kind is not known count as image tokens, the dearer kind and by far the more frequent.
+    Tokens that are not known to be text count as image tokens, the dearer kind and by far the more frequent.
     """
     text_in = usage.input_text_tokens or 0
-    image_in = (
-        max(0, usage.input_tokens - text_in) if usage.input_image_tokens is None else usage.input_image_tokens
-    )
+    image_in = max(0, usage.input_tokens - text_in)
     text_out = usage.output_text_tokens or 0
-    image_out = (
-        max(0, usage.output_tokens - text_out)
-        if usage.output_image_tokens is None
-        else usage.output_image_tokens
-    )
+    image_out = max(0, usage.output_tokens - text_out)
     total = (
         text_in * price.text_in
         + image_in * price.image_in

@@ -79,9 +79,7 @@ class Rejections:
         failures = 0
         while True:
             try:
-                return await self._dead_letters.add(
-                    message.element[:MAX_TASK_BYTES], message.reason, detail, None
-                )
+                await self._dead_letters.add(message.element[:MAX_TASK_BYTES], message.reason, detail, None)
             except RedisError as error:
                 if self._stopping.patience_is_over:
                     raise
@@ -90,6 +88,9 @@ class Rejections:
                 log.warning(
                     "dead_letter_not_kept", reason=type(error).__name__, retry_in_seconds=round(pause, 2)
                 )
+            else:
+                self._metrics.count_delivery(None, Done(Outcome.DEAD_LETTERED))
+                return
             await asyncio.sleep(pause)
 
     async def set_aside(self, task: GenerationTask, reason: DeadLetterReason, detail: str) -> Ending:

@@ -103,6 +103,7 @@ class Runtime:
             self.celery,
             self._generator.jobs,
             self._generator.rejections,
+            self._generator.metrics,
             self._thread.run,
             crash_pause=timing.crash_pause,
         )

@@ -24,6 +24,8 @@ async def in_smaller_batches(
     One that spoils it by itself goes to `alone`, called while its error is handled, and holds up no other.
     Raises every other error of `work`.
     """
+    if not items:
+        return
     try:
         await work(items)
         return

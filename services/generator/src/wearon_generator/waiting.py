@@ -107,9 +107,7 @@ class JobRunner:
             ending = await self._process(task, returned)
             if isinstance(ending, Done) and ending.outcome not in _OTHERS_GO_ON:
                 self._workshop.lanes.ended(task)
-            label = ending.outcome if isinstance(ending, Done) else ending.reason
-            self._workshop.metrics.jobs.labels(channel=task.channel.value, outcome=label.value).inc()
-            span.describe({"wearon.outcome": label.value})
+            span.describe({"wearon.outcome": ending.label})
             return ending
 
     async def _process(self, task: GenerationTask, returned: bool) -> Ending:

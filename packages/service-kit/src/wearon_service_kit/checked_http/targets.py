@@ -11,11 +11,11 @@ from typing import Final
 import httpcore
 import httpx
 
+from wearon_contracts.fields import MAX_URL_LENGTH
 from wearon_service_kit.checked_http.addresses import is_public
 from wearon_service_kit.checked_http.errors import Rule, TargetRefused
 from wearon_service_kit.origins import canonical_origin, parse_origin
 
-_MAX_URL_CHARACTERS: Final = 8192
 _PERMITTED_PORTS: Final = (80, 443)
 _HOST_NAME: Final = re.compile(r"(?=.{1,253}$)([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?")
 # The last label of a host name is never a number; libc and browsers then read the whole as an IPv4 address.
@@ -79,7 +79,7 @@ class Targets:
 
 
 def _parse(url: str) -> httpx.URL:
-    if len(url) > _MAX_URL_CHARACTERS:
+    if len(url) > MAX_URL_LENGTH:
         raise TargetRefused(Rule.URL, "too long")
     try:
         parsed = httpx.URL(url)

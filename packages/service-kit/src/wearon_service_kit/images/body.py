@@ -17,10 +17,11 @@ _WINDOW: Final = 32 + zlib.MAX_WBITS
 
 
 class Body:
-    """Collects a response body and never holds more than `max_bytes` of it.
+    """Collects a response body and takes no more than `max_bytes` of it, neither as sent nor as unpacked.
 
     gzip and deflate are undone although not asked for, some servers send them anyway; each step is told how
-    much it may produce, so a decompression bomb stops there. Servers also send names that are no encodings
+    much it may produce, so a decompression bomb stops there. What follows the end of the packed stream, such
+    as padding, is passed over. Servers also send names that are no encodings
     (aws-chunked, UTF-8, base64, none): they mean nothing. `encoding` is the whole Content-Encoding header.
     Raises ImageRefused, as soon as it shows that the body is no picture or too large.
     """
@@ -33,6 +34,7 @@ class Body:
                 raise ImageRefused(ErrorCode.IMAGE_ENCODING_REFUSED, name)
         if len(packed) > 1:
             raise ImageRefused(ErrorCode.IMAGE_ENCODING_REFUSED, "packed more than once")
+        self._received = 0
         self._data = bytearray()
         self._max_bytes = max_bytes
         self._inflate = zlib.decompressobj(_WINDOW) if packed else None
@@ -40,18 +42,30 @@ class Body:
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes as they came."""
-        if self._inflate is not None:
-            try:
-                chunk = self._inflate.decompress(chunk, self._max_bytes + 1 - len(self._data))
-            except zlib.error as error:
-                raise ImageRefused(ErrorCode.IMAGE_DAMAGED, "content-encoding") from error
-        if len(self._data) + len(chunk) > self._max_bytes:
-            raise ImageRefused(ErrorCode.IMAGE_TOO_LARGE, f"over {self._max_bytes} bytes")
+        self._received += len(chunk)
+        # As sent too: an endless tail, and endless empty blocks, unpack to nothing.
+        self._refuse_over_limit(self._received)
+        chunk = self._unpacked(chunk)
+        self._refuse_over_limit(len(self._data) + len(chunk))
         self._data += chunk
         if self._format is None:
             self._format = sniff(self._data)
             if self._format is None and len(self._data) >= IDENTIFY_BYTES:
                 raise refusal_of(self._data)
+
+    def _refuse_over_limit(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise ImageRefused(ErrorCode.IMAGE_TOO_LARGE, f"over {self._max_bytes} bytes")
+
+    def _unpacked(self, chunk: bytes) -> bytes:
+        if self._inflate is None:
+            return chunk
+        if self._inflate.eof:  # zlib would keep all that comes after it
+            return b""
+        try:
+            return self._inflate.decompress(chunk, self._max_bytes + 1 - len(self._data))
+        except zlib.error as error:
+            raise ImageRefused(ErrorCode.IMAGE_DAMAGED, "content-encoding") from error
 
     def finish(self) -> tuple[bytes, ImageFormat]:
         """The whole body and what it begins like, once there are no more bytes."""

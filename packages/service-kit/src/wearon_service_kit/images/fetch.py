@@ -63,7 +63,7 @@ class ImageFetcher:
 
     Refused, each with its own code: what `Targets` refuses; hosts with any address outside the public
     internet; redirects; what is not JPEG, PNG, WebP or AVIF by its first bytes, whatever Content-Type says;
-    more than `max_bytes` after decompression, whatever Content-Length says.
+    more than `max_bytes`, as sent or after decompression, whatever Content-Length says.
 
     `trusted_origins`, `rewrite_origins`, `resolve`, `network`, `ssl_context`: see `CheckedHttp`.
     `total_timeout`: seconds for one download, from looking up the host to the last byte;
@@ -96,6 +96,7 @@ class ImageFetcher:
         )
         self._total_timeout = total_timeout
         self._max_bytes = max_bytes
+        self._connect_timeout = min(first_byte_timeout, total_timeout)
         self._first_byte_timeout = first_byte_timeout
         self._trusted_first_byte_timeout = trusted_first_byte_timeout
         self._places = Places(max_concurrent)
@@ -151,6 +152,9 @@ class ImageFetcher:
         try:
             async with asyncio.timeout(self._total_timeout) as limit:
                 return await self._download(target, limit, admit)
+        except httpcore.ConnectTimeout as error:
+            detail = f"no connection within {self._connect_timeout:g} s"
+            raise self._unreachable(target, ErrorCode.IMAGE_TIMEOUT, detail) from error
         except (TimeoutError, httpcore.TimeoutException) as error:
             detail = f"over {self._total_timeout:g} s"
             raise self._unreachable(target, ErrorCode.IMAGE_TIMEOUT, detail) from error
@@ -189,8 +193,7 @@ class ImageFetcher:
             return FetchedImage(*body.finish())
 
     def _request(self, target: Target) -> AbstractAsyncContextManager[httpcore.Response]:
-        connect_timeout = min(self._first_byte_timeout, self._total_timeout)
-        return self._http.request("GET", target, _HEADERS, connect_timeout=connect_timeout)
+        return self._http.request("GET", target, _HEADERS, connect_timeout=self._connect_timeout)
 
     async def _bad_status(
         self, target: Target, response: httpcore.Response, headers: Mapping[bytes, str]

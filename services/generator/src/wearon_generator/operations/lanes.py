@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, TypedDict
 
+from wearon_contracts.place import DEFAULT_STORE_SHARE
 from wearon_contracts.queues import (
     LANE_PARKED,
     LANE_PREFIX,
@@ -84,7 +85,7 @@ async def longest(at: Connections, limit: int) -> Lanes:
         "tasks_in_all": sum(waiting.values()),
         "handed_to_celery": await at.redis.zcard(TASKS_HANDED),
         "wanted_ahead": await number_at(at, TASKS_AHEAD, otherwise=DEFAULT_AHEAD),
-        "store_share": await number_at(at, STORE_SHARE, otherwise=10),
+        "store_share": await number_at(at, STORE_SHARE, otherwise=DEFAULT_STORE_SHARE),
     }
 
 
