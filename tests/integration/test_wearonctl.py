@@ -614,6 +614,11 @@ def test_a_key_of_another_kind_is_a_sentence(stack: Stack, ctl: Ctl, as_json: li
             redis.delete(PAUSED_KEY)
 
 
+def test_the_key_for_browsers_is_told_to_be_the_wrong_one(stack: Stack, ctl: Ctl) -> None:
+    result = ctl("webhooks", "list", SUPABASE_SERVICE_ROLE_KEY=stack.anon_key)
+    assert_a_sentence(result, [], "check SUPABASE_SERVICE_ROLE_KEY", 3)
+
+
 @pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
 def test_a_number_that_somebody_broke_by_hand_is_named(stack: Stack, ctl: Ctl, as_json: list[str]) -> None:
     with stack.redis.client() as redis:

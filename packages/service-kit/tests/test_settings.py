@@ -100,6 +100,15 @@ def test_every_offending_variable_is_named_in_one_line(
     assert "HEALTH_PORT" not in line
 
 
+@pytest.mark.parametrize("value", [",", " , ,"])
+def test_a_list_that_names_nothing_is_refused(
+    load: Load, capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    """Keys that got lost would otherwise leave a service open."""
+    assert "KEYS names nothing" in refusal(load, capsys, {**GOOD, "KEYS": value})
+    assert load({**GOOD, "KEYS": ""}).keys == ()
+
+
 def test_no_value_that_was_given_is_shown(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
     line = refusal(
         load,

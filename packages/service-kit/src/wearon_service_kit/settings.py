@@ -87,9 +87,12 @@ def _check_listen_address(text: str) -> str:
 
 
 def _split_commas(value: Any) -> Any:
-    if isinstance(value, str):
-        return tuple(item.strip() for item in value.split(",") if item.strip())
-    return value
+    if not isinstance(value, str):
+        return value
+    items = tuple(item.strip() for item in value.split(",") if item.strip())
+    if value and not items:
+        raise ValueError("names nothing: leave it out, or say what")
+    return items
 
 
 def _upper(value: Any) -> Any:

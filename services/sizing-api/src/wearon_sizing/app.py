@@ -417,7 +417,8 @@ def create_app(settings: SizingSettings, tracer: Tracer = NO_TRACER) -> FastAPI:
         app.state.sizer = Sizer(fetcher, workers, calculations, method, metrics)
         try:
             async with redis.watching():
-                _log.info("sizing_started", landmarkers=settings.workers if workers.loaded else 0)
+                landmarkers = settings.workers if workers.loaded else 0
+                _log.info("sizing_started", landmarkers=landmarkers, open=not settings.sizing_api_keys)
                 yield
         finally:
             workers.close()

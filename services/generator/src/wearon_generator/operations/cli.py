@@ -248,7 +248,10 @@ def cancel(desk: Desk, session_id: UUID, yes: bool) -> None:
 @click.option("--yes", is_flag=True, help="Fail and refund them; without it they are only listed.")
 @click.pass_obj
 def reap(desk: Desk, yes: bool) -> None:
-    """Sessions that nothing will ever run: list them, or with --yes fail and refund them now."""
+    """Up to 100 sessions that nothing will ever run: list them, or with --yes fail and refund them now.
+
+    There may be more: ask again until there are none.
+    """
 
     def lines(found: stuck.Stuck) -> list[str]:
         if not found["stuck"]:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import click
 import httpx
@@ -23,6 +23,7 @@ from wearon_service_kit.redis_clients import connect_async
 from wearon_service_kit.settings import load_settings
 
 T = TypeVar("T")
+_NO_PRIVILEGE: Final = "42501"  # PostgreSQL's insufficient_privilege
 
 
 class Desk:
@@ -95,6 +96,8 @@ def _sentence(error: BaseException) -> tuple[str, int]:
             why = f"Supabase does not answer (status {error.code}): check SUPABASE_URL"
         case APIError() if not error.code or str(error.code).startswith("PGRST3"):
             why = "Supabase refused the request: check SUPABASE_SERVICE_ROLE_KEY and SUPABASE_URL"
+        case APIError() if error.code == _NO_PRIVILEGE:
+            why = "the database does not allow this key that: check SUPABASE_SERVICE_ROLE_KEY"
         case APIError():
             why = f"the database refused ({error.code}): are the migrations applied?"
         case UnicodeError():
