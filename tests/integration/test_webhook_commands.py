@@ -103,6 +103,18 @@ def test_a_test_is_signed_and_what_came_of_it_is_told(ask: Ask, shop: WebhookRec
     assert ask("test", added["id"])["error"] == "the connection was refused: nothing listens there"
 
 
+def test_a_test_that_is_delivered_ends_the_failing_of_an_endpoint(
+    stack: Stack, ask: Ask, shop: WebhookReceiver
+) -> None:
+    added = ask("add", f"{shop.origin}/hook")
+    with stack.postgres.connect() as database:
+        database.execute("update generation_webhook_endpoints set failing_since = now() - interval '2 days'")
+
+    ask("test", added["id"])
+
+    assert ask("list")[0]["failing_since"] is None
+
+
 def test_a_disabled_endpoint_can_be_enabled_again(ask: Ask, shop: WebhookReceiver) -> None:
     added = ask("add", f"{shop.origin}/hook")
 

@@ -500,7 +500,8 @@ def test_410_disables_an_endpoint_at_once_and_days_of_failure_do(ledger: LedgerD
     gone, failing, young = endpoint(ledger), endpoint(ledger), endpoint(ledger)
     some_events(ledger, 1)
     ledger.run(
-        "update generation_webhook_endpoints set failing_since = now() - interval '4 days' where id = %s",
+        "update generation_webhook_endpoints set failing_since = now() - interval '4 days',"
+        " last_tried_at = now() - interval '1 hour' where id = %s",
         failing,
     )
     by_endpoint = {delivery["endpoint_id"]: delivery for delivery in claim(ledger)}
@@ -516,6 +517,51 @@ def test_410_disables_an_endpoint_at_once_and_days_of_failure_do(ledger: LedgerD
     assert disabled == {str(gone): "gone", str(failing): "failing"}
     figures = ledger.rpc("generation_webhooks_tidy", p_keep_seconds=7 * DAY, p_limit=10)
     assert (figures["enabled"], figures["failing"], figures["disabled"]) == (1, 1, 2)
+
+
+def pass_time(ledger: LedgerDatabase, days: float) -> None:
+    """As if everything noted so far had been noted so many days earlier; what was due then is due."""
+    ledger.run(
+        "update generation_webhook_endpoints set failing_since = failing_since - make_interval(secs => %s),"
+        " last_tried_at = last_tried_at - make_interval(secs => %s)",
+        *[days * DAY] * 2,
+    )
+    ledger.run(
+        "update generation_webhook_outbox set tried_since = tried_since - make_interval(secs => %s),"
+        " due_at = due_at - make_interval(secs => %s)",
+        *[days * DAY] * 2,
+    )
+
+
+def disabled_reason(ledger: LedgerDatabase, hook: UUID) -> Any:
+    return ledger.value("select disabled_reason from generation_webhook_endpoints where id = %s", hook)
+
+
+def test_time_in_which_nothing_was_tried_disables_no_endpoint(ledger: LedgerDatabase) -> None:
+    """Its only event was given up; the next one, long after, fails once."""
+    hook = endpoint(ledger)
+    some_events(ledger, 1)
+    report(ledger, result(claim(ledger)[0], status=500))
+    pass_time(ledger, days=1)
+    assert report(ledger, result(claim(ledger)[0], status=500))["given_up"] == 1
+    pass_time(ledger, days=500)
+    some_events(ledger, 1)
+
+    answer = report(ledger, result(claim(ledger)[0], status=500))
+
+    assert (answer["disabled"], disabled_reason(ledger, hook)) == ([], None)
+
+
+def test_an_endpoint_that_fails_at_every_try_is_disabled_on_the_third_day(ledger: LedgerDatabase) -> None:
+    hook = endpoint(ledger)
+    reasons = []
+    for _ in range(7):
+        some_events(ledger, 1)
+        report(ledger, result(claim(ledger)[0], status=500))
+        reasons.append(disabled_reason(ledger, hook))
+        pass_time(ledger, days=0.5)
+
+    assert reasons == [None] * 6 + ["failing"]
 
 
 def test_one_success_ends_the_failing_of_an_endpoint(ledger: LedgerDatabase) -> None:

@@ -18,7 +18,7 @@ create table if not exists public.generation_webhook_endpoints (
   previous_secret text check (previous_secret like 'whsec\_%'),
   previous_secret_until timestamptz,
   created_at timestamptz not null default now(),
-  -- Since when no delivery has succeeded, null after a success.
+  -- Since when no delivery has succeeded though it was tried, null after a success.
   failing_since timestamptz,
   disabled_at timestamptz,
   -- gone: it answered 410. failing: nothing succeeded for days.
@@ -62,6 +62,9 @@ create index if not exists generation_webhook_outbox_due_idx
   on public.generation_webhook_outbox (endpoint_id, due_at) where due_at is not null;
 create index if not exists generation_webhook_outbox_created_idx
   on public.generation_webhook_outbox (created_at);
+
+-- When an answer of it, or that it gave none, was last reported.
+alter table public.generation_webhook_endpoints add column if not exists last_tried_at timestamptz;
 
 alter table public.generation_webhook_endpoints enable row level security;
 alter table public.generation_webhook_outbox enable row level security;
@@ -232,7 +235,8 @@ $$;
 
 -- Takes note of what became of deliveries: [{id, endpoint_id, attempts, delivered, gone, status, error,
 -- retry_in_seconds}]. One that failed p_give_up_seconds after the first try is tried no more. An endpoint that is
--- gone, or where nothing has succeeded for p_disable_seconds, is disabled.
+-- gone, or where nothing has succeeded for p_disable_seconds, is disabled; that time begins anew where the endpoint
+-- was not tried for p_give_up_seconds, because nothing was to be sent or no generator ran.
 -- Answers {given_up, disabled: [{endpoint_id, reason}]}.
 create or replace function public.generation_webhooks_report(
   p_results jsonb, p_give_up_seconds integer, p_disable_seconds integer
@@ -243,6 +247,7 @@ declare
   v_now timestamptz := clock_timestamp();
   v_given_up integer;
   v_endpoint record;
+  v_failing_since timestamptz;
   v_reason text;
   v_disabled jsonb := '[]';
 begin
@@ -276,24 +281,24 @@ begin
      group by r.endpoint_id
      order by r.endpoint_id -- two reports never wait for each other
   loop
-    if v_endpoint.works and not v_endpoint.gone then
-      update public.generation_webhook_endpoints set failing_since = null
-       where id = v_endpoint.endpoint_id and failing_since is not null;
-      continue;
-    end if;
-    v_reason := null;
     update public.generation_webhook_endpoints
-       set failing_since = coalesce(failing_since, v_now),
-           disabled_at = case
-             when v_endpoint.gone or failing_since <= v_now - make_interval(secs => p_disable_seconds) then v_now
-           end,
-           disabled_reason = case
-             when v_endpoint.gone then 'gone'
-             when failing_since <= v_now - make_interval(secs => p_disable_seconds) then 'failing'
+       set last_tried_at = v_now,
+           failing_since = case
+             when v_endpoint.works and not v_endpoint.gone then null
+             when last_tried_at > v_now - make_interval(secs => p_give_up_seconds)
+               then coalesce(failing_since, v_now)
+             else v_now
            end
      where id = v_endpoint.endpoint_id and disabled_at is null
-    returning disabled_reason into v_reason;
+    returning failing_since into v_failing_since;
+    v_reason := case
+      when not found then null
+      when v_endpoint.gone then 'gone'
+      when v_failing_since <= v_now - make_interval(secs => p_disable_seconds) then 'failing'
+    end;
     if v_reason is not null then
+      update public.generation_webhook_endpoints set disabled_at = v_now, disabled_reason = v_reason
+       where id = v_endpoint.endpoint_id;
       v_disabled := v_disabled
         || jsonb_build_object('endpoint_id', v_endpoint.endpoint_id, 'reason', v_reason);
     end if;

@@ -119,7 +119,7 @@ async def enable(at: Connections, endpoint_id: UUID) -> Endpoint:
 
 
 async def test(at: Connections, endpoint_id: UUID) -> Tried:
-    """Send an endpoint a `webhook.test` now, disabled or not."""
+    """Send an endpoint a `webhook.test` now, disabled or not; one that takes it counts as failing no more."""
     row = await _row(at, endpoint_id, "url,secret,store_id")
     store_id = row["store_id"]
     delivery = Delivery(
@@ -143,6 +143,8 @@ async def test(at: Connections, endpoint_id: UUID) -> Tried:
         secrets=[str(row["secret"])],
     )
     answer = await post(_client(at), delivery, None, utc_now)
+    if answer.delivered:
+        await _change(at, endpoint_id, {"failing_since": None})
     return {"delivered": answer.delivered, "status": answer.status, "error": answer.error}
 
 
