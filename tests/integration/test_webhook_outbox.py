@@ -56,11 +56,19 @@ def report(ledger: LedgerDatabase, *results: Row, disable: int = 3 * DAY) -> Row
     return answer
 
 
-def result(delivery: Row, *, delivered: bool = False, status: int | None = None, retry: float = 5) -> Row:
+def result(
+    delivery: Row,
+    *,
+    asked: bool = True,
+    delivered: bool = False,
+    status: int | None = None,
+    retry: float = 5,
+) -> Row:
     return {
         "id": delivery["id"],
         "endpoint_id": delivery["endpoint_id"],
         "attempts": delivery["attempts"],
+        "asked": asked,
         "delivered": delivered,
         "gone": status == 410,
         "status": 200 if delivered else status,
@@ -574,6 +582,20 @@ def test_one_success_ends_the_failing_of_an_endpoint(ledger: LedgerDatabase) -> 
 
     report(ledger, result(second, delivered=True))
     assert ledger.value(failing, hook) is None
+
+
+def test_a_try_in_which_the_endpoint_was_not_asked_says_nothing_about_it(ledger: LedgerDatabase) -> None:
+    hook = endpoint(ledger)
+    some_events(ledger, 1)
+    row = "select failing_since, last_tried_at from generation_webhook_endpoints where id = %s"
+    before = ledger.rows(row, hook)
+
+    report(ledger, result(claim(ledger)[0], asked=False), disable=0)
+
+    assert ledger.rows(row, hook) == before
+    assert disabled_reason(ledger, hook) is None
+    make_due(ledger)
+    assert claim(ledger)[0]["attempts"] == 2
 
 
 def test_resend_begins_anew_with_one_or_with_all_that_were_given_up(ledger: LedgerDatabase) -> None:

@@ -233,8 +233,8 @@ begin
 end
 $$;
 
--- Takes note of what became of deliveries: [{id, endpoint_id, attempts, delivered, gone, status, error,
--- retry_in_seconds}]. One that failed p_give_up_seconds after the first try is tried no more. An endpoint that is
+-- Takes note of what became of deliveries: [{id, endpoint_id, attempts, asked, delivered, gone, status, error,
+-- retry_in_seconds}]. asked: whether the endpoint was; a try that it was not asked in says nothing about it. One that failed p_give_up_seconds after the first try is tried no more. An endpoint that is
 -- gone, or where nothing has succeeded for p_disable_seconds, is disabled; that time begins anew where the endpoint
 -- was not tried for p_give_up_seconds, because nothing was to be sent or no generator ran.
 -- Answers {given_up, disabled: [{endpoint_id, reason}]}.
@@ -277,7 +277,10 @@ begin
 
   for v_endpoint in
     select r.endpoint_id, bool_or(r.delivered) as works, bool_or(r.gone) as gone
-      from jsonb_to_recordset(p_results) as r (endpoint_id uuid, delivered boolean, gone boolean)
+      from jsonb_to_recordset(p_results) as r (
+             endpoint_id uuid, asked boolean, delivered boolean, gone boolean
+           )
+     where r.asked
      group by r.endpoint_id
      order by r.endpoint_id -- two reports never wait for each other
   loop

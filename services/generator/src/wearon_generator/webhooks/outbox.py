@@ -68,6 +68,7 @@ class Outbox:
                 "id": each.delivery.id,
                 "endpoint_id": each.delivery.endpoint_id,
                 "attempts": each.delivery.attempts,
+                "asked": each.answer.asked,
                 "delivered": each.answer.delivered,
                 "gone": each.answer.gone,
                 "status": each.answer.status,

@@ -168,7 +168,7 @@ class WebhookSender:
                 async with asyncio.timeout(self._timing.webhook_timeout):
                     url = await self._links.link(delivery.object_path)
             except (SupabaseUnavailable, TimeoutError):
-                return Answer(error="the link to the result could not be signed")
+                return Answer(error="the link to the result could not be signed", asked=False)
         return await post(self._client, delivery, url, self._now)
 
     async def _report(self, sent: list[Sent]) -> None:
