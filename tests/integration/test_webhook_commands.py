@@ -97,10 +97,33 @@ def test_a_test_is_signed_and_what_came_of_it_is_told(ask: Ask, shop: WebhookRec
     event = WebhookEvent.model_validate(received.verified(added["secret"]))
     assert event.type == "webhook.test"
 
+
+@pytest.mark.parametrize(
+    ("down", "says"),
+    [
+        (False, {"delivered": False, "status": 500, "error": "status 500"}),
+        (
+            True,
+            {
+                "delivered": False,
+                "status": None,
+                "error": "the connection was refused: nothing listens there",
+            },
+        ),
+    ],
+    ids=["500", "down"],
+)
+def test_a_test_that_is_not_taken_ends_with_exit_code_1(
+    ask: Ask, ctl: Ctl, shop: WebhookReceiver, down: bool, says: dict[str, Any]
+) -> None:
+    added = ask("add", f"{shop.origin}/hook")
     shop.manners["/hook"] = Manners(status=500)
-    assert ask("test", added["id"]) == {"delivered": False, "status": 500, "error": "status 500"}
-    shop.down()
-    assert ask("test", added["id"])["error"] == "the connection was refused: nothing listens there"
+    if down:
+        shop.down()
+
+    tried = ctl("--json", "webhooks", "test", added["id"])
+
+    assert (tried.exit_code, json.loads(tried.stdout)) == (1, says)
 
 
 def test_a_test_that_is_delivered_ends_the_failing_of_an_endpoint(
@@ -113,6 +136,48 @@ def test_a_test_that_is_delivered_ends_the_failing_of_an_endpoint(
     ask("test", added["id"])
 
     assert ask("list")[0]["failing_since"] is None
+
+
+def test_the_secret_that_the_shop_uses_still_signs_after_a_second_rotation(
+    ask: Ask, shop: WebhookReceiver
+) -> None:
+    added = ask("add", f"{shop.origin}/hook")
+    unused = ask("rotate", added["id"])
+    newest = ask("rotate", added["id"])
+
+    ask("test", added["id"])
+
+    (received,) = shop.received("/hook")
+    received.verified(added["secret"])
+    received.verified(newest["secret"])
+    with pytest.raises(WebhookVerificationError):
+        received.verified(unused["secret"])
+
+
+def test_a_rotation_without_hours_ends_every_secret_before(ask: Ask, shop: WebhookReceiver) -> None:
+    added = ask("add", f"{shop.origin}/hook")
+    ask("rotate", added["id"])
+    newest = ask("rotate", added["id"], "--hours", "0")
+
+    ask("test", added["id"])
+
+    (received,) = shop.received("/hook")
+    received.verified(newest["secret"])
+    assert len(received.headers["webhook-signature"].split()) == 1
+
+
+def test_an_address_is_added_once_for_the_same_sessions(ask: Ask, ctl: Ctl, shop: WebhookReceiver) -> None:
+    url, store = f"{shop.origin}/hook", str(uuid4())
+    first, of_store = ask("add", url), ask("add", url, "--store", store)
+
+    for added, options in ((first, []), (of_store, ["--store", store])):
+        refused = ctl("webhooks", "add", url, *options)
+        assert refused.exit_code == 1
+        assert f"endpoint {added['id']} has this address" in refused.stderr
+    assert len(ask("list")) == 2
+
+    ask("disable", first["id"])
+    ask("add", url)
 
 
 def test_a_disabled_endpoint_can_be_enabled_again(ask: Ask, shop: WebhookReceiver) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import Final
 from uuid import UUID
@@ -305,8 +306,14 @@ def list_webhooks(desk: Desk) -> None:
 @click.argument("endpoint_id", type=click.UUID)
 @click.pass_obj
 def test_webhook(desk: Desk, endpoint_id: UUID) -> None:
-    """Send an endpoint a signed webhook.test now, disabled or not, and show what it answers."""
-    desk.show(desk.run(partial(webhooks.test, endpoint_id=endpoint_id)), fields)
+    """Send an endpoint a signed webhook.test now, disabled or not, and show what it answers.
+
+    Ends with exit code 1 if the endpoint does not take it.
+    """
+    tried = desk.run(partial(webhooks.test, endpoint_id=endpoint_id))
+    desk.show(tried, fields)
+    if not tried["delivered"]:
+        sys.exit(1)
 
 
 @webhook_group.command("rotate")
@@ -316,7 +323,10 @@ def test_webhook(desk: Desk, endpoint_id: UUID) -> None:
 )
 @click.pass_obj
 def rotate_webhook(desk: Desk, endpoint_id: UUID, hours: int) -> None:
-    """Give an endpoint a new secret, which is printed; for a while the old one signs as well."""
+    """Give an endpoint a new secret, which is printed; for a while the old one signs as well.
+
+    If one before still signs, it goes on and the newer one ends.
+    """
     desk.show(desk.run(partial(webhooks.rotate, endpoint_id=endpoint_id, hours=hours)), fields)
 
 

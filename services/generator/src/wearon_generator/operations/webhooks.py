@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final, TypedDict
 from uuid import UUID, uuid4
 
@@ -19,6 +19,7 @@ from wearon_generator.webhooks.sender import post
 from wearon_generator.webhooks.signing import new_secret
 
 _ENDPOINTS: Final = "generation_webhook_endpoints"
+_SECRETS: Final = "secret,previous_secret,previous_secret_until"
 _SHOWN: Final = "id,store_id,url,created_at,failing_since,disabled_at,disabled_reason"
 
 
@@ -78,14 +79,29 @@ _SENT_ROWS: Final = TypeAdapter(list[Sent])
 
 
 async def add(at: Connections, url: str, store_id: UUID | None) -> Secret:
-    """Tell `url` of a store's sessions, or of all; raises `Refused` where nothing could ever be sent to."""
+    """Tell `url` of a store's sessions, or of all.
+
+    Raises `Refused` where nothing could ever be sent to, and where `url` is told of them already.
+    """
     objection = _client(at).objection(url)
     if objection is not None:
         raise Refused(f"nothing can be sent there: {objection}")
+    store = None if store_id is None else str(store_id)
+    await _refuse_a_second(at, url, store)
     secret = new_secret()
-    made: Row = {"url": url, "store_id": None if store_id is None else str(store_id), "secret": secret}
+    made: Row = {"url": url, "store_id": store, "secret": secret}
     (row,) = rows((await at.supabase.table(_ENDPOINTS).insert(made).execute()).data)
     return {"id": str(row["id"]), "secret": secret, "old_until": None}
+
+
+async def _refuse_a_second(at: Connections, url: str, store: str | None) -> None:
+    query = at.supabase.table(_ENDPOINTS).select("id").eq("url", url).is_("disabled_at", None)
+    query = query.is_("store_id", None) if store is None else query.eq("store_id", store)
+    for row in rows((await query.execute()).data):
+        raise Refused(
+            f"endpoint {row['id']} has this address and is told of the same sessions already; "
+            f"for a new secret: wearonctl webhooks rotate {row['id']}"
+        )
 
 
 async def endpoints(at: Connections) -> list[Endpoint]:
@@ -95,13 +111,16 @@ async def endpoints(at: Connections) -> list[Endpoint]:
 
 
 async def rotate(at: Connections, endpoint_id: UUID, hours: int) -> Secret:
-    """Give an endpoint a new secret; for `hours` the old one signs as well."""
-    row = await _row(at, endpoint_id, "secret")
+    """Give an endpoint a new secret; for `hours` the old one signs as well.
+
+    Where the one before still signs, that is the old one: the receiver may not have taken the one between.
+    """
+    row = await _row(at, endpoint_id, _SECRETS)
     secret, until = new_secret(), (utc_now() + timedelta(hours=hours)).isoformat(timespec="seconds")
     await _change(
         at,
         endpoint_id,
-        {"secret": secret, "previous_secret": row["secret"], "previous_secret_until": until},
+        {"secret": secret, "previous_secret": _secrets(row)[-1], "previous_secret_until": until},
     )
     return {"id": str(endpoint_id), "secret": secret, "old_until": until}
 
@@ -120,7 +139,7 @@ async def enable(at: Connections, endpoint_id: UUID) -> Endpoint:
 
 async def test(at: Connections, endpoint_id: UUID) -> Tried:
     """Send an endpoint a `webhook.test` now, disabled or not; one that takes it counts as failing no more."""
-    row = await _row(at, endpoint_id, "url,secret,store_id")
+    row = await _row(at, endpoint_id, f"url,store_id,{_SECRETS}")
     store_id = row["store_id"]
     delivery = Delivery(
         id=str(uuid4()),
@@ -140,7 +159,7 @@ async def test(at: Connections, endpoint_id: UUID) -> Tried:
         object_path=None,
         attempts=1,
         url=str(row["url"]),
-        secrets=[str(row["secret"])],
+        secrets=_secrets(row),
     )
     answer = await post(_client(at), delivery, None, utc_now)
     if answer.delivered:
@@ -174,6 +193,13 @@ async def resend(at: Connections, delivery_id: UUID | None, endpoint_id: UUID | 
     if count == 0:
         raise Refused("nothing was found to send again")
     return {"resent": count}
+
+
+def _secrets(row: Row) -> list[str]:
+    """Those that an endpoint's events are signed with now, the newest first."""
+    until = row["previous_secret_until"]
+    both = until is not None and datetime.fromisoformat(str(until)) > utc_now()
+    return [str(row["secret"]), *([str(row["previous_secret"])] if both else [])]
 
 
 def _client(at: Connections) -> WebhookClient:
