@@ -188,6 +188,35 @@ def test_a_disabled_endpoint_can_be_enabled_again(ask: Ask, shop: WebhookReceive
     assert ask("enable", added["id"])["disabled_at"] is None
 
 
+def test_nothing_is_sent_again_to_a_disabled_endpoint_and_the_sentence_names_enable(
+    stack: Stack, ask: Ask, ctl: Ctl, shop: WebhookReceiver
+) -> None:
+    added = ask("add", f"{shop.origin}/hook")
+    with stack.postgres.connect() as database:
+        row = database.execute(
+            "insert into generation_webhook_outbox"
+            " (endpoint_id, channel, session_id, type, data, occurred_at, due_at, given_up_at)"
+            " values (%s, 'b2c', gen_random_uuid(), 'generation.failed', '{}', now(), null, now()) returning id",
+            [added["id"]],
+        ).fetchone()
+    assert row is not None
+    ask("disable", added["id"])
+
+    for arguments in ([str(row[0])], ["--endpoint", added["id"]]):
+        refused = ctl("webhooks", "resend", *arguments)
+        assert refused.exit_code == 1
+        assert f"wearonctl webhooks enable {added['id']}" in refused.stderr
+    ask("enable", added["id"])
+    assert ask("resend", str(row[0])) == {"resent": 1}
+
+
+def test_more_events_than_one_answer_holds_are_not_asked_for(ctl: Ctl) -> None:
+    assert ctl("webhooks", "deliveries", "--limit", "1000").exit_code == 0
+    refused = ctl("webhooks", "deliveries", "--limit", "1001")
+    assert refused.exit_code == 2
+    assert "1<=x<=1000" in refused.stderr
+
+
 @pytest.mark.parametrize("command", ["test", "rotate", "disable", "enable", "resend"])
 def test_an_id_that_nothing_has_is_a_sentence(ctl: Ctl, command: str) -> None:
     result = ctl("webhooks", command, str(uuid4()))

@@ -25,6 +25,8 @@ from wearon_generator.operations.printing import fields, table
 
 _POSITIVE: Final = click.IntRange(min=1, max=1_000_000)
 """Nothing is ever asked for so often, and the database takes no number above 2,147,483,647."""
+_ROWS: Final = click.IntRange(min=1, max=1000)
+"""PostgREST at Supabase answers no more rows at once and does not say that there are more."""
 _HOURS: Final = click.IntRange(min=0, max=24 * 365)
 
 
@@ -349,7 +351,7 @@ def enable_webhook(desk: Desk, endpoint_id: UUID) -> None:
 @webhook_group.command("deliveries")
 @click.option("--endpoint", "endpoint_id", type=click.UUID, help="To this endpoint only.")
 @click.option("--session", "session_id", type=click.UUID, help="Of this session only.")
-@click.option("--limit", default=50, show_default=True, type=_POSITIVE, help="The newest so many.")
+@click.option("--limit", default=50, show_default=True, type=_ROWS, help="The newest so many.")
 @click.pass_obj
 def list_deliveries(desk: Desk, endpoint_id: UUID | None, session_id: UUID | None, limit: int) -> None:
     """Events of the last week: what was delivered, what waits for its next try, what was given up."""

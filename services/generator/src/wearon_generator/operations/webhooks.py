@@ -19,6 +19,7 @@ from wearon_generator.webhooks.sender import post
 from wearon_generator.webhooks.signing import new_secret
 
 _ENDPOINTS: Final = "generation_webhook_endpoints"
+_OUTBOX: Final = "generation_webhook_outbox"
 _SECRETS: Final = "secret,previous_secret,previous_secret_until"
 _SHOWN: Final = "id,store_id,url,created_at,failing_since,disabled_at,disabled_reason"
 
@@ -171,7 +172,7 @@ async def deliveries(
     at: Connections, endpoint_id: UUID | None, session_id: UUID | None, limit: int
 ) -> list[Sent]:
     """What was or is to be sent, to one endpoint or of one session if that is given; the newest first."""
-    query = at.supabase.table("generation_webhook_outbox").select(",".join(Sent.__annotations__))
+    query = at.supabase.table(_OUTBOX).select(",".join(Sent.__annotations__))
     if endpoint_id is not None:
         query = query.eq("endpoint_id", str(endpoint_id))
     if session_id is not None:
@@ -182,7 +183,13 @@ async def deliveries(
 
 
 async def resend(at: Connections, delivery_id: UUID | None, endpoint_id: UUID | None) -> Resent:
-    """Begin anew with one event, or with all that were given up of an endpoint; raises `Refused` for none."""
+    """Begin anew with one event, or with all that were given up of an endpoint.
+
+    Raises `Refused` for none, and where the endpoint is disabled, which is sent nothing.
+    """
+    to = await _endpoint_of(at, delivery_id) if endpoint_id is None else str(endpoint_id)
+    if (await _row(at, to, "disabled_at"))["disabled_at"] is not None:
+        raise Refused(f"endpoint {to} is disabled and is sent nothing: first wearonctl webhooks enable {to}")
     params = {
         "p_id": None if delivery_id is None else str(delivery_id),
         "p_endpoint_id": None if endpoint_id is None else str(endpoint_id),
@@ -193,6 +200,13 @@ async def resend(at: Connections, delivery_id: UUID | None, endpoint_id: UUID | 
     if count == 0:
         raise Refused("nothing was found to send again")
     return {"resent": count}
+
+
+async def _endpoint_of(at: Connections, delivery_id: UUID | None) -> str:
+    query = at.supabase.table(_OUTBOX).select("endpoint_id").eq("id", str(delivery_id))
+    for row in rows((await query.execute()).data):
+        return str(row["endpoint_id"])
+    raise Refused(f"no event has the id {delivery_id}")
 
 
 def _secrets(row: Row) -> list[str]:
@@ -206,7 +220,7 @@ def _client(at: Connections) -> WebhookClient:
     return WebhookClient(timeout=Timing().webhook_timeout, trusted_origins=at.webhook_origins)
 
 
-async def _row(at: Connections, endpoint_id: UUID, columns: str) -> Row:
+async def _row(at: Connections, endpoint_id: UUID | str, columns: str) -> Row:
     query = at.supabase.table(_ENDPOINTS).select(columns).eq("id", str(endpoint_id))
     return _only(rows((await query.execute()).data), endpoint_id)
 
@@ -218,7 +232,7 @@ async def _change(at: Connections, endpoint_id: UUID, changes: Row) -> Endpoint:
     return shown
 
 
-def _only(found: list[Row], endpoint_id: UUID) -> Row:
+def _only(found: list[Row], endpoint_id: UUID | str) -> Row:
     if not found:
         raise Refused(f"no webhook endpoint has the id {endpoint_id}")
     return found[0]
