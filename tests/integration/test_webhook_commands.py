@@ -196,7 +196,8 @@ def test_nothing_is_sent_again_to_a_disabled_endpoint_and_the_sentence_names_ena
         row = database.execute(
             "insert into generation_webhook_outbox"
             " (endpoint_id, channel, session_id, type, data, occurred_at, due_at, given_up_at)"
-            " values (%s, 'b2c', gen_random_uuid(), 'generation.failed', '{}', now(), null, now()) returning id",
+            " values (%s, 'b2c', gen_random_uuid(), 'generation.failed', '{}', now(), null, now())"
+            " returning id",
             [added["id"]],
         ).fetchone()
     assert row is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -34,11 +35,14 @@ def types(ledger: LedgerDatabase, session: Session | None = None) -> list[str]:
     return [event["type"].removeprefix("generation.") for event in events(ledger, session)]
 
 
-def claim(ledger: LedgerDatabase, *, limit: int = 64, per_endpoint: int = 8, busy: Any = ()) -> list[Row]:
+def claim(
+    ledger: LedgerDatabase, *, limit: int = 64, per_endpoint: int = 8, failing: int = 32, busy: Any = ()
+) -> list[Row]:
     answer = ledger.rpc(
         "generation_webhooks_claim",
         p_limit=limit,
         p_per_endpoint=per_endpoint,
+        p_failing_limit=failing,
         p_lease_seconds=60,
         p_busy=[str(each) for each in busy],
     )
@@ -433,7 +437,9 @@ def test_two_that_claim_at_once_never_have_the_same_delivery(ledger: LedgerDatab
 
     claimed = all_at_once([lambda: claim(ledger, per_endpoint=3)] * 4)
 
-    ids = [delivery["id"] for deliveries in claimed for delivery in deliveries]
+    ids = [
+        delivery["id"] for deliveries in [*claimed, claim(ledger, per_endpoint=12)] for delivery in deliveries
+    ]
     assert len(ids) == len(set(ids)) == 12
 
 
@@ -445,6 +451,60 @@ def test_a_busy_endpoint_and_one_that_fails_leave_the_places_to_others(ledger: L
     claimed = [delivery["endpoint_id"] for delivery in claim(ledger, per_endpoint=4, busy=[busy])]
 
     assert (claimed.count(str(works)), claimed.count(str(fails)), claimed.count(str(busy))) == (4, 1, 0)
+
+
+def crowd(ledger: LedgerDatabase, count: int, *, failing: bool = False) -> list[str]:
+    """So many endpoints, each with ten events that are due."""
+    made = ledger.rows(
+        "insert into generation_webhook_endpoints (url, secret, failing_since, last_tried_at)"
+        " select 'https://crowd.example/' || n, %s, case when %s then now() end, now() - interval '1 minute'"
+        " from generate_series(1, %s) n returning id",
+        SECRET,
+        failing,
+        count,
+    )
+    ledger.run(
+        "insert into generation_webhook_outbox (endpoint_id, channel, session_id, type, data, occurred_at)"
+        " select id, 'b2c', gen_random_uuid(), 'generation.failed', '{}', now()"
+        " from generation_webhook_endpoints, generate_series(1, 10)"
+    )
+    return [str(row["id"]) for row in made]
+
+
+def test_endpoints_that_fail_leave_places_to_one_that_works(ledger: LedgerDatabase) -> None:
+    """A hundred that never answer, all with a backlog, and an event for another while they are asked."""
+    dead = crowd(ledger, 100, failing=True)
+    in_flight = claim(ledger)
+    assert {delivery["endpoint_id"] for delivery in in_flight} < set(dead)
+    assert len(in_flight) == 32
+    works = endpoint(ledger)
+    some_events(ledger, 1)
+
+    (claimed,) = claim(
+        ledger, limit=64 - len(in_flight), busy=[delivery["endpoint_id"] for delivery in in_flight]
+    )
+
+    assert claimed["endpoint_id"] == str(works)
+
+
+def test_every_endpoint_has_its_first_place_before_any_has_its_second(ledger: LedgerDatabase) -> None:
+    slow = crowd(ledger, 16)
+
+    shares = Counter(delivery["endpoint_id"] for delivery in claim(ledger))
+
+    assert shares == dict.fromkeys(slow, 4)
+
+
+def test_the_endpoint_that_was_tried_longest_ago_comes_first(ledger: LedgerDatabase) -> None:
+    """Few places, all others slow: nobody waits longer than one turn of each."""
+    slow = crowd(ledger, 6)
+    turns = []
+    for _ in range(6):
+        delivered = claim(ledger, limit=2)
+        report(ledger, *[result(delivery, delivered=True) for delivery in delivered])
+        turns += [delivery["endpoint_id"] for delivery in delivered]
+
+    assert sorted(turns[:6]) == sorted(turns[6:]) == sorted(slow)
 
 
 def test_both_secrets_sign_while_one_replaces_the_other(ledger: LedgerDatabase) -> None:

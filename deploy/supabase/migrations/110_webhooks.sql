@@ -186,12 +186,17 @@ begin
 end
 $$;
 
--- What is due, at most p_limit, at most p_per_endpoint for an endpoint that works and one for an endpoint that
--- does not; nothing for those in p_busy. Each is the caller's for the lease, and due again after it.
+-- It had no limit for the endpoints that fail.
+drop function if exists public.generation_webhooks_claim(integer, integer, integer, uuid[]);
+
+-- What is due, at most p_limit; nothing for those in p_busy. An endpoint that works gets p_per_endpoint at most, but
+-- its second only once every endpoint has its first, and the one that was tried longest ago comes first. One that
+-- fails gets one, and all that fail together at most p_failing_limit, those in p_busy included.
+-- Each is the caller's for the lease, and due again after it.
 -- Answers {endpoints, deliveries: [{id, endpoint_id, type, data, occurred_at, object_path, attempts, url,
 -- secrets}]}; endpoints: how many are enabled.
 create or replace function public.generation_webhooks_claim(
-  p_limit integer, p_per_endpoint integer, p_lease_seconds integer, p_busy uuid[]
+  p_limit integer, p_per_endpoint integer, p_failing_limit integer, p_lease_seconds integer, p_busy uuid[]
 ) returns jsonb
 language plpgsql set search_path = ''
 as $$
@@ -199,31 +204,43 @@ declare
   v_now timestamptz := clock_timestamp();
   v_deliveries jsonb;
 begin
-  with due as (
-    select o.id, e.url,
-           jsonb_build_array(e.secret) || case
-             when e.previous_secret_until > v_now then jsonb_build_array(e.previous_secret) else '[]'
-           end as secrets
-      from (
-        select * from public.generation_webhook_endpoints
-         where disabled_at is null and id <> all (p_busy)
-         order by random() -- whoever comes late in the order is not always left out
-      ) e
+  with endpoints as (
+    select e.*, e.failing_since is not null as fails, e.id = any (p_busy) as busy
+      from public.generation_webhook_endpoints e
+     where e.disabled_at is null
+  ), waiting as (
+    select o.id, o.place, e.id as endpoint_id, e.fails, e.last_tried_at
+      from endpoints e
      cross join lateral (
-       select q.id from public.generation_webhook_outbox q
+       select q.id, row_number() over (order by q.due_at) as place
+         from public.generation_webhook_outbox q
         where q.endpoint_id = e.id and q.due_at <= v_now
         order by q.due_at
-        limit case when e.failing_since is null then p_per_endpoint else 1 end
-          for no key update skip locked
+        limit case when e.fails then 1 else p_per_endpoint end
      ) o
+     where not e.busy
+  ), in_turn as (
+    select w.*, row_number() over (partition by w.fails order by w.place, w.last_tried_at nulls first) as turn
+      from waiting w
+  ), due as (
+    select q.id
+      from in_turn w
+      join public.generation_webhook_outbox q on q.id = w.id
+     where q.due_at <= v_now -- again, for another may have claimed it since
+       and (not w.fails or w.turn <= p_failing_limit - (select count(*) from endpoints where fails and busy))
+     order by w.place, w.last_tried_at nulls first
      limit p_limit
+       for no key update of q skip locked
   ), claimed as (
     update public.generation_webhook_outbox q
        set due_at = v_now + make_interval(secs => p_lease_seconds), attempts = attempts + 1,
            last_attempt_at = v_now
-      from due
-     where q.id = due.id
-    returning q.id, q.endpoint_id, q.type, q.data, q.occurred_at, q.object_path, q.attempts, due.url, due.secrets
+      from due, endpoints e
+     where q.id = due.id and e.id = q.endpoint_id
+    returning q.id, q.endpoint_id, q.type, q.data, q.occurred_at, q.object_path, q.attempts, e.url,
+           jsonb_build_array(e.secret) || case
+             when e.previous_secret_until > v_now then jsonb_build_array(e.previous_secret) else '[]'
+           end as secrets
   )
   select coalesce(jsonb_agg(to_jsonb(claimed)), '[]') into v_deliveries from claimed;
   return jsonb_build_object(
@@ -367,13 +384,13 @@ $$;
 revoke execute on all functions in schema generation_private from public, anon, authenticated;
 grant execute on all functions in schema generation_private to service_role;
 revoke execute on function
-  public.generation_webhooks_claim(integer, integer, integer, uuid[]),
+  public.generation_webhooks_claim(integer, integer, integer, integer, uuid[]),
   public.generation_webhooks_report(jsonb, integer, integer),
   public.generation_webhooks_resend(uuid, uuid),
   public.generation_webhooks_tidy(integer, integer)
 from public, anon, authenticated;
 grant execute on function
-  public.generation_webhooks_claim(integer, integer, integer, uuid[]),
+  public.generation_webhooks_claim(integer, integer, integer, integer, uuid[]),
   public.generation_webhooks_report(jsonb, integer, integer),
   public.generation_webhooks_resend(uuid, uuid),
   public.generation_webhooks_tidy(integer, integer)
