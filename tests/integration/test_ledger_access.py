@@ -458,5 +458,5 @@ def test_the_sample_owners_apply_twice_and_keep_their_balances(ledger: LedgerDat
 
 
 def test_the_version_is_there_only_when_everything_is(ledger: LedgerDatabase) -> None:
-    assert ledger.rpc("generation_schema_version") == 5
+    assert ledger.rpc("generation_schema_version") == 6
     assert "generation_schema_version" in MIGRATION_FILES[-1].read_text()

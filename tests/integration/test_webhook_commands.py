@@ -97,10 +97,87 @@ def test_a_test_is_signed_and_what_came_of_it_is_told(ask: Ask, shop: WebhookRec
     event = WebhookEvent.model_validate(received.verified(added["secret"]))
     assert event.type == "webhook.test"
 
+
+@pytest.mark.parametrize(
+    ("down", "says"),
+    [
+        (False, {"delivered": False, "status": 500, "error": "status 500"}),
+        (
+            True,
+            {
+                "delivered": False,
+                "status": None,
+                "error": "the connection was refused: nothing listens there",
+            },
+        ),
+    ],
+    ids=["500", "down"],
+)
+def test_a_test_that_is_not_taken_ends_with_exit_code_1(
+    ask: Ask, ctl: Ctl, shop: WebhookReceiver, down: bool, says: dict[str, Any]
+) -> None:
+    added = ask("add", f"{shop.origin}/hook")
     shop.manners["/hook"] = Manners(status=500)
-    assert ask("test", added["id"]) == {"delivered": False, "status": 500, "error": "status 500"}
-    shop.down()
-    assert ask("test", added["id"])["error"] == "the connection was refused: nothing listens there"
+    if down:
+        shop.down()
+
+    tried = ctl("--json", "webhooks", "test", added["id"])
+
+    assert (tried.exit_code, json.loads(tried.stdout)) == (1, says)
+
+
+def test_a_test_that_is_delivered_ends_the_failing_of_an_endpoint(
+    stack: Stack, ask: Ask, shop: WebhookReceiver
+) -> None:
+    added = ask("add", f"{shop.origin}/hook")
+    with stack.postgres.connect() as database:
+        database.execute("update generation_webhook_endpoints set failing_since = now() - interval '2 days'")
+
+    ask("test", added["id"])
+
+    assert ask("list")[0]["failing_since"] is None
+
+
+def test_the_secret_that_the_shop_uses_still_signs_after_a_second_rotation(
+    ask: Ask, shop: WebhookReceiver
+) -> None:
+    added = ask("add", f"{shop.origin}/hook")
+    unused = ask("rotate", added["id"])
+    newest = ask("rotate", added["id"])
+
+    ask("test", added["id"])
+
+    (received,) = shop.received("/hook")
+    received.verified(added["secret"])
+    received.verified(newest["secret"])
+    with pytest.raises(WebhookVerificationError):
+        received.verified(unused["secret"])
+
+
+def test_a_rotation_without_hours_ends_every_secret_before(ask: Ask, shop: WebhookReceiver) -> None:
+    added = ask("add", f"{shop.origin}/hook")
+    ask("rotate", added["id"])
+    newest = ask("rotate", added["id"], "--hours", "0")
+
+    ask("test", added["id"])
+
+    (received,) = shop.received("/hook")
+    received.verified(newest["secret"])
+    assert len(received.headers["webhook-signature"].split()) == 1
+
+
+def test_an_address_is_added_once_for_the_same_sessions(ask: Ask, ctl: Ctl, shop: WebhookReceiver) -> None:
+    url, store = f"{shop.origin}/hook", str(uuid4())
+    first, of_store = ask("add", url), ask("add", url, "--store", store)
+
+    for added, options in ((first, []), (of_store, ["--store", store])):
+        refused = ctl("webhooks", "add", url, *options)
+        assert refused.exit_code == 1
+        assert f"endpoint {added['id']} has this address" in refused.stderr
+    assert len(ask("list")) == 2
+
+    ask("disable", first["id"])
+    ask("add", url)
 
 
 def test_a_disabled_endpoint_can_be_enabled_again(ask: Ask, shop: WebhookReceiver) -> None:
@@ -109,6 +186,36 @@ def test_a_disabled_endpoint_can_be_enabled_again(ask: Ask, shop: WebhookReceive
     assert ask("disable", added["id"])["disabled_reason"] == "operator"
     assert ask("list")[0]["disabled_at"] is not None
     assert ask("enable", added["id"])["disabled_at"] is None
+
+
+def test_nothing_is_sent_again_to_a_disabled_endpoint_and_the_sentence_names_enable(
+    stack: Stack, ask: Ask, ctl: Ctl, shop: WebhookReceiver
+) -> None:
+    added = ask("add", f"{shop.origin}/hook")
+    with stack.postgres.connect() as database:
+        row = database.execute(
+            "insert into generation_webhook_outbox"
+            " (endpoint_id, channel, session_id, type, data, occurred_at, due_at, given_up_at)"
+            " values (%s, 'b2c', gen_random_uuid(), 'generation.failed', '{}', now(), null, now())"
+            " returning id",
+            [added["id"]],
+        ).fetchone()
+    assert row is not None
+    ask("disable", added["id"])
+
+    for arguments in ([str(row[0])], ["--endpoint", added["id"]]):
+        refused = ctl("webhooks", "resend", *arguments)
+        assert refused.exit_code == 1
+        assert f"wearonctl webhooks enable {added['id']}" in refused.stderr
+    ask("enable", added["id"])
+    assert ask("resend", str(row[0])) == {"resent": 1}
+
+
+def test_more_events_than_one_answer_holds_are_not_asked_for(ctl: Ctl) -> None:
+    assert ctl("webhooks", "deliveries", "--limit", "1000").exit_code == 0
+    refused = ctl("webhooks", "deliveries", "--limit", "1001")
+    assert refused.exit_code == 2
+    assert "1<=x<=1000" in refused.stderr
 
 
 @pytest.mark.parametrize("command", ["test", "rotate", "disable", "enable", "resend"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -34,11 +35,14 @@ def types(ledger: LedgerDatabase, session: Session | None = None) -> list[str]:
     return [event["type"].removeprefix("generation.") for event in events(ledger, session)]
 
 
-def claim(ledger: LedgerDatabase, *, limit: int = 64, per_endpoint: int = 8, busy: Any = ()) -> list[Row]:
+def claim(
+    ledger: LedgerDatabase, *, limit: int = 64, per_endpoint: int = 8, failing: int = 32, busy: Any = ()
+) -> list[Row]:
     answer = ledger.rpc(
         "generation_webhooks_claim",
         p_limit=limit,
         p_per_endpoint=per_endpoint,
+        p_failing_limit=failing,
         p_lease_seconds=60,
         p_busy=[str(each) for each in busy],
     )
@@ -56,11 +60,19 @@ def report(ledger: LedgerDatabase, *results: Row, disable: int = 3 * DAY) -> Row
     return answer
 
 
-def result(delivery: Row, *, delivered: bool = False, status: int | None = None, retry: float = 5) -> Row:
+def result(
+    delivery: Row,
+    *,
+    asked: bool = True,
+    delivered: bool = False,
+    status: int | None = None,
+    retry: float = 5,
+) -> Row:
     return {
         "id": delivery["id"],
         "endpoint_id": delivery["endpoint_id"],
         "attempts": delivery["attempts"],
+        "asked": asked,
         "delivered": delivered,
         "gone": status == 410,
         "status": 200 if delivered else status,
@@ -425,7 +437,9 @@ def test_two_that_claim_at_once_never_have_the_same_delivery(ledger: LedgerDatab
 
     claimed = all_at_once([lambda: claim(ledger, per_endpoint=3)] * 4)
 
-    ids = [delivery["id"] for deliveries in claimed for delivery in deliveries]
+    ids = [
+        delivery["id"] for deliveries in [*claimed, claim(ledger, per_endpoint=12)] for delivery in deliveries
+    ]
     assert len(ids) == len(set(ids)) == 12
 
 
@@ -437,6 +451,60 @@ def test_a_busy_endpoint_and_one_that_fails_leave_the_places_to_others(ledger: L
     claimed = [delivery["endpoint_id"] for delivery in claim(ledger, per_endpoint=4, busy=[busy])]
 
     assert (claimed.count(str(works)), claimed.count(str(fails)), claimed.count(str(busy))) == (4, 1, 0)
+
+
+def crowd(ledger: LedgerDatabase, count: int, *, failing: bool = False) -> list[str]:
+    """So many endpoints, each with ten events that are due."""
+    made = ledger.rows(
+        "insert into generation_webhook_endpoints (url, secret, failing_since, last_tried_at)"
+        " select 'https://crowd.example/' || n, %s, case when %s then now() end, now() - interval '1 minute'"
+        " from generate_series(1, %s) n returning id",
+        SECRET,
+        failing,
+        count,
+    )
+    ledger.run(
+        "insert into generation_webhook_outbox (endpoint_id, channel, session_id, type, data, occurred_at)"
+        " select id, 'b2c', gen_random_uuid(), 'generation.failed', '{}', now()"
+        " from generation_webhook_endpoints, generate_series(1, 10)"
+    )
+    return [str(row["id"]) for row in made]
+
+
+def test_endpoints_that_fail_leave_places_to_one_that_works(ledger: LedgerDatabase) -> None:
+    """A hundred that never answer, all with a backlog, and an event for another while they are asked."""
+    dead = crowd(ledger, 100, failing=True)
+    in_flight = claim(ledger)
+    assert {delivery["endpoint_id"] for delivery in in_flight} < set(dead)
+    assert len(in_flight) == 32
+    works = endpoint(ledger)
+    some_events(ledger, 1)
+
+    (claimed,) = claim(
+        ledger, limit=64 - len(in_flight), busy=[delivery["endpoint_id"] for delivery in in_flight]
+    )
+
+    assert claimed["endpoint_id"] == str(works)
+
+
+def test_every_endpoint_has_its_first_place_before_any_has_its_second(ledger: LedgerDatabase) -> None:
+    slow = crowd(ledger, 16)
+
+    shares = Counter(delivery["endpoint_id"] for delivery in claim(ledger))
+
+    assert shares == dict.fromkeys(slow, 4)
+
+
+def test_the_endpoint_that_was_tried_longest_ago_comes_first(ledger: LedgerDatabase) -> None:
+    """Few places, all others slow: nobody waits longer than one turn of each."""
+    slow = crowd(ledger, 6)
+    turns = []
+    for _ in range(6):
+        delivered = claim(ledger, limit=2)
+        report(ledger, *[result(delivery, delivered=True) for delivery in delivered])
+        turns += [delivery["endpoint_id"] for delivery in delivered]
+
+    assert sorted(turns[:6]) == sorted(turns[6:]) == sorted(slow)
 
 
 def test_both_secrets_sign_while_one_replaces_the_other(ledger: LedgerDatabase) -> None:
@@ -500,7 +568,8 @@ def test_410_disables_an_endpoint_at_once_and_days_of_failure_do(ledger: LedgerD
     gone, failing, young = endpoint(ledger), endpoint(ledger), endpoint(ledger)
     some_events(ledger, 1)
     ledger.run(
-        "update generation_webhook_endpoints set failing_since = now() - interval '4 days' where id = %s",
+        "update generation_webhook_endpoints set failing_since = now() - interval '4 days',"
+        " last_tried_at = now() - interval '1 hour' where id = %s",
         failing,
     )
     by_endpoint = {delivery["endpoint_id"]: delivery for delivery in claim(ledger)}
@@ -518,6 +587,51 @@ def test_410_disables_an_endpoint_at_once_and_days_of_failure_do(ledger: LedgerD
     assert (figures["enabled"], figures["failing"], figures["disabled"]) == (1, 1, 2)
 
 
+def pass_time(ledger: LedgerDatabase, days: float) -> None:
+    """As if everything noted so far had been noted so many days earlier; what was due then is due."""
+    ledger.run(
+        "update generation_webhook_endpoints set failing_since = failing_since - make_interval(secs => %s),"
+        " last_tried_at = last_tried_at - make_interval(secs => %s)",
+        *[days * DAY] * 2,
+    )
+    ledger.run(
+        "update generation_webhook_outbox set tried_since = tried_since - make_interval(secs => %s),"
+        " due_at = due_at - make_interval(secs => %s)",
+        *[days * DAY] * 2,
+    )
+
+
+def disabled_reason(ledger: LedgerDatabase, hook: UUID) -> Any:
+    return ledger.value("select disabled_reason from generation_webhook_endpoints where id = %s", hook)
+
+
+def test_time_in_which_nothing_was_tried_disables_no_endpoint(ledger: LedgerDatabase) -> None:
+    """Its only event was given up; the next one, long after, fails once."""
+    hook = endpoint(ledger)
+    some_events(ledger, 1)
+    report(ledger, result(claim(ledger)[0], status=500))
+    pass_time(ledger, days=1)
+    assert report(ledger, result(claim(ledger)[0], status=500))["given_up"] == 1
+    pass_time(ledger, days=500)
+    some_events(ledger, 1)
+
+    answer = report(ledger, result(claim(ledger)[0], status=500))
+
+    assert (answer["disabled"], disabled_reason(ledger, hook)) == ([], None)
+
+
+def test_an_endpoint_that_fails_at_every_try_is_disabled_on_the_third_day(ledger: LedgerDatabase) -> None:
+    hook = endpoint(ledger)
+    reasons = []
+    for _ in range(7):
+        some_events(ledger, 1)
+        report(ledger, result(claim(ledger)[0], status=500))
+        reasons.append(disabled_reason(ledger, hook))
+        pass_time(ledger, days=0.5)
+
+    assert reasons == [None] * 6 + ["failing"]
+
+
 def test_one_success_ends_the_failing_of_an_endpoint(ledger: LedgerDatabase) -> None:
     hook = endpoint(ledger)
     some_events(ledger, 2)
@@ -528,6 +642,20 @@ def test_one_success_ends_the_failing_of_an_endpoint(ledger: LedgerDatabase) -> 
 
     report(ledger, result(second, delivered=True))
     assert ledger.value(failing, hook) is None
+
+
+def test_a_try_in_which_the_endpoint_was_not_asked_says_nothing_about_it(ledger: LedgerDatabase) -> None:
+    hook = endpoint(ledger)
+    some_events(ledger, 1)
+    row = "select failing_since, last_tried_at from generation_webhook_endpoints where id = %s"
+    before = ledger.rows(row, hook)
+
+    report(ledger, result(claim(ledger)[0], asked=False), disable=0)
+
+    assert ledger.rows(row, hook) == before
+    assert disabled_reason(ledger, hook) is None
+    make_due(ledger)
+    assert claim(ledger)[0]["attempts"] == 2
 
 
 def test_resend_begins_anew_with_one_or_with_all_that_were_given_up(ledger: LedgerDatabase) -> None:

@@ -227,6 +227,36 @@ def test_a_receiver_that_answers_410_is_disabled_and_shown_to_the_operator(
     )
 
 
+def test_an_endpoint_is_not_failing_while_our_storage_signs_no_links(
+    tryons: TryOns, stack: Stack, shop: WebhookReceiver, endpoint: Callable[..., UUID]
+) -> None:
+    hook = endpoint(f"{shop.origin}/hook")
+    tryon = tryons.order()
+    wait_told(shop, tryon, "processing", "completed")
+    wait_until(
+        lambda: all(row["delivered_at"] for row in outbox(stack, hook)), timeout=10, what="all is delivered"
+    )
+    fault = stack.gateway.inject("status", path=f"/object/sign/.*{tryon.id}", status=503, times=None)
+    try:
+        with stack.postgres.connect() as database:
+            database.execute(
+                "select generation_webhooks_resend(id, null) from generation_webhook_outbox"
+                " where type = 'generation.completed'"
+            )
+        wait_until(
+            lambda: any("signed" in str(row["last_error"]) for row in outbox(stack, hook)),
+            timeout=10,
+            what="a try without a link",
+        )
+        (row,) = stack.app.rows("select failing_since from generation_webhook_endpoints where id = %s", hook)
+        assert row["failing_since"] is None
+    finally:
+        stack.gateway.clear_faults(fault)
+    wait_until(
+        lambda: all(row["delivered_at"] for row in outbox(stack, hook)), timeout=10, what="all is delivered"
+    )
+
+
 def test_an_address_inside_is_never_connected_to(
     tryons: TryOns, stack: Stack, shop: WebhookReceiver, endpoint: Callable[..., UUID]
 ) -> None:

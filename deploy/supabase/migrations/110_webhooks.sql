@@ -18,7 +18,7 @@ create table if not exists public.generation_webhook_endpoints (
   previous_secret text check (previous_secret like 'whsec\_%'),
   previous_secret_until timestamptz,
   created_at timestamptz not null default now(),
-  -- Since when no delivery has succeeded, null after a success.
+  -- Since when no delivery has succeeded though it was tried, null after a success.
   failing_since timestamptz,
   disabled_at timestamptz,
   -- gone: it answered 410. failing: nothing succeeded for days.
@@ -62,6 +62,9 @@ create index if not exists generation_webhook_outbox_due_idx
   on public.generation_webhook_outbox (endpoint_id, due_at) where due_at is not null;
 create index if not exists generation_webhook_outbox_created_idx
   on public.generation_webhook_outbox (created_at);
+
+-- When an answer of it, or that it gave none, was last reported.
+alter table public.generation_webhook_endpoints add column if not exists last_tried_at timestamptz;
 
 alter table public.generation_webhook_endpoints enable row level security;
 alter table public.generation_webhook_outbox enable row level security;
@@ -183,12 +186,17 @@ begin
 end
 $$;
 
--- What is due, at most p_limit, at most p_per_endpoint for an endpoint that works and one for an endpoint that
--- does not; nothing for those in p_busy. Each is the caller's for the lease, and due again after it.
+-- It had no limit for the endpoints that fail.
+drop function if exists public.generation_webhooks_claim(integer, integer, integer, uuid[]);
+
+-- What is due, at most p_limit; nothing for those in p_busy. An endpoint that works gets p_per_endpoint at most, but
+-- its second only once every endpoint has its first, and the one that was tried longest ago comes first. One that
+-- fails gets one, and all that fail together at most p_failing_limit, those in p_busy included.
+-- Each is the caller's for the lease, and due again after it.
 -- Answers {endpoints, deliveries: [{id, endpoint_id, type, data, occurred_at, object_path, attempts, url,
 -- secrets}]}; endpoints: how many are enabled.
 create or replace function public.generation_webhooks_claim(
-  p_limit integer, p_per_endpoint integer, p_lease_seconds integer, p_busy uuid[]
+  p_limit integer, p_per_endpoint integer, p_failing_limit integer, p_lease_seconds integer, p_busy uuid[]
 ) returns jsonb
 language plpgsql set search_path = ''
 as $$
@@ -196,31 +204,43 @@ declare
   v_now timestamptz := clock_timestamp();
   v_deliveries jsonb;
 begin
-  with due as (
-    select o.id, e.url,
-           jsonb_build_array(e.secret) || case
-             when e.previous_secret_until > v_now then jsonb_build_array(e.previous_secret) else '[]'
-           end as secrets
-      from (
-        select * from public.generation_webhook_endpoints
-         where disabled_at is null and id <> all (p_busy)
-         order by random() -- whoever comes late in the order is not always left out
-      ) e
+  with endpoints as (
+    select e.*, e.failing_since is not null as fails, e.id = any (p_busy) as busy
+      from public.generation_webhook_endpoints e
+     where e.disabled_at is null
+  ), waiting as (
+    select o.id, o.place, e.id as endpoint_id, e.fails, e.last_tried_at
+      from endpoints e
      cross join lateral (
-       select q.id from public.generation_webhook_outbox q
+       select q.id, row_number() over (order by q.due_at) as place
+         from public.generation_webhook_outbox q
         where q.endpoint_id = e.id and q.due_at <= v_now
         order by q.due_at
-        limit case when e.failing_since is null then p_per_endpoint else 1 end
-          for no key update skip locked
+        limit case when e.fails then 1 else p_per_endpoint end
      ) o
+     where not e.busy
+  ), in_turn as (
+    select w.*, row_number() over (partition by w.fails order by w.place, w.last_tried_at nulls first) as turn
+      from waiting w
+  ), due as (
+    select q.id
+      from in_turn w
+      join public.generation_webhook_outbox q on q.id = w.id
+     where q.due_at <= v_now -- again, for another may have claimed it since
+       and (not w.fails or w.turn <= p_failing_limit - (select count(*) from endpoints where fails and busy))
+     order by w.place, w.last_tried_at nulls first
      limit p_limit
+       for no key update of q skip locked
   ), claimed as (
     update public.generation_webhook_outbox q
        set due_at = v_now + make_interval(secs => p_lease_seconds), attempts = attempts + 1,
            last_attempt_at = v_now
-      from due
-     where q.id = due.id
-    returning q.id, q.endpoint_id, q.type, q.data, q.occurred_at, q.object_path, q.attempts, due.url, due.secrets
+      from due, endpoints e
+     where q.id = due.id and e.id = q.endpoint_id
+    returning q.id, q.endpoint_id, q.type, q.data, q.occurred_at, q.object_path, q.attempts, e.url,
+           jsonb_build_array(e.secret) || case
+             when e.previous_secret_until > v_now then jsonb_build_array(e.previous_secret) else '[]'
+           end as secrets
   )
   select coalesce(jsonb_agg(to_jsonb(claimed)), '[]') into v_deliveries from claimed;
   return jsonb_build_object(
@@ -230,9 +250,10 @@ begin
 end
 $$;
 
--- Takes note of what became of deliveries: [{id, endpoint_id, attempts, delivered, gone, status, error,
--- retry_in_seconds}]. One that failed p_give_up_seconds after the first try is tried no more. An endpoint that is
--- gone, or where nothing has succeeded for p_disable_seconds, is disabled.
+-- Takes note of what became of deliveries: [{id, endpoint_id, attempts, asked, delivered, gone, status, error,
+-- retry_in_seconds}]. asked: whether the endpoint was; a try that it was not asked in says nothing about it. One that failed p_give_up_seconds after the first try is tried no more. An endpoint that is
+-- gone, or where nothing has succeeded for p_disable_seconds, is disabled; that time begins anew where the endpoint
+-- was not tried for p_give_up_seconds, because nothing was to be sent or no generator ran.
 -- Answers {given_up, disabled: [{endpoint_id, reason}]}.
 create or replace function public.generation_webhooks_report(
   p_results jsonb, p_give_up_seconds integer, p_disable_seconds integer
@@ -243,6 +264,7 @@ declare
   v_now timestamptz := clock_timestamp();
   v_given_up integer;
   v_endpoint record;
+  v_failing_since timestamptz;
   v_reason text;
   v_disabled jsonb := '[]';
 begin
@@ -272,28 +294,31 @@ begin
 
   for v_endpoint in
     select r.endpoint_id, bool_or(r.delivered) as works, bool_or(r.gone) as gone
-      from jsonb_to_recordset(p_results) as r (endpoint_id uuid, delivered boolean, gone boolean)
+      from jsonb_to_recordset(p_results) as r (
+             endpoint_id uuid, asked boolean, delivered boolean, gone boolean
+           )
+     where r.asked
      group by r.endpoint_id
      order by r.endpoint_id -- two reports never wait for each other
   loop
-    if v_endpoint.works and not v_endpoint.gone then
-      update public.generation_webhook_endpoints set failing_since = null
-       where id = v_endpoint.endpoint_id and failing_since is not null;
-      continue;
-    end if;
-    v_reason := null;
     update public.generation_webhook_endpoints
-       set failing_since = coalesce(failing_since, v_now),
-           disabled_at = case
-             when v_endpoint.gone or failing_since <= v_now - make_interval(secs => p_disable_seconds) then v_now
-           end,
-           disabled_reason = case
-             when v_endpoint.gone then 'gone'
-             when failing_since <= v_now - make_interval(secs => p_disable_seconds) then 'failing'
+       set last_tried_at = v_now,
+           failing_since = case
+             when v_endpoint.works and not v_endpoint.gone then null
+             when last_tried_at > v_now - make_interval(secs => p_give_up_seconds)
+               then coalesce(failing_since, v_now)
+             else v_now
            end
      where id = v_endpoint.endpoint_id and disabled_at is null
-    returning disabled_reason into v_reason;
+    returning failing_since into v_failing_since;
+    v_reason := case
+      when not found then null
+      when v_endpoint.gone then 'gone'
+      when v_failing_since <= v_now - make_interval(secs => p_disable_seconds) then 'failing'
+    end;
     if v_reason is not null then
+      update public.generation_webhook_endpoints set disabled_at = v_now, disabled_reason = v_reason
+       where id = v_endpoint.endpoint_id;
       v_disabled := v_disabled
         || jsonb_build_object('endpoint_id', v_endpoint.endpoint_id, 'reason', v_reason);
     end if;
@@ -359,13 +384,13 @@ $$;
 revoke execute on all functions in schema generation_private from public, anon, authenticated;
 grant execute on all functions in schema generation_private to service_role;
 revoke execute on function
-  public.generation_webhooks_claim(integer, integer, integer, uuid[]),
+  public.generation_webhooks_claim(integer, integer, integer, integer, uuid[]),
   public.generation_webhooks_report(jsonb, integer, integer),
   public.generation_webhooks_resend(uuid, uuid),
   public.generation_webhooks_tidy(integer, integer)
 from public, anon, authenticated;
 grant execute on function
-  public.generation_webhooks_claim(integer, integer, integer, uuid[]),
+  public.generation_webhooks_claim(integer, integer, integer, integer, uuid[]),
   public.generation_webhooks_report(jsonb, integer, integer),
   public.generation_webhooks_resend(uuid, uuid),
   public.generation_webhooks_tidy(integer, integer)

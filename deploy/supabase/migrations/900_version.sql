@@ -3,7 +3,7 @@
 -- Not immutable: a constant would be folded into a prepared plan, which answers any role.
 create or replace function public.generation_schema_version() returns integer
 language sql stable set search_path = ''
-as $$ select 5 $$;
+as $$ select 6 $$;
 
 revoke execute on function public.generation_schema_version() from public, anon, authenticated;
 grant execute on function public.generation_schema_version() to service_role;

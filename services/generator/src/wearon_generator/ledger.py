@@ -25,7 +25,7 @@ from wearon_generator.timing import Timing
 T = TypeVar("T")
 V = TypeVar("V", bound=str)
 
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 """Version of the migrations this code calls."""
 
 MAX_CLAIMS: Final = 5  # so many without an outcome make a task poison

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import Final
 from uuid import UUID
@@ -24,6 +25,8 @@ from wearon_generator.operations.printing import fields, table
 
 _POSITIVE: Final = click.IntRange(min=1, max=1_000_000)
 """Nothing is ever asked for so often, and the database takes no number above 2,147,483,647."""
+_ROWS: Final = click.IntRange(min=1, max=1000)
+"""PostgREST at Supabase answers no more rows at once and does not say that there are more."""
 _HOURS: Final = click.IntRange(min=0, max=24 * 365)
 
 
@@ -308,8 +311,14 @@ def list_webhooks(desk: Desk) -> None:
 @click.argument("endpoint_id", type=click.UUID)
 @click.pass_obj
 def test_webhook(desk: Desk, endpoint_id: UUID) -> None:
-    """Send an endpoint a signed webhook.test now, disabled or not, and show what it answers."""
-    desk.show(desk.run(partial(webhooks.test, endpoint_id=endpoint_id)), fields)
+    """Send an endpoint a signed webhook.test now, disabled or not, and show what it answers.
+
+    Ends with exit code 1 if the endpoint does not take it.
+    """
+    tried = desk.run(partial(webhooks.test, endpoint_id=endpoint_id))
+    desk.show(tried, fields)
+    if not tried["delivered"]:
+        sys.exit(1)
 
 
 @webhook_group.command("rotate")
@@ -319,7 +328,10 @@ def test_webhook(desk: Desk, endpoint_id: UUID) -> None:
 )
 @click.pass_obj
 def rotate_webhook(desk: Desk, endpoint_id: UUID, hours: int) -> None:
-    """Give an endpoint a new secret, which is printed; for a while the old one signs as well."""
+    """Give an endpoint a new secret, which is printed; for a while the old one signs as well.
+
+    If one before still signs, it goes on and the newer one ends.
+    """
     desk.show(desk.run(partial(webhooks.rotate, endpoint_id=endpoint_id, hours=hours)), fields)
 
 
@@ -342,7 +354,7 @@ def enable_webhook(desk: Desk, endpoint_id: UUID) -> None:
 @webhook_group.command("deliveries")
 @click.option("--endpoint", "endpoint_id", type=click.UUID, help="To this endpoint only.")
 @click.option("--session", "session_id", type=click.UUID, help="Of this session only.")
-@click.option("--limit", default=50, show_default=True, type=_POSITIVE, help="The newest so many.")
+@click.option("--limit", default=50, show_default=True, type=_ROWS, help="The newest so many.")
 @click.pass_obj
 def list_deliveries(desk: Desk, endpoint_id: UUID | None, session_id: UUID | None, limit: int) -> None:
     """Events of the last week: what was delivered, what waits for its next try, what was given up."""

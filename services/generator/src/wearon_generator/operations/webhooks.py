@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final, TypedDict
 from uuid import UUID, uuid4
 
@@ -19,6 +19,8 @@ from wearon_generator.webhooks.sender import post
 from wearon_generator.webhooks.signing import new_secret
 
 _ENDPOINTS: Final = "generation_webhook_endpoints"
+_OUTBOX: Final = "generation_webhook_outbox"
+_SECRETS: Final = "secret,previous_secret,previous_secret_until"
 _SHOWN: Final = "id,store_id,url,created_at,failing_since,disabled_at,disabled_reason"
 
 
@@ -78,14 +80,29 @@ _SENT_ROWS: Final = TypeAdapter(list[Sent])
 
 
 async def add(at: Connections, url: str, store_id: UUID | None) -> Secret:
-    """Tell `url` of a store's sessions, or of all; raises `Refused` where nothing could ever be sent to."""
+    """Tell `url` of a store's sessions, or of all.
+
+    Raises `Refused` where nothing could ever be sent to, and where `url` is told of them already.
+    """
     objection = _client(at).objection(url)
     if objection is not None:
         raise Refused(f"nothing can be sent there: {objection}")
+    store = None if store_id is None else str(store_id)
+    await _refuse_a_second(at, url, store)
     secret = new_secret()
-    made: Row = {"url": url, "store_id": None if store_id is None else str(store_id), "secret": secret}
+    made: Row = {"url": url, "store_id": store, "secret": secret}
     (row,) = rows((await at.supabase.table(_ENDPOINTS).insert(made).execute()).data)
     return {"id": str(row["id"]), "secret": secret, "old_until": None}
+
+
+async def _refuse_a_second(at: Connections, url: str, store: str | None) -> None:
+    query = at.supabase.table(_ENDPOINTS).select("id").eq("url", url).is_("disabled_at", None)
+    query = query.is_("store_id", None) if store is None else query.eq("store_id", store)
+    for row in rows((await query.execute()).data):
+        raise Refused(
+            f"endpoint {row['id']} has this address and is told of the same sessions already; "
+            f"for a new secret: wearonctl webhooks rotate {row['id']}"
+        )
 
 
 async def endpoints(at: Connections) -> list[Endpoint]:
@@ -95,13 +112,16 @@ async def endpoints(at: Connections) -> list[Endpoint]:
 
 
 async def rotate(at: Connections, endpoint_id: UUID, hours: int) -> Secret:
-    """Give an endpoint a new secret; for `hours` the old one signs as well."""
-    row = await _row(at, endpoint_id, "secret")
+    """Give an endpoint a new secret; for `hours` the old one signs as well.
+
+    Where the one before still signs, that is the old one: the receiver may not have taken the one between.
+    """
+    row = await _row(at, endpoint_id, _SECRETS)
     secret, until = new_secret(), (utc_now() + timedelta(hours=hours)).isoformat(timespec="seconds")
     await _change(
         at,
         endpoint_id,
-        {"secret": secret, "previous_secret": row["secret"], "previous_secret_until": until},
+        {"secret": secret, "previous_secret": _secrets(row)[-1], "previous_secret_until": until},
     )
     return {"id": str(endpoint_id), "secret": secret, "old_until": until}
 
@@ -119,8 +139,8 @@ async def enable(at: Connections, endpoint_id: UUID) -> Endpoint:
 
 
 async def test(at: Connections, endpoint_id: UUID) -> Tried:
-    """Send an endpoint a `webhook.test` now, disabled or not."""
-    row = await _row(at, endpoint_id, "url,secret,store_id")
+    """Send an endpoint a `webhook.test` now, disabled or not; one that takes it counts as failing no more."""
+    row = await _row(at, endpoint_id, f"url,store_id,{_SECRETS}")
     store_id = row["store_id"]
     delivery = Delivery(
         id=str(uuid4()),
@@ -140,9 +160,11 @@ async def test(at: Connections, endpoint_id: UUID) -> Tried:
         object_path=None,
         attempts=1,
         url=str(row["url"]),
-        secrets=[str(row["secret"])],
+        secrets=_secrets(row),
     )
     answer = await post(_client(at), delivery, None, utc_now)
+    if answer.delivered:
+        await _change(at, endpoint_id, {"failing_since": None})
     return {"delivered": answer.delivered, "status": answer.status, "error": answer.error}
 
 
@@ -150,7 +172,7 @@ async def deliveries(
     at: Connections, endpoint_id: UUID | None, session_id: UUID | None, limit: int
 ) -> list[Sent]:
     """What was or is to be sent, to one endpoint or of one session if that is given; the newest first."""
-    query = at.supabase.table("generation_webhook_outbox").select(",".join(Sent.__annotations__))
+    query = at.supabase.table(_OUTBOX).select(",".join(Sent.__annotations__))
     if endpoint_id is not None:
         query = query.eq("endpoint_id", str(endpoint_id))
     if session_id is not None:
@@ -161,7 +183,13 @@ async def deliveries(
 
 
 async def resend(at: Connections, delivery_id: UUID | None, endpoint_id: UUID | None) -> Resent:
-    """Begin anew with one event, or with all that were given up of an endpoint; raises `Refused` for none."""
+    """Begin anew with one event, or with all that were given up of an endpoint.
+
+    Raises `Refused` for none, and where the endpoint is disabled, which is sent nothing.
+    """
+    to = await _endpoint_of(at, delivery_id) if endpoint_id is None else str(endpoint_id)
+    if (await _row(at, to, "disabled_at"))["disabled_at"] is not None:
+        raise Refused(f"endpoint {to} is disabled and is sent nothing: first wearonctl webhooks enable {to}")
     params = {
         "p_id": None if delivery_id is None else str(delivery_id),
         "p_endpoint_id": None if endpoint_id is None else str(endpoint_id),
@@ -174,11 +202,25 @@ async def resend(at: Connections, delivery_id: UUID | None, endpoint_id: UUID | 
     return {"resent": count}
 
 
+async def _endpoint_of(at: Connections, delivery_id: UUID | None) -> str:
+    query = at.supabase.table(_OUTBOX).select("endpoint_id").eq("id", str(delivery_id))
+    for row in rows((await query.execute()).data):
+        return str(row["endpoint_id"])
+    raise Refused(f"no event has the id {delivery_id}")
+
+
+def _secrets(row: Row) -> list[str]:
+    """Those that an endpoint's events are signed with now, the newest first."""
+    until = row["previous_secret_until"]
+    both = until is not None and datetime.fromisoformat(str(until)) > utc_now()
+    return [str(row["secret"]), *([str(row["previous_secret"])] if both else [])]
+
+
 def _client(at: Connections) -> WebhookClient:
     return WebhookClient(timeout=Timing().webhook_timeout, trusted_origins=at.webhook_origins)
 
 
-async def _row(at: Connections, endpoint_id: UUID, columns: str) -> Row:
+async def _row(at: Connections, endpoint_id: UUID | str, columns: str) -> Row:
     query = at.supabase.table(_ENDPOINTS).select(columns).eq("id", str(endpoint_id))
     return _only(rows((await query.execute()).data), endpoint_id)
 
@@ -190,7 +232,7 @@ async def _change(at: Connections, endpoint_id: UUID, changes: Row) -> Endpoint:
     return shown
 
 
-def _only(found: list[Row], endpoint_id: UUID) -> Row:
+def _only(found: list[Row], endpoint_id: UUID | str) -> Row:
     if not found:
         raise Refused(f"no webhook endpoint has the id {endpoint_id}")
     return found[0]

@@ -28,10 +28,12 @@ _REFUSALS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of one request; `error`: why it counts as failed, in words without the URL."""
+    """What came of one try; `error`: why it counts as failed, in words without the URL."""
 
     status: int | None = None
     error: str | None = None
+    asked: bool = True
+    """False: the try failed on our side, before the endpoint was asked."""
 
     @property
     def delivered(self) -> bool:

@@ -49,12 +49,16 @@ class Outbox:
         self._timing = timing
 
     async def claim(
-        self, limit: int, per_endpoint: int, busy: Iterable[UUID | str]
+        self, limit: int, per_endpoint: int, for_failing: int, busy: Iterable[UUID | str]
     ) -> tuple[int, list[Delivery]]:
-        """How many endpoints are enabled, and what is due for those that are not `busy`."""
+        """How many endpoints are enabled, and what is due for those that are not `busy`.
+
+        `for_failing`: of all that is in work, the most for endpoints that fail.
+        """
         params = {
             "p_limit": limit,
             "p_per_endpoint": per_endpoint,
+            "p_failing_limit": for_failing,
             "p_lease_seconds": self._timing.webhook_lease,
             "p_busy": [str(endpoint) for endpoint in busy],
         }
@@ -68,6 +72,7 @@ class Outbox:
                 "id": each.delivery.id,
                 "endpoint_id": each.delivery.endpoint_id,
                 "attempts": each.delivery.attempts,
+                "asked": each.answer.asked,
                 "delivered": each.answer.delivered,
                 "gone": each.answer.gone,
                 "status": each.answer.status,

@@ -1,7 +1,8 @@
 """Sends what is in the outbox, in the one replica that is elected to sweep.
 
 It shares nothing with the jobs but the event loop: connections of its own to Supabase, places of its own. An
-endpoint that works has `PER_ENDPOINT` of them, one that does not has one, so that it holds up no other.
+endpoint that works has `PER_ENDPOINT` of them, one that fails has one, and all that fail have `FOR_FAILING`,
+so that they hold up no other.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ PLACES: Final = 64
 """Requests at once. Each is a socket and a few kB."""
 PER_ENDPOINT: Final = 8
 """At once. At 200 ms an answer that is 40 events a second, as 1,200 jobs a minute make."""
+FOR_FAILING: Final = PLACES // 2
+"""Of the places, for all endpoints that fail: each of their requests may take the whole timeout."""
 _GROWTH: Final = 3  # 5 s, 15 s, 45 s, …: the 8th try comes after an hour, some 30 in a day
 _STOP_PATIENCE: Final = 2.0  # seconds for requests under way; what is not reported is sent again
 
@@ -117,7 +120,9 @@ class WebhookSender:
             self._metrics.show_webhooks({})
             self._tidy_at = 0.0
             return self._timing.webhook_poll
-        endpoints, due = await self._outbox.claim(PLACES - self._in_flight, PER_ENDPOINT, self._batches)
+        endpoints, due = await self._outbox.claim(
+            PLACES - self._in_flight, PER_ENDPOINT, FOR_FAILING, self._batches
+        )
         due.sort(key=attrgetter("endpoint_id"))
         for endpoint_id, deliveries in groupby(due, attrgetter("endpoint_id")):
             batch = list(deliveries)
@@ -168,7 +173,7 @@ class WebhookSender:
                 async with asyncio.timeout(self._timing.webhook_timeout):
                     url = await self._links.link(delivery.object_path)
             except (SupabaseUnavailable, TimeoutError):
-                return Answer(error="the link to the result could not be signed")
+                return Answer(error="the link to the result could not be signed", asked=False)
         return await post(self._client, delivery, url, self._now)
 
     async def _report(self, sent: list[Sent]) -> None:
