@@ -251,9 +251,10 @@ end
 $$;
 
 -- Takes note of what became of deliveries: [{id, endpoint_id, attempts, asked, delivered, gone, status, error,
--- retry_in_seconds}]. asked: whether the endpoint was; a try that it was not asked in says nothing about it. One that failed p_give_up_seconds after the first try is tried no more. An endpoint that is
--- gone, or where nothing has succeeded for p_disable_seconds, is disabled; that time begins anew where the endpoint
--- was not tried for p_give_up_seconds, because nothing was to be sent or no generator ran.
+-- retry_in_seconds}]. asked: whether the endpoint was; a try that it was not asked in says nothing about it. A
+-- delivery that failed p_give_up_seconds after its first try is tried no more. An endpoint that is gone, or where
+-- nothing has succeeded for p_disable_seconds, is disabled; that time begins anew where the endpoint was not tried
+-- for p_give_up_seconds, because nothing was to be sent or no generator ran.
 -- Answers {given_up, disabled: [{endpoint_id, reason}]}.
 create or replace function public.generation_webhooks_report(
   p_results jsonb, p_give_up_seconds integer, p_disable_seconds integer
