@@ -303,7 +303,7 @@ def test_first_deployment_brings_up_everything(server: Server) -> None:
         assert client.post("/estimate-without-photo", json={"height_cm": 175}).status_code == 200
         assert client.get("/health").json()["redis_connected"] is True
         assert [client.get(path).status_code for path in ("/metrics", "/ready", "/docs", "/")] == [404] * 4
-        assert client.post("/estimate-body", content=b"x" * 70_000).status_code == 413
+        assert client.post("/estimate-body", content=b"x" * 140_000).status_code == 413
     challenge = server.directory / "acme/.well-known/acme-challenge/token"
     challenge.parent.mkdir(parents=True)
     challenge.write_text("of the certificate authority")
