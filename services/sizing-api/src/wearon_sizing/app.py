@@ -49,7 +49,7 @@ from wearon_sizing.answers import (
 )
 from wearon_sizing.measuring import Method, load_method
 from wearon_sizing.metrics import Metrics
-from wearon_sizing.middleware import CLIENT_GONE, QUIET, ClientGoneError, RequestMiddleware, request_id_of
+from wearon_sizing.middleware import QUIET, ClientGoneError, RequestMiddleware, request_id_of
 from wearon_sizing.photo_check import look, refuse_try_on
 from wearon_sizing.pose import Landmarker, ModelMissingError
 from wearon_sizing.redis_watch import RedisWatch
@@ -535,18 +535,13 @@ def add_error_answers(app: FastAPI, metrics: Metrics) -> None:
 
     @app.exception_handler(StarletteHTTPException)
     async def refuse_http(request: Request, error: StarletteHTTPException) -> Response:
-        # What FastAPI says of a body that json.loads cannot even begin to read.
         metrics.refused(ErrorCode.REQUEST_INVALID, str(error.detail))
+        # What FastAPI says of a body that json.loads cannot even begin to read.
         if error.status_code == 400:
             return JSONResponse(problem(ErrorCode.REQUEST_INVALID, request_id_of(request.scope)), 422)
         detail = {404: NO_SUCH_PATH, 405: OTHER_METHOD}.get(error.status_code, str(error.detail))
         body = problem(ErrorCode.REQUEST_INVALID, request_id_of(request.scope), detail)
         return JSONResponse(body, error.status_code, error.headers)
-
-    @app.exception_handler(ClientGoneError)
-    async def nobody_listens(_request: Request, _error: ClientGoneError) -> Response:
-        metrics.abandoned.inc()
-        return Response(status_code=CLIENT_GONE)
 
 
 def _complaint(item: dict[str, Any]) -> str:

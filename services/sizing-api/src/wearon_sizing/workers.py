@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 
 class QueueFullError(Exception):
-    """As many photos wait as may wait."""
+    """As many jobs wait as may wait."""
 
 
 class BoundedThreads:
